@@ -1,0 +1,5 @@
+"""``python -m paramisp_cli``."""
+
+from paramisp_cli.cli import main
+
+main()

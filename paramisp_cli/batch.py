@@ -1,0 +1,320 @@
+"""Many files: find them, name their outputs before any work starts, then do one after the other and keep count."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from paramisp_cli import formats, pipeline
+from paramisp_cli.errors import (
+    ConfigError,
+    FileAccessError,
+    FormatError,
+    InputMissingError,
+    OutputExistsError,
+    ParamispError,
+)
+from paramisp_cli.formats import WriteOptions
+from paramisp_cli.pipeline import Plan, Settings
+from paramisp_cli.types import Direction, RawImage, SrgbImage
+
+
+class OnExists(StrEnum):
+    """What to do with an output that is already there."""
+
+    ERROR = "error"
+    SKIP = "skip"
+    OVERWRITE = "overwrite"
+    RENAME = "rename"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An input: a file and its name below the output folder; ``error`` if it is known that it cannot be done."""
+
+    source: Path
+    name: Path
+    error: ParamispError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One file to do and its output; ``error`` and no output if it is known beforehand that it cannot be done."""
+
+    source: Path
+    target: Path | None
+    error: ParamispError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a job: status "done", "planned" (dry run), "skipped" or "failed"."""
+
+    job: Job
+    status: str
+    target: Path | None = None
+    error: ParamispError | None = None
+    seconds: float = 0.0
+    plan: Plan | None = None
+    notices: tuple[str, ...] = ()
+
+    def record(self) -> dict[str, Any]:
+        """The outcome as plain values: one line of ``--json``."""
+        record: dict[str, Any] = {
+            "input": str(self.job.source),
+            "output": str(self.target) if self.target else None,
+            "status": self.status,
+            "seconds": round(self.seconds, 3),
+        }
+        if self.plan is not None:
+            record |= self.plan.describe() | {"notices": list(self.notices or self.plan.notices)}
+        if self.error is not None:
+            record |= {"error": str(self.error), "error_kind": type(self.error).__name__}
+        return record
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts and the failures, for the last line and the exit code."""
+
+    done: int = 0
+    skipped: int = 0
+    failures: list[Outcome] = field(default_factory=list)
+
+    def add(self, outcome: Outcome) -> None:
+        """Count one outcome."""
+        if outcome.status == "failed":
+            self.failures.append(outcome)
+        elif outcome.status == "skipped":
+            self.skipped += 1
+        else:
+            self.done += 1
+
+    @property
+    def count(self) -> int:
+        """How many have been counted."""
+        return self.done + self.skipped + len(self.failures)
+
+    def exit_code(self, single: bool) -> int:
+        """0 if nothing failed; a single file's own code; 1 for some of many."""
+        if not self.failures:
+            return 0
+        error = self.failures[0].error
+        return error.exit_code if single and error is not None else 1
+
+
+def find(inputs: Sequence[Path], suffixes: Sequence[str], recursive: bool) -> list[Found]:
+    """Every input once: files as given, what fits in folders by suffix, sorted.
+
+    A path that is not there, or a folder that cannot be looked into or holds nothing that fits, is found as an error.
+    """
+    found: dict[Path, Found] = {}  # by absolute path: a file may be given twice, in two ways
+    for path in inputs:
+        for each in _found(path, suffixes, recursive):
+            found.setdefault(each.source.absolute(), each)
+    return list(found.values())
+
+
+def _found(path: Path, suffixes: Sequence[str], recursive: bool) -> list[Found]:
+    name = Path(path.name)
+    try:
+        if not stat.S_ISDIR(path.stat().st_mode):
+            return [Found(path, name)]
+        below = sorted(p for p in _walk(path, recursive) if p.suffix.lower() in suffixes)
+    except (FileNotFoundError, NotADirectoryError):
+        return [Found(path, name, InputMissingError(f"{path}: no such file or folder"))]
+    except OSError as error:
+        where = error.filename or path
+        return [Found(path, name, FileAccessError(f"{where}: cannot look at it: {error.strerror or error}"))]
+    if below:
+        return [Found(p, p.relative_to(path)) for p in below]
+    hint = "" if recursive else "; pass -r to look into its folders"
+    some = f"{', '.join(suffixes[:8])}{', …' if len(suffixes) > 8 else ''}"
+    return [Found(path, name, InputMissingError(f"{path}: no file in this folder ends in {some}{hint}"))]
+
+
+def _walk(folder: Path, recursive: bool) -> Iterator[Path]:
+    """Files in a folder that are not hidden."""
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    for base, folders, names in os.walk(folder, onerror=stop):
+        folders[:] = [name for name in folders if recursive and not name.startswith(".")]
+        yield from (Path(base) / name for name in names if not name.startswith("."))
+
+
+def assign(
+    inputs: Sequence[Path],
+    found: Sequence[Found],
+    output: Path | None,
+    suffix: str | None,
+    direction: Direction,
+    on_exists: OnExists,
+) -> list[Job]:
+    """Give every file its output. ``suffix`` None: that of ``output`` if it is a file, else .dng or .jpg.
+
+    Raises ConfigError for an ``-o`` that does not fit, OutputExistsError if two inputs would share an output or an
+    output is another input.
+    """
+    allowed = (".dng",) if direction == Direction.UNPROCESS else formats.SRGB_SUFFIXES
+    is_folder = output is not None and os.path.isdir(output)  # noqa: PTH112 – says no to names too long, where Path raises
+    names_a_file = output is not None and not is_folder and output.suffix.lower() in allowed
+    if output is not None and not is_folder:
+        if len(found) != 1 or found[0].source != inputs[0]:  # several files, or those of a folder
+            if names_a_file:
+                raise ConfigError(f"-o {output}: must be a folder when there are several inputs or a folder")
+        elif output.suffix and not names_a_file and not os.path.lexists(output):
+            raise ConfigError(f"-o {output}: {direction} writes {', '.join(allowed)}; a folder must exist already")
+        if os.path.lexists(output) and not names_a_file:
+            raise ConfigError(f"-o {output}: is a file, and must be a folder or end in {', '.join(allowed)}")
+        if names_a_file and suffix is not None and formats.writer(suffix) is not formats.writer(output.suffix):
+            raise ConfigError(f"-o {output} contradicts --format {suffix[1:]}")
+    ending = suffix or (".dng" if direction == Direction.UNPROCESS else ".jpg")
+    jobs: list[Job] = []
+    sources = {_place(each.source) for each in found}
+    taken: dict[Path, Path] = {}
+    for each in found:
+        if each.error is not None:
+            jobs.append(Job(each.source, None, each.error))
+            continue
+        if output is not None and names_a_file:
+            target = output
+        else:
+            target = (output / each.name if output is not None else each.source).with_suffix(ending)
+        if on_exists == OnExists.RENAME:
+            target = _free(target, taken, sources)
+        key = _place(target)
+        if key in sources and key != _place(each.source):  # of itself, `run` says what the file really is
+            raise OutputExistsError(f"{target}: is an input itself; pass another -o or --on-exists rename")
+        if key in taken:
+            raise OutputExistsError(
+                f"{target}: both {taken[key]} and {each.source} would be written to it; "
+                "pass --on-exists rename or convert them separately"
+            )
+        taken[key] = each.source
+        jobs.append(Job(each.source, target))
+    return jobs
+
+
+def _place(path: Path) -> Path:
+    """The path with every link followed, as far as they lead anywhere."""
+    return Path(os.path.realpath(path))
+
+
+def _free(target: Path, *taken: Container[Path]) -> Path:
+    """The path itself, or with the first -1, -2, … that is neither there nor taken."""
+    candidate, number = target, 0
+    while os.path.lexists(candidate) or any(_place(candidate) in paths for paths in taken):
+        number += 1
+        candidate = target.with_name(f"{target.stem}-{number}{target.suffix}")
+    return candidate
+
+
+def run(
+    jobs: Sequence[Job],
+    direction: Direction,
+    settings: Settings,
+    options: WriteOptions,
+    on_exists: OnExists,
+    *,
+    dry_run: bool = False,
+    started: Callable[[Job], None] = lambda job: None,
+) -> Iterator[Outcome]:
+    """Do the jobs in order, each for itself: a failure is an outcome, not an exception (an interrupt is one)."""
+    for job in jobs:
+        started(job)
+        begin = time.monotonic()
+        try:
+            outcome = _do(job, direction, settings, options, on_exists, dry_run)
+        except ParamispError as error:
+            outcome = Outcome(job, "failed", error=error)
+        except Exception as error:  # a fault of ours: said, and the other files are done
+            if os.environ.get("PARAMISP_DEBUG"):
+                raise
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            text = f"{job.source}: internal error: {reason} (set PARAMISP_DEBUG=1 and report it)"
+            outcome = Outcome(job, "failed", error=ParamispError(text))
+        yield replace(outcome, seconds=time.monotonic() - begin)
+
+
+def _do(
+    job: Job, direction: Direction, settings: Settings, options: WriteOptions, on_exists: OnExists, dry_run: bool
+) -> Outcome:
+    target = job.target
+    if job.error is not None or target is None:
+        raise job.error or InputMissingError(f"{job.source}: no output for it")
+    itself = _place(target) == _place(job.source)
+    if os.path.lexists(target) and not itself:
+        if on_exists == OnExists.SKIP:
+            return Outcome(job, "skipped", target=target)
+        if on_exists == OnExists.ERROR:
+            raise OutputExistsError(f"{target}: exists already; pass --on-exists skip, overwrite or rename")
+    if target.suffix.lower() in (".tif", ".tiff") or options.bit_depth == 16:
+        settings = replace(settings, bit_depth=options.bit_depth or 16)
+    with _named(job.source):
+        image = formats.read(job.source)
+        if isinstance(image, RawImage) != (direction == Direction.RENDER):
+            other = Direction.UNPROCESS if direction == Direction.RENDER else Direction.RENDER
+            kind = "a RAW file" if isinstance(image, RawImage) else "a picture, not a RAW file"
+            raise FormatError(f"{job.source}: is {kind}; `paramisp {other}` takes it")
+        if itself:
+            raise OutputExistsError(f"{target}: is the input itself; pass another -o or --on-exists rename")
+        plan = pipeline.plan(image, settings)
+    if dry_run:
+        return Outcome(job, "planned", target=target, plan=plan)
+    with _named(job.source):
+        plan = pipeline.affordable(plan, settings, image.size)
+    with _folder(target.parent):
+        result: SrgbImage | RawImage
+        with _named(job.source):
+            if isinstance(image, RawImage):
+                result = pipeline.run_render(image, plan, settings)
+            else:
+                result = pipeline.run_unprocess(image, plan, settings)
+        formats.write(result, target, options, overwrite=on_exists == OnExists.OVERWRITE)
+    return Outcome(job, "done", target=target, plan=plan, notices=result.notes)
+
+
+@contextmanager
+def _named(source: Path) -> Iterator[None]:
+    """Put the file's name before an error that does not begin with it, and lack of memory into words."""
+    try:
+        yield
+    except ParamispError as error:
+        if str(error).startswith(f"{source}: "):
+            raise
+        raise type(error)(f"{source}: {error}") from error
+    except (MemoryError, RuntimeError) as error:
+        said = str(error).lower()  # torch says both of these
+        if not isinstance(error, MemoryError) and "not enough memory" not in said and "out of memory" not in said:
+            raise
+        raise FileAccessError(
+            f"{source}: not enough memory; pass --model parametric or use a smaller picture"
+        ) from error
+
+
+@contextmanager
+def _folder(folder: Path) -> Iterator[None]:
+    """Make the folder and those above it; take away again what was made if nothing came into it."""
+    made = [above for above in (folder, *folder.parents) if not os.path.lexists(above)]
+    try:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise FileAccessError(f"{folder}: cannot make the folder: a file is in its place") from error
+        except OSError as error:
+            raise FileAccessError(f"{folder}: cannot make the folder: {error.strerror or error}") from error
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for each in made:
+                each.rmdir()
+        raise

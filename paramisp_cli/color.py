@@ -1,0 +1,99 @@
+"""Three-vectors and 3×3 matrices of colour, in float64 numpy. Matrices are named ``a_to_b`` and act on columns."""
+
+from __future__ import annotations
+
+import numpy as np
+
+# IEC 61966-2-1 primaries with the D65 white of that standard.
+SRGB_TO_XYZ = np.array(
+    [
+        [0.4123907992659595, 0.35758433938387796, 0.1804807884018343],
+        [0.21263900587151036, 0.7151686787677559, 0.07219231536073371],
+        [0.01933081871559185, 0.11919477979462599, 0.9505321522496606],
+    ]
+)
+XYZ_TO_SRGB = np.linalg.inv(SRGB_TO_XYZ)
+
+# Correlated colour temperatures [K] of EXIF LightSource / DNG CalibrationIlluminant codes.
+ILLUMINANT_KELVIN = {
+    1: 5500, 2: 4150, 3: 2850, 4: 5500, 9: 5500, 10: 6500, 11: 7500, 12: 6430, 13: 5000, 14: 4150, 15: 3450,
+    17: 2850, 18: 4874, 19: 6774, 20: 5500, 21: 6500, 22: 7500, 23: 5000, 24: 3200,
+}  # fmt: skip
+
+
+def wb_gains(as_shot_neutral: np.ndarray) -> np.ndarray:
+    """(3,) white-balance multipliers with G = 1 from the camera RGB (3,) of a neutral object."""
+    neutral = np.asarray(as_shot_neutral, np.float64)
+    return neutral[1] / neutral
+
+
+def cam_to_srgb(color_matrix: np.ndarray, row_sum: float | None = None) -> np.ndarray:
+    """(3, 3) white-balanced camera RGB → linear sRGB from ``color_matrix`` (XYZ → camera).
+
+    White must stay white, and there are two rules for that. None, as every DNG reader does it: the camera's channels
+    (columns) are scaled, as a white balance scales them. A number, as the ParamISP networks were trained: the rows are
+    scaled to sum to it (the published weights of four cameras want 3), which turns the hue of saturated colours.
+    """
+    color_matrix = np.asarray(color_matrix, np.float64)
+    if row_sum is None:
+        srgb_to_cam = color_matrix @ SRGB_TO_XYZ
+        return np.linalg.inv(srgb_to_cam / srgb_to_cam.sum(1, keepdims=True))
+    matrix = XYZ_TO_SRGB @ np.linalg.inv(color_matrix)
+    return matrix * (row_sum / matrix.sum(1, keepdims=True))
+
+
+def nearest_to_d65(illuminants: list[int | None]) -> int:
+    """Index of the calibration illuminant (EXIF LightSource codes) nearest to D65 in reciprocal temperature."""
+    mired = [1e6 / ILLUMINANT_KELVIN.get(code or 0, 2000) for code in illuminants]
+    return int(np.argmin([abs(m - 1e6 / 6504) for m in mired]))
+
+
+def srgb_encode(linear: np.ndarray) -> np.ndarray:
+    """Linear light → sRGB transfer function (IEC 61966-2-1), odd-symmetric for negatives."""
+    a = np.abs(linear)
+    return np.sign(linear) * np.where(a <= 0.0031308, 12.92 * a, 1.055 * np.maximum(a, 1e-12) ** (1 / 2.4) - 0.055)
+
+
+def srgb_decode(encoded: np.ndarray) -> np.ndarray:
+    """sRGB transfer function → linear light, odd-symmetric for negatives."""
+    a = np.abs(encoded)
+    return np.sign(encoded) * np.where(a <= 0.04045, a / 12.92, ((a + 0.055) / 1.055) ** 2.4)
+
+
+def srgb_to_lab(linear: np.ndarray) -> np.ndarray:
+    """(…, 3) linear sRGB → CIE L*a*b*, D65 white (CIE 15)."""
+    xyz = linear @ SRGB_TO_XYZ.T / SRGB_TO_XYZ.sum(1)
+    delta = 6 / 29
+    f = np.where(xyz > delta**3, np.cbrt(np.maximum(xyz, 1e-12)), xyz / (3 * delta**2) + 4 / 29)
+    return np.stack([116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], -1)
+
+
+def ciede2000(lab_1: np.ndarray, lab_2: np.ndarray) -> np.ndarray:
+    """(…, 3) two sets of L*a*b* → (…) colour difference ΔE00 (CIE 142; names as in Sharma, Wu, Dalal 2005)."""
+    (l1, a1, b1), (l2, a2, b2) = (np.moveaxis(np.asarray(x, np.float64), -1, 0) for x in (lab_1, lab_2))
+    c_bar7 = ((np.hypot(a1, b1) + np.hypot(a2, b2)) / 2) ** 7
+    g = 0.5 * (1 - np.sqrt(c_bar7 / (c_bar7 + 25.0**7)))
+    a1, a2 = a1 * (1 + g), a2 * (1 + g)
+    c1, c2 = np.hypot(a1, b1), np.hypot(a2, b2)
+    h1, h2 = (np.degrees(np.arctan2(b, a)) % 360 for a, b in ((a1, b1), (a2, b2)))
+    grey = c1 * c2 == 0
+    turn = h2 - h1
+    turn = np.where(grey, 0, turn - 360 * np.round(turn / 360))
+    d_l, d_c, d_h = l2 - l1, c2 - c1, 2 * np.sqrt(c1 * c2) * np.sin(np.radians(turn) / 2)
+    l_bar, c_bar = (l1 + l2) / 2, (c1 + c2) / 2
+    h_sum = h1 + h2
+    h_mean = np.where(np.abs(h1 - h2) <= 180, h_sum / 2, np.where(h_sum < 360, h_sum / 2 + 180, h_sum / 2 - 180))
+    h_bar = np.where(grey, h_sum, h_mean)
+    t = (
+        1
+        - 0.17 * np.cos(np.radians(h_bar - 30))
+        + 0.24 * np.cos(np.radians(2 * h_bar))
+        + 0.32 * np.cos(np.radians(3 * h_bar + 6))
+        - 0.20 * np.cos(np.radians(4 * h_bar - 63))
+    )
+    turned = 60 * np.exp(-(((h_bar - 275) / 25) ** 2))
+    r_t = -2 * np.sqrt(c_bar**7 / (c_bar**7 + 25.0**7)) * np.sin(np.radians(turned))
+    s_l = 1 + 0.015 * (l_bar - 50) ** 2 / np.sqrt(20 + (l_bar - 50) ** 2)
+    s_c, s_h = 1 + 0.045 * c_bar, 1 + 0.015 * c_bar * t
+    x, y, z = d_l / s_l, d_c / s_c, d_h / s_h
+    return np.sqrt(np.maximum(x * x + y * y + z * z + r_t * y * z, 0))

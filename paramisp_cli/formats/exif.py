@@ -1,0 +1,503 @@
+"""EXIF: a tolerant walker of TIFF structures, what paramisp wants to know from them, and a small clean EXIF to write.
+
+Reading never fails on a damaged entry: cameras, phones and editors write all kinds of things, and a photograph with a
+broken tag is still a photograph. What is absurd is left out, and said. Tag numbers are those of Exif 2.32 and TIFF/EP;
+MakerNote tags those of exiftool's documented tables. Floats are float64.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import struct
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from paramisp_cli.errors import FormatError
+from paramisp_cli.types import Camera, OpticalParams
+
+# TIFF 6.0 field types: element size in bytes, struct letter; rationals are pairs of the letter (129: UTF-8, Exif 3.0).
+BYTE, ASCII, SHORT, LONG, RATIONAL, UNDEFINED, SLONG, SRATIONAL = 1, 2, 3, 4, 5, 7, 9, 10
+_TYPES = {
+    1: (1, "B"), 2: (1, "s"), 3: (2, "H"), 4: (4, "I"), 5: (8, "I"), 6: (1, "b"), 7: (1, "B"), 8: (2, "h"),
+    9: (4, "i"), 10: (8, "i"), 11: (4, "f"), 12: (8, "d"), 13: (4, "I"), 129: (1, "s"),
+}  # fmt: skip
+# 42 is TIFF; the others open Olympus ORF ("RO", "RS") and Panasonic RW2, which are TIFF in all but this number.
+_MAGICS = (42, 0x4F52, 0x5352, 0x0055)
+_MAX_ENTRIES = 4096  # in an IFD; real ones have fewer than 200
+_MAX_IFDS = 256
+_EXIF_PREFIX = b"Exif\0\0"
+
+_EXIF_IFD, _GPS_IFD, _INTEROP_IFD, _SUB_IFDS, _MAKER_NOTE = 0x8769, 0x8825, 0xA005, 0x014A, 0x927C
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One tag of an IFD.
+
+    tag    tag number
+    type   TIFF field type 1–13 (or 129, UTF-8)
+    count  number of elements
+    data   the elements, little-endian whatever the file's byte order; element size × count bytes
+    offset where the value stood in the block, in bytes from its TIFF header
+    """
+
+    tag: int
+    type: int
+    count: int
+    data: bytes
+    offset: int
+
+    def values(self) -> tuple[int | float, ...]:
+        """The elements as numbers: rationals as floats, nan where the denominator is 0; () for text."""
+        letter = _TYPES[self.type][1]
+        if letter == "s":
+            return ()
+        if self.type in (RATIONAL, SRATIONAL):
+            return tuple(n / d if d else math.nan for n, d in self.fractions())
+        return struct.unpack(f"<{self.count}{letter}", self.data)
+
+    def fractions(self) -> tuple[tuple[int, int], ...]:
+        """(numerator, denominator) of each element of a RATIONAL or SRATIONAL, as written; () for other types."""
+        if self.type not in (RATIONAL, SRATIONAL):
+            return ()
+        flat = struct.unpack(f"<{2 * self.count}{_TYPES[self.type][1]}", self.data)
+        return tuple(zip(flat[::2], flat[1::2], strict=True))
+
+    def text(self) -> str:
+        """The value as text up to the first NUL, UTF-8 or else Latin-1, without outer white space."""
+        raw = self.data.split(b"\0", 1)[0]
+        try:
+            return raw.decode().strip()
+        except UnicodeDecodeError:
+            return raw.decode("latin-1").strip()
+
+    def shown(self) -> str:
+        """The value as a person would write it ("1/125", "0/0", "100, 0"), shortened; for messages."""
+        if _TYPES[self.type][1] == "s":
+            return repr(self.text()[:40])
+        parts = [f"{n}/{d}" for n, d in self.fractions()] or [f"{value:g}" for value in self.values()[:5]]
+        return ", ".join(parts[:4]) + (", …" if self.count > 4 else "")
+
+
+@dataclass(frozen=True, slots=True)
+class ExifBlock:
+    """The IFDs of an EXIF block, tag number → Entry, empty where there are none.
+
+    byteorder "<" (II) or ">" (MM), of the block as it was
+    maker     whose MakerNote was understood: "Canon", "Nikon", or ""
+    """
+
+    byteorder: str
+    ifd0: dict[int, Entry] = field(default_factory=dict)
+    exif: dict[int, Entry] = field(default_factory=dict)
+    gps: dict[int, Entry] = field(default_factory=dict)
+    interop: dict[int, Entry] = field(default_factory=dict)
+    makernote: dict[int, Entry] = field(default_factory=dict)
+    maker: str = ""
+
+    def find(self, tag: int) -> Entry | None:
+        """The tag from the Exif IFD, else from IFD0 (where TIFF/EP and some DNG files have it)."""
+        return self.exif.get(tag) or self.ifd0.get(tag)
+
+
+class _Walker:
+    """Reads IFDs of one block; remembers what it has seen, so that loops and overlaps cannot take it long."""
+
+    def __init__(self, block: Any) -> None:
+        head = bytes(block[:8])
+        self.block = block
+        self.order = {b"II": "<", b"MM": ">"}.get(head[:2], "")
+        if len(head) < 8 or not self.order or struct.unpack(self.order + "H", head[2:4])[0] not in _MAGICS:
+            raise FormatError(f"no TIFF header: the block begins with {head!r}")
+        self.first = struct.unpack(self.order + "I", head[4:8])[0]
+        self.seen: set[int] = set()
+        self.left = 2 * len(block) + 65536  # bytes of values that may still be copied
+
+    def ifd(self, at: int, base: int = 0) -> tuple[dict[int, Entry], int]:
+        """(entries, offset of the next IFD or 0) of the IFD at byte ``at``; value offsets count from ``base``."""
+        entries: dict[int, Entry] = {}
+        if at in self.seen or not 0 < at <= len(self.block) - 2 or len(self.seen) >= _MAX_IFDS:
+            return entries, 0
+        self.seen.add(at)
+        count = struct.unpack(self.order + "H", self.block[at : at + 2])[0]
+        if count > _MAX_ENTRIES:
+            return entries, 0
+        for start in range(at + 2, at + 2 + 12 * count, 12):
+            raw = bytes(self.block[start : start + 12])
+            if len(raw) < 12:
+                return entries, 0
+            entry = self.entry(raw, start, base)
+            if entry and entry.tag not in entries:  # the first of two wins, as in most readers
+                entries[entry.tag] = entry
+        end = bytes(self.block[at + 2 + 12 * count : at + 6 + 12 * count])
+        return entries, struct.unpack(self.order + "I", end)[0] if len(end) == 4 else 0
+
+    def entry(self, raw: bytes, start: int, base: int) -> Entry | None:
+        """The entry in these 12 bytes, which stand at ``start``; None if it is damaged."""
+        tag, kind, count = struct.unpack(self.order + "HHI", raw[:8])
+        if kind not in _TYPES or not count:
+            return None
+        size, letter = _TYPES[kind]
+        length = size * count
+        offset = start + 8
+        if length > 4:
+            offset = base + struct.unpack(self.order + "I", raw[8:])[0]
+        if offset < 0 or offset + length > len(self.block) or length > self.left:
+            return None
+        self.left -= length
+        data = bytes(self.block[offset : offset + length])
+        unit = struct.calcsize(letter)
+        if self.order == ">" and unit > 1:
+            data = np.frombuffer(data, f">u{unit}").astype(f"<u{unit}").tobytes()
+        return Entry(tag, kind, count, data, offset)
+
+    def sub(self, parent: dict[int, Entry], tag: int) -> dict[int, Entry]:
+        """Entries of the IFD that ``tag`` of ``parent`` points to, {} if it points nowhere."""
+        return self.ifd(_pointers(parent.get(tag))[0])[0] if _pointers(parent.get(tag)) else {}
+
+
+def _pointers(entry: Entry | None) -> list[int]:
+    """The IFD offsets an entry holds."""
+    return [int(value) for value in entry.values()] if entry and entry.type in (SHORT, LONG, 13) else []
+
+
+def parse(block: bytes | mmap.mmap) -> ExifBlock:
+    """The IFDs of an EXIF block ("II*\\0…" or "MM\\0*…", with or without "Exif\\0\\0" before it), or of a whole file
+    built like TIFF (bytes or mmap), of which IFD0 counts. FormatError if there is no TIFF header; nothing else raises.
+    """  # fmt: skip
+    walker = _Walker(block[6:] if block[:6] == _EXIF_PREFIX else block)
+    ifd0 = walker.ifd(walker.first)[0]
+    exif = walker.sub(ifd0, _EXIF_IFD)
+    gps = walker.sub(ifd0, _GPS_IFD)
+    interop = walker.sub(exif, _INTEROP_IFD) or walker.sub(ifd0, _INTEROP_IFD)
+    maker, makernote = _makernote(walker, ifd0, exif)
+    return ExifBlock(walker.order, ifd0, exif, gps, interop, makernote, maker)
+
+
+def parse_ifds(block: bytes | mmap.mmap) -> list[dict[int, Entry]]:
+    """Every image IFD of a TIFF-like file (DNG, NEF, CR2, ARW, ORF, RW2…; bytes or mmap), IFD0 first: the chain, each
+    followed by its SubIFDs (tag 0x014A). FormatError if there is no TIFF header.
+    """  # fmt: skip
+    walker = _Walker(block)
+    found: list[dict[int, Entry]] = []
+    waiting = [walker.first]
+    while waiting:
+        entries, following = walker.ifd(waiting.pop())
+        if entries:
+            found.append(entries)
+            waiting += [following, *reversed(_pointers(entries.get(_SUB_IFDS)))]  # the last is taken next
+    return found
+
+
+def _makernote(walker: _Walker, ifd0: dict[int, Entry], exif: dict[int, Entry]) -> tuple[str, dict[int, Entry]]:
+    """(maker, entries) of the MakerNote: ("", {}) if it is not one we know."""
+    note = exif.get(_MAKER_NOTE)
+    make = ifd0[0x010F].text().lower() if 0x010F in ifd0 else ""
+    if note is None or note.count < 20:
+        return "", {}
+    if note.data[:6] == b"Nikon\0" and note.data[10:12] in (b"II", b"MM"):  # type 3: a TIFF structure of its own
+        try:
+            inner = _Walker(note.data[10:])
+        except FormatError:
+            return "", {}
+        return "Nikon", inner.ifd(inner.first)[0]
+    if make.startswith("canon"):  # a bare IFD; its offsets count from the header of the whole block
+        footer = note.data[-8:]
+        moved = 0
+        if footer[:4] in (b"II*\0", b"MM\0*"):  # where the note stood when the camera wrote it: editors move it
+            moved = note.offset - struct.unpack("<I" if footer[:1] == b"I" else ">I", footer[4:])[0]
+        return "Canon", walker.ifd(note.offset, moved)[0]
+    return "", {}
+
+
+# What paramisp wants to know -----------------------------------------------------------------------------------------
+
+# Bounds beyond which a value is a mistake, not a photograph: (name, lowest, highest).
+_LIMITS = {
+    "iso": (0.5, 1e7),
+    "exposure_time": (1e-7, 86400.0),  # s
+    "f_number": (0.3, 1024.0),
+    "focal_length": (0.1, 10000.0),  # mm
+}
+
+
+def optical_params(block: ExifBlock) -> tuple[OpticalParams, list[str]]:
+    """ISO, exposure time [s], f-number, focal length [mm], and one-line notes on what was unusable or derived.
+
+    Tags: ISO 34855, else 34866, 34867, 34865, else MakerNote; 33434 ExposureTime, else 37377 ShutterSpeedValue;
+    33437 FNumber, else 37378 ApertureValue (both APEX); 37386 FocalLength. What is absurd (0, 0/0, negative, beyond
+    what a camera can do, of the wrong type) is None.
+    """
+    notes: list[str] = []
+
+    def usable(name: str, label: str, tag: int) -> float | None:
+        entry = block.find(tag)
+        if entry is None:
+            return None
+        for value in entry.values():
+            # 65535 in a SHORT says "more than fits here: see another tag" (Exif 2.3, PhotographicSensitivity)
+            if _fits(name, value) and not (entry.type == SHORT and value == 65535):
+                return float(value)
+        notes.append(f"{label} {entry.shown()} is not usable")
+        return None
+
+    iso = None
+    for tag, label in ((34855, "ISO"), (34866, "RecommendedExposureIndex"), (34867, "ISOSpeed"), (34865, "SOS")):
+        iso = iso or usable("iso", label, tag)
+    if iso is None:
+        iso, origin = _makernote_iso(block)
+        if iso is not None:
+            notes.append(f"ISO {iso:g} read from the {origin}")
+
+    def from_apex(name: str, label: str, tag: int, power: float) -> float | None:
+        entry = block.find(tag)
+        apex = entry.values()[0] if entry and entry.values() else math.nan
+        value = 2.0 ** (power * apex) if abs(apex) < 64 else math.nan
+        if not _fits(name, value):
+            return None
+        notes.append(f"{name} {value:.4g} derived from {label}")
+        return value
+
+    exposure_time = usable("exposure_time", "ExposureTime", 33434)
+    if exposure_time is None:
+        exposure_time = from_apex("exposure_time", "ShutterSpeedValue", 37377, -1.0)
+    f_number = usable("f_number", "FNumber", 33437)
+    # ApertureValue 0 is what lenses without contacts get; it would read as f/1
+    apertures = block.find(37378)
+    if f_number is None and apertures and any(apertures.values()):
+        f_number = from_apex("f_number", "ApertureValue", 37378, 0.5)
+    focal_length = usable("focal_length", "FocalLength", 37386)
+    return OpticalParams(iso, exposure_time, f_number, focal_length), notes
+
+
+def _fits(name: str, value: float) -> bool:
+    low, high = _LIMITS[name]
+    return math.isfinite(value) and low <= value <= high
+
+
+def _makernote_iso(block: ExifBlock) -> tuple[float | None, str]:
+    """(ISO or None, where it stood) from the MakerNote: Nikon 0x0002 or 0x0025 ISOInfo, Canon 0x0004 ShotInfo."""
+    if block.maker == "Nikon":
+        plain = block.makernote.get(0x0002)  # (0, ISO)
+        if plain and plain.type == SHORT and plain.count == 2 and _fits("iso", plain.values()[1]):
+            return float(plain.values()[1]), "MakerNote (Nikon 0x0002)"
+        info = block.makernote.get(0x0025)
+        if info and info.type == UNDEFINED and info.data[0]:  # twelfths of a stop
+            return float(round(100 * 2.0 ** (info.data[0] / 12 - 5))), "MakerNote (Nikon 0x0025)"
+    if block.maker == "Canon" and 0x0004 in block.makernote:
+        entry = block.makernote[0x0004]
+        shot = np.frombuffer(entry.data, "<i2") if entry.type in (SHORT, 8) else np.zeros(0)
+        # ShotInfo 1: auto ISO [%], 2: base ISO, both 2^(v/32); base 100 stands for 160
+        if len(shot) > 2 and shot[2] > 0:
+            iso = 100 / 32 * 2.0 ** (float(shot[2]) / 32) * 2.0 ** (float(shot[1]) / 32)
+            if _fits("iso", iso):
+                return float(round(iso)), "MakerNote (Canon 0x0004)"
+    return None, ""
+
+
+FROM_JPEG = " (from JPEG)"
+"""What the DNG writer appends to the model of some cameras (see there), and what is no part of the camera's name."""
+
+
+def camera(block: ExifBlock) -> Camera | None:
+    """Make (0x010F) and model (0x0110), stripped; None if the block names neither."""
+    make, model = (block.ifd0[tag].text() if tag in block.ifd0 else "" for tag in (0x010F, 0x0110))
+    model = model.removesuffix(FROM_JPEG)
+    return Camera(make, model) if make or model else None
+
+
+def orientation(block: ExifBlock) -> int:
+    """Orientation (0x0112) 1–8; 1 if it is absent or absurd."""
+    entry = block.ifd0.get(0x0112)
+    value = entry.values()[0] if entry and entry.values() else 1
+    return int(value) if value in range(1, 9) else 1
+
+
+def color_space(block: ExifBlock) -> str | None:
+    """ "sRGB", "Adobe RGB", or None if the block does not say (ColorSpace 0xA001, InteroperabilityIndex 0x0001).
+
+    DCF writes Adobe RGB as ColorSpace 65535 with index "R03"; some cameras write 2.
+    """
+    entry = block.find(0xA001)
+    code = entry.values()[0] if entry and entry.values() else None
+    if code in (1, 2):
+        return "sRGB" if code == 1 else "Adobe RGB"
+    index = block.interop[0x0001].text() if 0x0001 in block.interop else ""
+    if index == "R03":
+        return "Adobe RGB"
+    return "sRGB" if index == "R98" and code != 65535 else None
+
+
+# Canon ColorData (0x4001): number of 16-bit words → index of WB_RGGBLevelsAsShot (exiftool's tables ColorData1–11;
+# 2560 words are ColorData5, of compact cameras, whose field type is UNDEFINED).
+_CANON_WB_INDEX = (
+    {582: 0x19, 653: 0x22, 2560: 0x47}
+    | dict.fromkeys((796, 674, 692, 702, 1227, 1250, 1251, 1337, 1338, 1346, 1273, 1275), 0x3F)
+    | dict.fromkeys((1312, 1313, 1316, 1506, 1353, 1560, 1592, 1602), 0x3F)
+    | dict.fromkeys((1816, 1820, 1824), 0x47)
+    | dict.fromkeys((2024, 3656), 0x55)
+    | dict.fromkeys((3778, 3973), 0x69)
+)
+
+
+def white_balance(block: ExifBlock) -> tuple[np.ndarray | None, str]:
+    """((3,) as-shot neutral in camera RGB with G = 1, where it was read), or (None, "").
+
+    From the MakerNote: Nikon 0x000C WB_RBLevels, Canon 0x4001 ColorData WB_RGGBLevelsAsShot.
+    """
+    if block.maker == "Nikon" and 0x000C in block.makernote:
+        levels = block.makernote[0x000C].values()[:2]
+        if len(levels) == 2:
+            return _neutral(levels[0], 1.0, levels[1], "MakerNote (Nikon 0x000C)")
+    if block.maker == "Canon" and 0x4001 in block.makernote:
+        data = block.makernote[0x4001].data
+        words = np.frombuffer(data[: len(data) // 2 * 2], "<u2")
+        if block.byteorder == ">" and block.makernote[0x4001].type == UNDEFINED:
+            words = words.byteswap()
+        index = _CANON_WB_INDEX.get(len(words))
+        if index is not None:
+            red, green_r, green_b, blue = (float(word) for word in words[index : index + 4])
+            return _neutral(red, (green_r + green_b) / 2, blue, "MakerNote (Canon 0x4001)")
+    return None, ""
+
+
+def _neutral(red: float, green: float, blue: float, origin: str) -> tuple[np.ndarray | None, str]:
+    """As-shot neutral from the multipliers, unless they are absurd (more than 4 stops apart)."""
+    if not all(math.isfinite(level) and level > 0 for level in (red, green, blue)):
+        return None, ""
+    neutral = np.array([green / red, 1.0, green / blue])
+    return (neutral, origin) if np.all((neutral > 1 / 16) & (neutral < 16)) else (None, "")
+
+
+# Writing -------------------------------------------------------------------------------------------------------------
+
+
+def ifds_bytes(ifd0: dict[int, Entry], exif: dict[int, Entry], gps: dict[int, Entry], at: int) -> bytes:
+    """Little-endian IFD0, Exif and GPS IFDs with these entries, to stand at byte ``at`` (even) of a file.
+
+    Pointers among the entries are replaced by our own. A MakerNote or an interoperability IFD would be torn from what
+    they point to, so they are left out.
+    """
+    exif = {tag: entry for tag, entry in exif.items() if tag not in (_MAKER_NOTE, _INTEROP_IFD)}
+    subs = {tag: entries for tag, entries in ((_EXIF_IFD, exif), (_GPS_IFD, gps)) if entries}
+    first = {tag: entry for tag, entry in ifd0.items() if tag not in (_EXIF_IFD, _GPS_IFD)}
+    first |= dict.fromkeys(subs, Entry(0, LONG, 1, b"\0\0\0\0", 0))
+    end = at + len(_ifd_bytes(first, at))
+    tail = b""
+    for tag, entries in subs.items():
+        first[tag] = Entry(tag, LONG, 1, struct.pack("<I", end + len(tail)), 0)
+        tail += _ifd_bytes(entries, end + len(tail))
+    return _ifd_bytes(first, at) + tail
+
+
+def _ifd_bytes(entries: dict[int, Entry], at: int) -> bytes:
+    """One IFD at byte ``at``, its values right behind it; the last."""
+    table = struct.pack("<H", len(entries))
+    values = b""
+    for tag in sorted(entries):
+        entry = entries[tag]
+        data = entry.data
+        if len(data) > 4:
+            data = struct.pack("<I", at + 6 + 12 * len(entries) + len(values))
+            values += entry.data + b"\0" * (len(entry.data) % 2)
+        table += struct.pack("<HHI", tag, entry.type, entry.count) + data.ljust(4, b"\0")
+    return table + b"\0\0\0\0" + values
+
+
+def build(ifd0: dict[int, Entry], exif: dict[int, Entry], gps: dict[int, Entry]) -> bytes:
+    """A little-endian EXIF block (TIFF structure, without "Exif\\0\\0") of these IFDs; see ``ifds_bytes``."""
+    return b"II*\0" + struct.pack("<I", 8) + ifds_bytes(ifd0, exif, gps, 8)
+
+
+# What of the source goes into a clean EXIF, with the type that Exif 2.32 gives it: who and when, exposure, lens.
+_KEPT_IFD0 = dict.fromkeys((0x010E, 0x0132, 0x013B, 0x8298), ASCII)  # description, date, artist, copyright
+_KEPT_EXIF = (
+    dict.fromkeys((0x9003, 0x9004, 0x9010, 0x9011, 0x9012, 0x9290, 0x9291, 0x9292), ASCII)  # dates and time zones
+    | dict.fromkeys((0xA433, 0xA434), ASCII)  # lens make and model
+    # exposure program, metering, light source, flash, exposure mode, white balance, 35 mm focal length
+    | dict.fromkeys((0x8822, 0x9207, 0x9208, 0x9209, 0xA402, 0xA403, 0xA405), SHORT)
+    | {0x9204: SRATIONAL, 0xA432: RATIONAL}  # exposure bias, lens specification
+)
+_GPS_TYPES = dict(
+    enumerate((1, 2, 5, 2, 5, 1, 5, 5, 2, 2, 2, 5, 2, 5, 2, 5, 2, 5, 2, 2, 5, 2, 5, 2, 5, 2, 5, 7, 7, 2, 3, 5))
+)
+_MAX_KEPT = 2000  # bytes of one value: all of them must fit into a JPEG segment of 64 kB
+
+
+def clean_exif(
+    source: bytes | mmap.mmap | None,
+    *,
+    optical: OpticalParams,
+    camera: Camera | None,
+    software: str,
+    width: int,
+    height: int,
+) -> bytes:
+    """A small EXIF block for an exported sRGB picture of ``width`` × ``height`` pixels, orientation already applied.
+
+    Holds the camera, the optical values, ``software``, and from ``source`` (an EXIF block, TIFF structure) the dates,
+    author, lens and GPS position; no MakerNote, no thumbnail. Entries of the wrong type or size are left out; a source
+    that is no EXIF counts as None. Returns the TIFF structure *without* "Exif\\0\\0".
+    """
+    try:
+        block = parse(source) if source else ExifBlock("<")
+    except FormatError:
+        block = ExifBlock("<")
+    ifd0 = _kept(block.ifd0, _KEPT_IFD0)
+    exif = _kept(block.exif, _KEPT_EXIF)
+
+    def put(ifd: dict[int, Entry], tag: int, kind: int, *values: int) -> None:
+        letter = _TYPES[kind][1]
+        count = len(values) // 2 if kind == RATIONAL else len(values)
+        ifd[tag] = Entry(tag, kind, count, struct.pack(f"<{len(values)}{letter}", *values), 0)
+
+    def put_text(ifd: dict[int, Entry], tag: int, text: str) -> None:
+        data = text.encode()[:_MAX_KEPT] + b"\0"
+        if len(data) > 1:
+            ifd[tag] = Entry(tag, ASCII, len(data), data, 0)
+
+    put_text(ifd0, 0x010F, camera.make if camera else "")
+    put_text(ifd0, 0x0110, camera.model if camera else "")
+    put_text(ifd0, 0x0131, software)
+    put(ifd0, 0x0112, SHORT, 1)  # Orientation
+    put(ifd0, 0x011A, RATIONAL, 72, 1)  # X and Y resolution, in inches: required, means nothing
+    put(ifd0, 0x011B, RATIONAL, 72, 1)
+    put(ifd0, 0x0128, SHORT, 2)
+    put(ifd0, 0x0213, SHORT, 1)  # YCbCrPositioning: centred
+    put(exif, 0x9000, UNDEFINED, *b"0232")  # ExifVersion
+    put(exif, 0x9101, UNDEFINED, 1, 2, 3, 0)  # ComponentsConfiguration: Y Cb Cr
+    put(exif, 0xA000, UNDEFINED, *b"0100")  # FlashpixVersion
+    put(exif, 0xA001, SHORT, 1)  # ColorSpace: sRGB
+    put(exif, 0xA002, LONG, width)
+    put(exif, 0xA003, LONG, height)
+    for tag, value in ((0x829A, optical.exposure_time), (0x829D, optical.f_number), (0x920A, optical.focal_length)):
+        if value is not None:
+            put(exif, tag, RATIONAL, *_ratio(value))
+    if optical.iso is not None:
+        iso = max(1, min(round(optical.iso), 2**32 - 1))
+        put(exif, 0x8827, SHORT, min(iso, 65535))
+        if iso >= 65535:  # PhotographicSensitivity has 16 bits; beyond that ISOSpeed says it (SensitivityType 3)
+            put(exif, 0x8830, SHORT, 3)
+            put(exif, 0x8833, LONG, iso)
+    return build(ifd0, exif, _kept(block.gps, _GPS_TYPES))
+
+
+def _kept(entries: dict[int, Entry], types: dict[int, int]) -> dict[int, Entry]:
+    """The entries that have the type they should have, and a sensible size; empty texts left out."""
+    return {
+        tag: entry
+        for tag, entry in entries.items()
+        if types.get(tag) == entry.type and len(entry.data) <= _MAX_KEPT and (entry.type != ASCII or entry.text())
+    }
+
+
+def _ratio(value: float) -> tuple[int, int]:
+    """The value as an unsigned RATIONAL: exact for what cameras write (1/125, 5.6), else to about 1e-6."""
+    fraction = Fraction(value).limit_denominator(1_000_000 if value < 4000 else 100)
+    if fraction == 0:
+        fraction = Fraction(1, max(1, min(round(1 / value), 2**32 - 1)))
+    return min(fraction.numerator, 2**32 - 1), fraction.denominator

@@ -1,0 +1,179 @@
+"""Lossless JPEG (ITU-T T.81, process 14, SOF3) as DNG stores mosaics: two components of half width, predictor 1.
+
+Samples of even columns are one component, of odd columns the other, so that each is predicted from the nearest sample
+of its own colour. A difference (mod 2^16) is written as the Huffman code of its category, the bit length of its
+magnitude, followed by that many bits (T.81 H.1.2.2). One code serves both components, and one `Codebook` may serve all
+the tiles of an image: then the work per sample is one look-up in a 65536-entry table, and bits are packed by numpy
+into 64-bit words. numpy leaves the interpreter's lock during all that, so tiles can be encoded in threads.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+
+CATEGORIES = 17  # bit lengths 0 to 16 of a difference
+# Codes of at most 11 bits: 11 + 15 bits a sample leave 5 bits of a 32-bit table entry for the length, and two samples
+# fit 64-bit words. T.81 would allow 16; for the rare categories that could use them it makes no measurable difference.
+_LONGEST_CODE = 11
+_LENGTH_BITS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Codebook:
+    """A Huffman code of the 17 difference categories, and its table by difference.
+
+    lengths  (17,) bits of each category's code, 1 to 11
+    order    categories in the order of their codes: by length, then by category (T.81 C.2)
+    entries  (65536,) uint32 by difference mod 2^16: (code and extra bits) << 5 | number of bits
+    """
+
+    lengths: np.ndarray
+    order: tuple[int, ...]
+    entries: np.ndarray
+
+
+def codebook(histogram: np.ndarray) -> Codebook:
+    """The best code for ``histogram`` (17,), the counts of each category; every category gets a code, seen or not."""
+    # T.81 (C.2) forbids the code of all ones. A further symbol, the rarest of all, takes it and is then forgotten.
+    counts = [*np.maximum(histogram, 1).tolist(), 0]
+    lengths = np.array(_code_lengths(counts, _LONGEST_CODE)[:CATEGORIES])
+    order = tuple(np.argsort(lengths, kind="stable").tolist())
+    codes = np.zeros(CATEGORIES, np.uint32)
+    code, previous = 0, 0
+    for category in order:
+        code <<= int(lengths[category]) - previous
+        previous = int(lengths[category])
+        codes[category] = code
+        code += 1
+    bits = np.where(_CATEGORY == 16, 0, _CATEGORY).astype(np.uint32)  # 32768 is alone in its category: no bits follow
+    value = (codes[_CATEGORY] << bits) | _EXTRA
+    entries = (value << np.uint32(_LENGTH_BITS)) | (lengths.astype(np.uint32)[_CATEGORY] + bits)
+    return Codebook(lengths, order, entries)
+
+
+def histogram(tile: np.ndarray, bits: int = 16) -> np.ndarray:
+    """(17,) how often each category occurs among the differences of ``tile`` (H, W) uint16, W even."""
+    return np.bincount(_CATEGORY[_differences(tile, bits)].ravel(), minlength=CATEGORIES)
+
+
+def encode(tile: np.ndarray, bits: int = 16, book: Codebook | None = None) -> bytes:
+    """The JPEG stream, SOI to EOI, of ``tile`` (H, W) uint16, W even, H and W/2 at most 65535, samples < 2^``bits``.
+
+    ``book`` is the code to use; without one the best code for this tile is made (which costs as much as the rest).
+    Raises ValueError if the tile's shape or type is not that.
+    """
+    if tile.ndim != 2 or tile.dtype != np.uint16 or tile.shape[1] % 2 or 0 in tile.shape:
+        raise ValueError(f"a tile must be (H, W) uint16 with even W, got {tile.shape} {tile.dtype}")
+    height, width = tile.shape
+    if max(height, width // 2) > 0xFFFF or not 2 <= bits <= 16:
+        raise ValueError(f"a tile of {width}×{height} with {bits} bits does not fit a JPEG")
+    book = book or codebook(histogram(tile, bits))
+    counts = [int((book.lengths == length).sum()) for length in range(1, 17)]
+    header = struct.pack(">HHHBHHB", 0xFFD8, 0xFFC3, 14, bits, height, width // 2, 2)
+    header += bytes((0, 0x11, 0, 1, 0x11, 0))  # each component: identifier, 1×1 sampling, no quantisation table
+    header += struct.pack(">HHB", 0xFFC4, 19 + CATEGORIES, 0) + bytes(counts) + bytes(book.order)
+    header += struct.pack(">HHB", 0xFFDA, 10, 2) + bytes((0, 0, 1, 0))  # both components use table 0
+    header += bytes((1, 0, 0))  # predictor 1, the left neighbour; no point transform
+    return header + _pack(tile, bits, book.entries).replace(b"\xff", b"\xff\x00") + b"\xff\xd9"
+
+
+def _category_tables() -> tuple[np.ndarray, np.ndarray]:
+    """(65536,) category, and (65536,) the bits that follow the code, both by difference mod 2^16."""
+    difference = np.arange(1 << 16).astype(np.uint16).view(np.int16).astype(np.int64)
+    category = np.ceil(np.log2(np.abs(difference) + 1)).astype(np.uint8)
+    extra = np.where(difference < 0, difference - 1, difference) & ((1 << category.astype(np.int64)) - 1)
+    return category, np.where(category == 16, 0, extra).astype(np.uint32)
+
+
+_CATEGORY, _EXTRA = _category_tables()
+
+
+def _code_lengths(counts: list[int], longest: int) -> list[int]:
+    """Bits of the best prefix code for symbols that occur ``counts`` times, with no code over ``longest`` bits.
+
+    Package-merge (Larmore and Hirschberg, J. ACM 37, 1990); a package is its count and the symbols in it.
+    """
+    leaves: list[tuple[int, tuple[int, ...]]] = sorted((count, (symbol,)) for symbol, count in enumerate(counts))
+    packages = leaves
+    for _ in range(longest - 1):
+        pairs = zip(packages[0::2], packages[1::2], strict=False)  # an odd one is left over
+        packages = sorted(leaves + [(a[0] + b[0], a[1] + b[1]) for a, b in pairs], key=lambda package: package[0])
+    taken = [symbol for _, symbols in packages[: 2 * len(counts) - 2] for symbol in symbols]
+    return [taken.count(symbol) for symbol in range(len(counts))]
+
+
+class _Scratch(threading.local):
+    """Buffers kept from tile to tile in each thread: memory fresh from the system costs more than the arithmetic."""
+
+    def __init__(self) -> None:
+        self.buffers: dict[str, np.ndarray] = {}
+
+    def get(self, name: str, dtype: type, size: int) -> np.ndarray:
+        buffer = self.buffers.get(name)
+        if buffer is None or len(buffer) < size:
+            buffer = self.buffers[name] = np.empty(size, dtype)
+        return buffer[:size]
+
+
+_scratch = _Scratch()
+
+
+def _differences(tile: np.ndarray, bits: int) -> np.ndarray:
+    """(H, W) uint16 sample minus prediction, mod 2^16.
+
+    A sample is predicted by the one two columns before, in the first two columns by the one above; the first two of
+    all by 2^(bits − 1) (T.81 H.1.2.1).
+    """
+    difference = _scratch.get("difference", np.uint16, tile.size).reshape(tile.shape)
+    np.subtract(tile[:, 2:], tile[:, :-2], out=difference[:, 2:])
+    np.subtract(tile[1:, :2], tile[:-1, :2], out=difference[1:, :2])
+    np.subtract(tile[0, :2], np.uint16(1 << (bits - 1)), out=difference[0, :2])
+    return difference
+
+
+def _pack(tile: np.ndarray, bits: int, entries: np.ndarray) -> bytes:
+    """The entropy-coded bits of ``tile``, padded with ones to a whole byte (T.81 F.1.2.3), not yet stuffed."""
+    size, pairs = tile.size, tile.size // 2
+    index = _scratch.get("index", np.intp, size)
+    np.copyto(index.reshape(tile.shape), _differences(tile, bits))
+    coded, lengths = _scratch.get("coded", np.uint32, size), _scratch.get("lengths", np.uint32, size)
+    np.take(entries, index, out=coded, mode="wrap")  # nothing wraps, but "raise" would buffer the output
+    np.bitwise_and(coded, np.uint32((1 << _LENGTH_BITS) - 1), out=lengths)
+    np.right_shift(coded, np.uint32(_LENGTH_BITS), out=coded)
+
+    # Two samples become one value of at most 52 bits.
+    value, length = _scratch.get("value", np.uint64, pairs), _scratch.get("length", np.uint64, pairs)
+    np.copyto(value, coded[0::2])
+    np.copyto(length, lengths[1::2])
+    np.left_shift(value, length, out=value)
+    np.bitwise_or(value, coded[1::2], out=value)
+    np.add(length, lengths[0::2], out=length)
+
+    # Where in the stream each pair ends, and the first bit of the 64-bit word it starts in.
+    end, word = _scratch.get("end", np.uint64, pairs), _scratch.get("word", np.uint64, pairs)
+    np.cumsum(length, out=end)
+    total = int(end[-1])
+    np.subtract(end, length, out=word)
+    np.bitwise_and(word, np.uint64(2**64 - 64), out=word)
+    # A pair is shorter than a word: one starts in every word, and only the last to start there can run over its end.
+    last = np.append(np.flatnonzero(word[1:] != word[:-1]), pairs - 1)
+    np.subtract(end, word, out=end)
+    over = np.maximum(end[last], 64) - np.uint64(64)
+    rest = np.where(over > 0, value[last] << (np.uint64(64) - over), 0)
+    value[last] >>= over
+    np.minimum(end, 64, out=end)
+    np.subtract(np.uint64(64), end, out=end)
+    np.left_shift(value, end, out=value)
+
+    # The pairs in a word share no bit, so their sum is their union; a running sum (mod 2^64) gives all those sums.
+    np.cumsum(value, out=value)
+    words = np.zeros(len(last) + 1, np.uint64)
+    words[:-1] = np.diff(value[last], prepend=np.uint64(0))
+    words[1:] |= rest
+    packed = words.astype(">u8").view(np.uint8)[: (total + 7) // 8]
+    packed[-1] |= (1 << (-total % 8)) - 1
+    return packed.tobytes()

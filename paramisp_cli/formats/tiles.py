@@ -1,0 +1,111 @@
+"""The mosaic's bytes in a DNG: one plain strip or lossless JPEG tiles, and their digest."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import BinaryIO
+
+import numpy as np
+
+from paramisp_cli.formats import ljpeg
+
+TILE = 256  # side of tiles, of digest blocks (fixed by the specification) and of bands
+WORKERS = min(4, os.cpu_count() or 1)
+_SAMPLED_TILES = 24  # how many tiles the Huffman code is made from
+
+
+def digest(mosaic: np.ndarray) -> bytes:
+    """NewRawImageDigest (tag 51111) of ``mosaic`` (H, W) uint16: the MD5 of the MD5s of its 256×256 blocks.
+
+    Blocks go row by row, clipped at the right and bottom edges, samples little-endian (as the Adobe SDK does it).
+    """
+    bands = (mosaic[top : top + TILE] for top in range(0, mosaic.shape[0], TILE))
+    return hashlib.md5(b"".join(_band_digests(band) for band in bands), usedforsecurity=False).digest()
+
+
+# ---- the directories ------------------------------------------------------------------------------------------------
+
+
+def write_even(file: BinaryIO, data: bytes) -> None:
+    """Write, and fill up to an even position: TIFF's offsets are even."""
+    file.write(data)
+    file.write(bytes(len(data) % 2))
+
+
+# ---- pixels ---------------------------------------------------------------------------------------------------------
+
+
+def tile_width_for(width: int) -> int:
+    """Width of the lossless tiles of a mosaic, a multiple of 16; 0 if it is too narrow for any and stays uncompressed.
+
+    LibRaw garbles, without a word, tiles wider than the mosaic and tiles of exactly half its width.
+    """
+    return TILE - 16 if width == 2 * TILE else min(TILE, width - width % 16)
+
+
+def write_mosaic(file: BinaryIO, mosaic: np.ndarray, tile_width: int) -> tuple[list[int], list[int], bytes]:
+    """Write the mosaic to where ``file`` is; gives the offsets and byte counts of its tiles (or strip), and its digest.
+
+    Bands of 256 rows are encoded in threads, a few ahead of the file: memory does not grow with the picture.
+    """
+    book = _codebook(mosaic) if tile_width else None
+    offsets, counts, digests = [], [], b""
+    for band_digests, pieces in _bands(mosaic, tile_width, book):
+        digests += band_digests
+        for piece in pieces:
+            offsets.append(file.tell())
+            counts.append(len(piece))
+            write_even(file, piece)
+    if not tile_width:
+        offsets, counts = offsets[:1], [mosaic.nbytes]
+    return offsets, counts, hashlib.md5(digests, usedforsecurity=False).digest()
+
+
+def _bands(mosaic: np.ndarray, tile_width: int, book: ljpeg.Codebook | None) -> Iterator[tuple[bytes, list[bytes]]]:
+    """(digests, pieces) of every 256-row band, in order: encoded tiles, or with no ``book`` the band as it is."""
+    waiting: deque[Future[tuple[bytes, list[bytes]]]] = deque()
+    with ThreadPoolExecutor(WORKERS) as threads:
+        for top in range(0, mosaic.shape[0], TILE):
+            waiting.append(threads.submit(_band, mosaic[top : top + TILE], tile_width, book))
+            if len(waiting) > 2 * WORKERS:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _band(band: np.ndarray, tile_width: int, book: ljpeg.Codebook | None) -> tuple[bytes, list[bytes]]:
+    digests = _band_digests(band)
+    if book is None:
+        return digests, [band.astype("<u2", copy=False).tobytes()]
+    tiles = (_padded(band[:, left : left + tile_width], tile_width) for left in range(0, band.shape[1], tile_width))
+    return digests, [ljpeg.encode(tile, book=book) for tile in tiles]
+
+
+def _band_digests(band: np.ndarray) -> bytes:
+    """The MD5s of a band's 256-column blocks, one after the other."""
+    blocks = (np.ascontiguousarray(band[:, left : left + TILE], "<u2") for left in range(0, band.shape[1], TILE))
+    return b"".join(hashlib.md5(block.data, usedforsecurity=False).digest() for block in blocks)
+
+
+def _padded(tile: np.ndarray, width: int) -> np.ndarray:
+    """A tile at the right or bottom edge, its last columns and rows repeated (by pairs: the CFA goes on)."""
+    if tile.shape == (TILE, width):
+        return tile
+    rows, columns = np.arange(TILE), np.arange(width)
+    height, inner = tile.shape
+    rows = np.where(rows < height, rows, height - 2 + rows % 2)
+    columns = np.where(columns < inner, columns, inner - 2 + columns % 2)
+    return tile[rows[:, None], columns]
+
+
+def _codebook(mosaic: np.ndarray) -> ljpeg.Codebook:
+    """One Huffman code for the picture, from tiles spread over it."""
+    height, width = mosaic.shape
+    corners = [(top, left) for top in range(0, height, TILE) for left in range(0, width, TILE)]
+    chosen = corners[:: max(1, len(corners) // _SAMPLED_TILES)]
+    tiles = (mosaic[top : top + TILE, left : left + TILE] for top, left in chosen)
+    return ljpeg.codebook(np.sum([ljpeg.histogram(tile) for tile in tiles], axis=0))

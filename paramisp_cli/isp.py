@@ -1,0 +1,185 @@
+"""Pixel operations of an image signal processor, on tensors of any device; all differentiable.
+
+Mosaics are (N, 1, H, W) with even H and W; colour images (N, 3, H, W). A CFA is named by its top-left 2×2, row-major.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Malvar, He, Cutler, "High-quality linear interpolation for demosaicing of Bayer-patterned color images" (ICASSP
+# 2004), Fig. 2: four 5×5 kernels, in sixteenths so that every coefficient is an integer.
+_GREEN_AT_COLOR = torch.tensor(
+    [[0, 0, -2, 0, 0], [0, 0, 4, 0, 0], [-2, 4, 8, 4, -2], [0, 0, 4, 0, 0], [0, 0, -2, 0, 0]], dtype=torch.float32
+)
+_COLOR_AT_GREEN_IN_ROW = torch.tensor(
+    [[0, 0, 1, 0, 0], [0, -2, 0, -2, 0], [-2, 8, 10, 8, -2], [0, -2, 0, -2, 0], [0, 0, 1, 0, 0]], dtype=torch.float32
+)
+_COLOR_AT_GREEN_IN_COLUMN = _COLOR_AT_GREEN_IN_ROW.T.contiguous()
+_COLOR_AT_OPPOSITE = torch.tensor(
+    [[0, 0, -3, 0, 0], [0, 4, 0, 4, 0], [-3, 0, 12, 0, -3], [0, 4, 0, 4, 0], [0, 0, -3, 0, 0]], dtype=torch.float32
+)
+_IDENTITY = torch.zeros(5, 5)
+_IDENTITY[2, 2] = 16
+
+DEMOSAIC_REACH = 2
+"""How far [px] a demosaiced pixel looks."""
+
+
+def channel_of(cfa: str, row: int, column: int) -> int:
+    """Colour (0 R, 1 G, 2 B) of the mosaic at a position."""
+    return "RGB".index(cfa[2 * (row % 2) + column % 2])
+
+
+@lru_cache(maxsize=32)
+def _packed_demosaic_kernel(cfa: str, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(12, 4, 3, 3): the four 5×5 kernels rewritten for the mosaic packed as four half-size planes.
+
+    Output channel 4·colour + phase, input channel = phase, phase = 2·(row % 2) + column % 2.
+    """
+    kernel = torch.zeros(12, 4, 3, 3)
+    for row in (0, 1):
+        for column in (0, 1):
+            here = channel_of(cfa, row, column)
+            for want in range(3):
+                if want == here:
+                    taps = _IDENTITY
+                elif want == 1:
+                    taps = _GREEN_AT_COLOR
+                elif here != 1:
+                    taps = _COLOR_AT_OPPOSITE
+                elif channel_of(cfa, row, column + 1) == want:
+                    taps = _COLOR_AT_GREEN_IN_ROW
+                else:
+                    taps = _COLOR_AT_GREEN_IN_COLUMN
+                for dy in range(-2, 3):
+                    for dx in range(-2, 3):
+                        y, x = row + dy, column + dx
+                        phase = 2 * (y % 2) + x % 2
+                        kernel[4 * want + 2 * row + column, phase, y // 2 + 1, x // 2 + 1] += taps[dy + 2, dx + 2] / 16
+    # Cached for every later use: one made in inference mode could never take part in training.
+    with torch.inference_mode(False):
+        return kernel.to(device, dtype, copy=True)
+
+
+def reflect_index(size: int, before: int, after: int, device: torch.device | str = "cpu") -> Tensor:
+    """Indices that extend [0, size) by reflection about its first and last sample (−k ↔ k), as far as asked.
+
+    Reflection about a sample keeps the CFA phase, also when a tiny image is reflected many times over.
+    """
+    period = max(2 * (size - 1), 1)
+    index = torch.arange(-before, size + after, device=device) % period
+    return torch.minimum(index, period - index) if size > 1 else torch.zeros_like(index)
+
+
+def reflect_pad(x: Tensor, left: int, right: int, top: int, bottom: int) -> Tensor:
+    """Extend the last two dimensions by reflection; unlike ``F.pad``, by more than the image's size if asked."""
+    height, width = x.shape[-2:]
+    if max(left, right) < width and max(top, bottom) < height:
+        return F.pad(x, (left, right, top, bottom), mode="reflect") if left or right or top or bottom else x
+    x = x.index_select(-2, reflect_index(height, top, bottom, x.device))
+    return x.index_select(-1, reflect_index(width, left, right, x.device))
+
+
+def demosaic(mosaic: Tensor, cfa: str) -> Tensor:
+    """(N, 1, H, W) → (N, 3, H, W) by Malvar, He and Cutler (2004); the border is reflected, which keeps the phase."""
+    r = DEMOSAIC_REACH
+    return demosaic_interior(reflect_pad(mosaic, r, r, r, r), cfa)
+
+
+def demosaic_interior(mosaic: Tensor, cfa: str) -> Tensor:
+    """(N, 1, H + 4, W + 4) → (N, 3, H, W): as ``demosaic``, with a border of two pixels given by the caller.
+
+    ``cfa`` is that of the outermost corner, which is that of the result's corner too.
+    """
+    packed = F.pixel_unshuffle(mosaic, 2)
+    return F.pixel_shuffle(F.conv2d(packed, _packed_demosaic_kernel(cfa, packed.device, packed.dtype)), 2)
+
+
+def mosaic(rgb: Tensor, cfa: str) -> Tensor:
+    """(N, 3, H, W) → (N, 1, H, W): keep at each site the colour that its filter passes."""
+    out = rgb.new_empty(rgb.shape[0], 1, *rgb.shape[2:])
+    for row in (0, 1):
+        for column in (0, 1):
+            out[:, 0, row::2, column::2] = rgb[:, channel_of(cfa, row, column), row::2, column::2]
+    return out
+
+
+def apply_matrix(rgb: Tensor, matrix: Tensor) -> Tensor:
+    """(N, 3, H, W) pixels as columns, times (N, 3, 3)."""
+    return torch.baddbmm(rgb.new_zeros(()), matrix, rgb.flatten(2), beta=0).view_as(rgb)
+
+
+def apply_gains(rgb: Tensor, gains: Tensor) -> Tensor:
+    """(N, 3, H, W) times a gain per channel (N, 3)."""
+    return rgb * gains[:, :, None, None]
+
+
+def srgb_encode(linear: Tensor) -> Tensor:
+    """Linear light in [0, 1] → sRGB transfer function (IEC 61966-2-1); negatives follow the linear part."""
+    return torch.where(linear <= 0.0031308, linear * 12.92, linear.clamp(min=0.0031308) ** (1 / 2.4) * 1.055 - 0.055)
+
+
+def srgb_decode(encoded: Tensor) -> Tensor:
+    """sRGB transfer function → linear light; negatives follow the linear part."""
+    return torch.where(encoded <= 0.04045, encoded / 12.92, ((encoded.clamp(min=0.04045) + 0.055) / 1.055) ** 2.4)
+
+
+def smoothstep(x: Tensor) -> Tensor:
+    """3x² − 2x³ on [0, 1]: the tone curve of Brooks et al. (CVPR 2019)."""
+    return x * x * (3 - 2 * x)
+
+
+def inverse_smoothstep(y: Tensor) -> Tensor:
+    """The x in [0, 1] with 3x² − 2x³ = y, for y in [0, 1]."""
+    return 0.5 - torch.sin(torch.asin((1 - 2 * y).clamp(-1, 1)) / 3)
+
+
+def _level_map(black_level: Tensor, height: int, width: int) -> Tensor:
+    """(2, 2) black levels repeated to (1, 1, H, W), without copying more than two rows."""
+    rows = black_level.repeat(1, (width + 1) // 2)[:, :width]
+    return rows.repeat((height + 1) // 2, 1)[:height].view(1, 1, height, width)
+
+
+def normalise(raw: Tensor, black_level: Tensor, white_level: float) -> Tensor:
+    """Raw units (N, 1, H, W) → linear, black 0, white 1, not clipped; ``black_level`` (2, 2) by position."""
+    black = _level_map(black_level, *raw.shape[-2:])
+    return (raw - black) / (white_level - black)
+
+
+def quantise(linear: Tensor, black_level: Tensor, white_level: float) -> Tensor:
+    """The inverse of ``normalise``, rounded half to even and clipped to [0, white_level]; float values."""
+    black = _level_map(black_level, *linear.shape[-2:])
+    return (linear * (white_level - black) + black).round_().clamp_(0, white_level)
+
+
+def shading_gain(
+    coefficients: Sequence[Sequence[float]],
+    cfa: str,
+    span: tuple[int, int],
+    frame: tuple[int, int, int, int],
+    width: int,
+) -> Tensor:
+    """What a mosaic's rows are multiplied by to undo the lens's fall-off of light: (1, 1, rows, width), float32.
+
+    coefficients  (R, G, B) × (k1, k2, k3): 1 + k1·ρ + k2·ρ² + k3·ρ³ is the share of light that arrives, ρ the squared
+                  distance from the middle of the picture as a fraction of that of its corners
+    span          first row and end row wanted, of a mosaic ``width`` px wide and of the CFA ``cfa``
+    frame         (top, left, height, width): where that mosaic's corner lies in the whole picture, and its size
+    """
+    top, left, high, wide = frame
+    y = torch.arange(span[0], span[1], dtype=torch.float32)[:, None] + (top + 0.5 - high / 2)
+    x = torch.arange(width, dtype=torch.float32) + (left + 0.5 - wide / 2)
+    rho = (y.square() + x.square()) / (high * high / 4 + wide * wide / 4)
+    gain = torch.empty_like(rho)
+    for row in (0, 1):
+        for column in (0, 1):
+            k1, k2, k3 = coefficients[channel_of(cfa, span[0] + row, column)]
+            r = rho[row::2, column::2]
+            gain[row::2, column::2] = 1 / (1 + r * (k1 + r * (k2 + r * k3)))
+    return gain[None, None]

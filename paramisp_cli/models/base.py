@@ -1,0 +1,130 @@
+"""The one interface of every network: what it takes, what it gives, and what it says of its own geometry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from paramisp_cli.types import CFA_PATTERNS, FALLBACK_OPTICAL, CanonicalParams, Direction, OpticalParams
+
+
+@dataclass(frozen=True, slots=True)
+class Params:
+    """The parameters of N shots as float32 tensors.
+
+    wb_gains (N, 3), G = 1 · cam_to_srgb (N, 3, 3), white-balanced camera RGB → linear sRGB, rows scaled as the
+    checkpoint wants · iso, exposure_time [s], f_number, focal_length [mm], each (N,) · cfa, one for the batch.
+    """
+
+    wb_gains: Tensor
+    cam_to_srgb: Tensor
+    iso: Tensor
+    exposure_time: Tensor
+    f_number: Tensor
+    focal_length: Tensor
+    cfa: str = "RGGB"
+
+    def __post_init__(self) -> None:
+        if self.cfa not in CFA_PATTERNS:
+            raise ValueError(f"cfa must be one of {', '.join(CFA_PATTERNS)}, got {self.cfa!r}")
+        n = self.wb_gains.shape[0]
+        shapes = {"wb_gains": (n, 3), "cam_to_srgb": (n, 3, 3)}
+        for name in tensor_names():
+            value = getattr(self, name)
+            if tuple(value.shape) != shapes.get(name, (n,)):
+                raise ValueError(f"{name} must be {shapes.get(name, (n,))}, got {tuple(value.shape)}")
+
+    @classmethod
+    def of(cls, canonical: CanonicalParams, optical: OpticalParams, row_sum: float | None = None) -> Params:
+        """One shot's parameters (N = 1); unknown optical values are replaced by ``FALLBACK_OPTICAL``.
+
+        ``row_sum``: the model's ``color_matrix_row_sum`` (see ``color.cam_to_srgb``).
+        """
+
+        def scalar(name: str) -> Tensor:
+            value = getattr(optical, name)
+            return torch.tensor([getattr(FALLBACK_OPTICAL, name) if value is None else value], dtype=torch.float32)
+
+        return cls(
+            wb_gains=torch.tensor(canonical.wb_gains, dtype=torch.float32)[None],
+            cam_to_srgb=torch.tensor(canonical.cam_to_srgb(row_sum), dtype=torch.float32)[None],
+            iso=scalar("iso"),
+            exposure_time=scalar("exposure_time"),
+            f_number=scalar("f_number"),
+            focal_length=scalar("focal_length"),
+            cfa=canonical.cfa,
+        )
+
+    @classmethod
+    def cat(cls, several: Sequence[Params]) -> Params:
+        """Stack shots that share one CFA into a batch."""
+        if len({p.cfa for p in several}) != 1:
+            raise ValueError(f"a batch has one cfa, got {sorted({p.cfa for p in several})}")
+        joined = {name: torch.cat([getattr(p, name) for p in several]) for name in tensor_names()}
+        return cls(**joined, cfa=several[0].cfa)
+
+    def to(self, device: torch.device | str) -> Params:
+        """The same parameters on another device."""
+        return replace(self, **{name: getattr(self, name).to(device) for name in tensor_names()})
+
+
+def tensor_names() -> list[str]:
+    """Names of the tensor fields of ``Params``, in order."""
+    return [f.name for f in fields(Params) if f.name != "cfa"]
+
+
+class IspModel(nn.Module):
+    """A network for one direction: ``y = model(x, params)``.
+
+    sRGB is (N, 3, H, W) in [0, 1], display-referred; RAW is a mosaic (N, 1, H, W), linear, black 0, white 1, not
+    white-balanced, top-left colour as ``params.cfa`` says. H and W are even, of any size from 2×2: a network that
+    needs more pads inside, by reflection, and returns exactly the input's size. Outputs are not clipped.
+    """
+
+    name: ClassVar[str]
+    """What ``--model`` and the checkpoint header call the architecture."""
+    directions: ClassVar[tuple[Direction, ...]] = (Direction.UNPROCESS, Direction.RENDER)
+    needs_weights: ClassVar[bool] = True
+    color_matrix_row_sum: float | None = None
+    """The rule by which ``Params.cam_to_srgb`` is made for these weights: ``color.cam_to_srgb``'s second argument."""
+    lens_shading: Sequence[Sequence[float]] | None = None
+    """The camera's lens shading, which its JPEGs have corrected: ``isp.shading_gain``'s coefficients, (3, 3), or None.
+
+    The network's own mosaics, going in and coming out, are free of it: ``tiling.run``, which knows where in the picture
+    a strip lies, takes it out before rendering and puts it back after unprocessing.
+    """
+    halo: ClassVar[int | None] = None
+    """Reach [px, even] of the output on the input, if the model may be run on tiles; None: it pools over the image."""
+
+    generator: torch.Generator | None
+    """Where training's randomness (dropout) comes from; None: torch's default."""
+
+    def __init__(self, direction: Direction) -> None:
+        super().__init__()
+        self.generator = None
+        if direction not in self.directions:
+            raise ValueError(f"{self.name} has no direction {direction!r}; it has {', '.join(self.directions)}")
+        self.direction = Direction(direction)
+
+    def config(self) -> dict[str, object]:
+        """What, besides the tensors, is needed to build the model again: keyword arguments of the class, as JSON."""
+        return {"direction": str(self.direction)}
+
+    def tone_curve(self) -> list[tuple[float, float]] | None:
+        """The global curve, linear light → linear light, that the model's unprocessing takes out; None if it has none.
+
+        Points (x, y) from (0, 0) to (1, 1). A DNG profile puts it back, so that any reader shows the photo's look.
+        """
+        return None
+
+    def peak_bytes(self, height: int, width: int) -> int:
+        """An upper estimate of the memory [bytes] that a whole-image inference run needs, on top of the input."""
+        return 64 * 4 * height * width
+
+    def forward(self, x: Tensor, params: Params) -> Tensor:
+        """Run the whole image; differentiable."""
+        raise TypeError(f"{type(self).__name__} has no forward")

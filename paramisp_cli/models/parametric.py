@@ -1,0 +1,68 @@
+"""The parametric ISP: no weights, any camera with a matrix and a white balance.
+
+After Brooks et al., "Unprocessing images for learned raw denoising" (CVPR 2019); the UPI row of ParamISP's tables.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from paramisp_cli import isp
+from paramisp_cli.models.base import IspModel, Params
+from paramisp_cli.types import Direction
+
+_INFLECTION = 0.9
+"""Grey level from which the inverse gain bends towards 1, so that white stays white (Brooks et al., section 3.2)."""
+
+
+class Parametric(IspModel):
+    """Tone curve (smoothstep), sRGB transfer function, colour matrix, white-balance gains: nothing learned.
+
+    ``digital_gain`` multiplies linear light when rendering and divides it when unprocessing.
+    """
+
+    name = "parametric"
+    needs_weights = False
+    halo = isp.DEMOSAIC_REACH
+
+    def __init__(self, direction: Direction, digital_gain: float = 1.0) -> None:
+        super().__init__(direction)
+        if not digital_gain > 0:
+            raise ValueError(f"digital_gain must be positive, got {digital_gain}")
+        self.digital_gain = float(digital_gain)
+
+    def config(self) -> dict[str, object]:
+        """Direction and digital gain."""
+        return {"direction": str(self.direction), "digital_gain": self.digital_gain}
+
+    def tone_curve(self) -> list[tuple[float, float]]:
+        """smoothstep, which acts on sRGB-encoded values, as a curve of linear light; finer where it is steeper."""
+        encoded = np.linspace(0, 1, 129)
+        x = isp.srgb_decode(torch.from_numpy(encoded))
+        y = isp.srgb_decode(isp.smoothstep(torch.from_numpy(encoded)))
+        x[-1] = y[-1] = 1.0
+        return list(zip(x.tolist(), y.tolist(), strict=True))
+
+    def peak_bytes(self, height: int, width: int) -> int:
+        """Five full-size colour images."""
+        return 5 * 3 * 4 * height * width
+
+    def forward(self, x: Tensor, params: Params) -> Tensor:
+        """sRGB (N, 3, H, W) → mosaic (N, 1, H, W), or back; see ``IspModel``."""
+        return self._unprocess(x, params) if self.direction == Direction.UNPROCESS else self._render(x, params)
+
+    def _unprocess(self, srgb: Tensor, params: Params) -> Tensor:
+        linear = isp.srgb_decode(isp.inverse_smoothstep(srgb.clamp(0, 1))) / self.digital_gain
+        camera = isp.apply_matrix(linear, torch.linalg.inv(params.cam_to_srgb))
+        grey = camera.mean(1, keepdim=True)
+        bend = ((grey - _INFLECTION) / (1 - _INFLECTION)).clamp(min=0).square()
+        inverse = (1 / params.wb_gains)[:, :, None, None]
+        gains = torch.maximum(torch.lerp(inverse, torch.ones_like(inverse), bend), inverse)
+        return isp.mosaic((camera * gains).clamp(0, 1), params.cfa)
+
+    def _render(self, mosaic: Tensor, params: Params) -> Tensor:
+        camera = isp.apply_gains(isp.demosaic(mosaic, params.cfa), params.wb_gains * self.digital_gain).clamp(0, 1)
+        linear = isp.apply_matrix(camera, params.cam_to_srgb).clamp(0, 1)
+        return isp.smoothstep(isp.srgb_encode(linear).clamp(0, 1))

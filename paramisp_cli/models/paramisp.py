@@ -1,0 +1,376 @@
+"""ParamISP: Kim et al., "ParamISP: Learned Forward and Inverse ISPs using Camera Parameters" (CVPR 2024).
+
+One network per direction, 710 973 parameters. Where the paper and the authors' published weights differ, this file
+follows the weights (their users must get the results they know); the docstrings say where.
+
+    unprocess: sRGB   → GlobalNet → LocalNet → inverse CanoNet → mosaic
+    render:    mosaic → CanoNet   → LocalNet → GlobalNet       → sRGB
+
+``forward`` has two ways to the same numbers (2e-5): the plain one below, differentiable, for training; and, when
+gradients are off and the model is in ``eval`` mode, the memory-lean one of ``streaming.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TypeVar, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from paramisp_cli import isp
+from paramisp_cli.models import streaming
+from paramisp_cli.models.attention import attended
+from paramisp_cli.models.base import IspModel, Params
+from paramisp_cli.types import Direction
+
+WIDTH = 64
+"""Channels of z, of GlobalNet and of LocalNet between its blocks."""
+BINS = (4, 8, 16)
+"""Bins of the three soft histograms among the content features."""
+FEATURES = 3 + 6 + 3 * sum(BINS) + 3
+"""96 content features: image, gradient, histograms, over-exposure mask."""
+STAGES = 4
+"""Tone stages of GlobalNet, each a quadratic and a gamma."""
+MULTIPLE, SMALLEST = 4, 85
+"""LocalNet halves twice; GlobalNet's three strided convolutions and poolings need 85 px a side."""
+
+# How one optical value v becomes 15 numbers (paper, section 3.1 and figure 3b; constants of the published weights):
+# (hi, lo) scale the powers of v, (p, q) its logarithm, c divides v inside the sines and cosines.
+EQUALISATION: dict[str, tuple[tuple[float, float], tuple[float, float], tuple[float, float, float]]] = {
+    "focal_length": ((200, 4.2), (1.9, 5.8), (50, 30, 20)),  # mm
+    "f_number": ((32, 1.7), (0.7, 4.3), (11, 5, 2)),
+    "exposure_time": ((30, 1 / 28800), (-15, 20), (11, 5, 2)),  # s
+    "iso": ((8000, 64), (6, 7), (3100, 1300, 500)),
+}
+
+_Net = TypeVar("_Net", bound=nn.Module)
+
+
+def _listed(modules: Iterable[_Net]) -> Sequence[_Net]:
+    """An nn.ModuleList that type checkers know the contents of."""
+    return cast("Sequence[_Net]", nn.ModuleList(modules))
+
+
+def equalise(name: str, value: Tensor) -> Tensor:
+    """Non-linear equalisation: (N,) values of an optical parameter, in its unit, > 0 → (N, 15).
+
+    With u = v/hi and w = v/lo: u, √u, u^¼, 1/w, 1/√w, w^−¼, (log2 v − p)/q, sin and cos of log2 v, v/c1, v/c2, v/c3.
+    """
+    (hi, lo), (p, q), c = EQUALISATION[name]
+    u, w, log = value / hi, value / lo, value.log2()
+    powers = [u, u.sqrt(), u**0.25, 1 / w, w**-0.5, w**-0.25]
+    waves = [f(angle) for angle in (log, *(value / ci for ci in c)) for f in (torch.sin, torch.cos)]
+    return torch.stack([*powers, (log - p) / q, *waves], dim=1)
+
+
+def overexposure(image: Tensor) -> Tensor:
+    """(N, 3, H, W) → the same shape: 0 up to 0.95, then rising by 1 per 0.05, not bounded above."""
+    return (image - 0.95).clamp(min=0) / 0.05
+
+
+def gradient(image: Tensor) -> Tensor:
+    """(N, 3, H, W) → (N, 6, H, W): per channel d/dx (right) then d/dy (down); Sobel / 8, replicated border."""
+    dx = image.new_tensor([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]]) / 8
+    kernel = torch.stack([dx, dx.T]).repeat(3, 1, 1)[:, None]  # (6, 1, 3, 3)
+    return F.conv2d(F.pad(image, (1, 1, 1, 1), mode="replicate"), kernel, groups=3)
+
+
+def soft_histogram(image: Tensor, bins: int) -> Tensor:
+    """(N, 3, H, W) → (N, 3·bins, H, W): per channel, bin i = relu(1 − |x − i/(bins−1)|·(bins−1))."""
+    i = torch.arange(bins, dtype=image.dtype, device=image.device)[:, None, None]
+    return F.relu(1 - (image[:, :, None] * (bins - 1) - i).abs()).flatten(1, 2)
+
+
+def features(image: Tensor, mask: Tensor) -> Tensor:
+    """Content features (paper, section 3.2; all of them are of the image that enters the sub-network, except the mask).
+
+    image, mask (N, 3, H, W) → (N, 96, H, W). The published weights compute the over-exposure mask once, from the
+    image that enters the first sub-network.
+    """
+    return torch.cat([image, gradient(image), *(soft_histogram(image, b) for b in BINS), mask], dim=1)
+
+
+def quadratic(x: Tensor, weight: Tensor) -> Tensor:
+    """x + W·(rr, rg, rb, r, gg, gb, g, bb, b, 1): pixels (N, 3, P), weight (N, 10, 3) → (N, 3, P)."""
+    r, g, b = x[:, 0:1], x[:, 1:2], x[:, 2:3]
+    q = torch.cat([r * x, r, g * x[:, 1:], g, b * b, b, torch.ones_like(r)], dim=1)  # (N, 10, P)
+    return x + weight.transpose(1, 2) @ q
+
+
+def gamma(y: Tensor, weight: Tensor) -> Tensor:
+    """A power curve per channel with f(0) = 0 and f(1) = 1: pixels (N, 3, P), weight (N, 3, 3) → (N, 3, P).
+
+    The rows of ``weight`` give the exponent exp(w0), the offset |w1| and the scale exp(w2) before the power.
+    """
+
+    def power(v: Tensor) -> Tensor:
+        return v.sign() * (v.abs() + 1e-12) ** exponent
+
+    log_exponent, offset, log_scale = weight[:, :, :, None].unbind(1)  # (N, 3, 1) each
+    exponent, offset, scale = log_exponent.exp(), offset.abs(), log_scale.exp()
+    low = power(offset)
+    return (power(scale * y + offset) - low) / (power(scale + offset) - low)
+
+
+class ParamNet(nn.Module):
+    """Camera parameters → the vector z (N, 64) that steers LocalNet and GlobalNet (paper, section 3.1).
+
+    ``optical`` names the optical parameters that take part. ``equalised=False`` feeds each as the bare number (the
+    paper's table 1, where that makes training diverge).
+    """
+
+    def __init__(self, optical: Sequence[str], equalised: bool = True, dropout: float = 0.2) -> None:
+        super().__init__()
+        self.equalised, self.dropout = equalised, dropout
+        self.color = nn.Linear(24, WIDTH)
+        self.optical = nn.ModuleDict({name: nn.Linear(15 if equalised else 1, WIDTH) for name in optical})
+        self.mlp = nn.Sequential(
+            nn.ELU(), nn.Linear(WIDTH, WIDTH), nn.ELU(), nn.Linear(WIDTH, WIDTH), nn.ELU(), nn.Linear(WIDTH, WIDTH)
+        )
+
+    def forward(self, params: Params, generator: torch.Generator | None = None) -> Tensor:
+        """→ (N, 64). In training each equalised vector is zeroed with probability ``dropout``, per sample."""
+        gains, matrix = params.wb_gains, params.cam_to_srgb
+        color = torch.cat([gains, 1 / gains, matrix.flatten(1), torch.linalg.inv(matrix).flatten(1)], dim=1)
+        z = self.color(color)
+        for name, embed in self.optical.items():
+            value = getattr(params, name)
+            vector = equalise(name, value) if self.equalised else value[:, None]
+            if self.training and self.dropout > 0:
+                device = generator.device if generator is not None else value.device
+                draw = torch.rand(len(value), 1, generator=generator, device=device)
+                vector = vector * (draw >= self.dropout).to(vector)
+            z = z + embed(vector)
+        return self.mlp(z)
+
+
+class Block(nn.Module):
+    """Residual block with channel and spatial attention (CBAM, Woo et al. 2018); x (N, 64, H, W) → the same shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(WIDTH, 32, 3, padding=1, padding_mode="replicate")
+        self.conv2 = nn.Conv2d(32, WIDTH, 3, padding=1, padding_mode="replicate")
+        self.channel1 = nn.Conv2d(WIDTH, 32, 1)
+        self.channel2 = nn.Conv2d(32, WIDTH, 1)
+        self.spatial = nn.Conv2d(2, 1, 7, padding=3, padding_mode="replicate")
+
+    def channel_scale(self, mean: Tensor, peak: Tensor) -> Tensor:
+        """Mean and maximum over the image, (N, 64, 1, 1) each → the factor per channel, in (0, 1)."""
+        mean, peak = (self.channel2(F.elu(self.channel1(v))) for v in (mean, peak))
+        return torch.sigmoid(mean + peak)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pools over the whole image: a tile gives another result than the image it was cut from."""
+        r = self.conv2(F.elu(self.conv1(x)))
+        if torch.is_grad_enabled():
+            small = (*self.channel1.parameters(), *self.channel2.parameters(), *self.spatial.parameters())
+            return attended(x, r, self._scales, self._places, small)
+        return self.attend(x, r)
+
+    def attend(self, x: Tensor, r: Tensor) -> Tensor:
+        """x plus the residual r, weighted by channel and by place: ``attention.attended`` written plainly."""
+        r = r * self.channel_scale(r.mean((2, 3), keepdim=True), r.amax((2, 3), keepdim=True))
+        where = torch.cat([r.mean(1, keepdim=True), r.amax(1, keepdim=True)], dim=1)
+        return x + r * self._places(where)
+
+    def _scales(self, mean: Tensor, peak: Tensor) -> Tensor:
+        return self.channel_scale(mean[..., None, None], peak[..., None, None])[..., 0, 0]
+
+    def _places(self, where: Tensor) -> Tensor:
+        return torch.sigmoid(self.spatial(where))
+
+
+class LocalNet(nn.Module):
+    """A U-Net of ten blocks that adds a residual to the image (paper, section 3.2); H and W multiples of 4."""
+
+    def __init__(self, conditioned: bool = True) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(FEATURES, WIDTH, 3, padding=1, padding_mode="replicate")
+        self.condition = nn.Linear(WIDTH, WIDTH) if conditioned else None
+        self.blocks = _listed(Block() for _ in range(10))  # two at each of the five levels, in order of use
+        self.down = _listed(nn.Conv2d(WIDTH, WIDTH, 2, stride=2) for _ in range(2))
+        self.up = _listed(nn.ConvTranspose2d(WIDTH, WIDTH, 2, stride=2) for _ in range(2))
+        self.tail = nn.Conv2d(WIDTH, 3, 3, padding=1, padding_mode="replicate")
+
+    def forward(self, image: Tensor, mask: Tensor, z: Tensor | None) -> Tensor:
+        """image, mask (N, 3, H, W), z (N, 64) or None → (N, 3, H, W)."""
+        b = self.blocks
+        x = self.head(features(image, mask))
+        if self.condition is not None and z is not None:
+            x = x + self.condition(z)[:, :, None, None]
+        skip0 = b[1](b[0](x))  # (N, 64, H, W)
+        skip1 = b[3](b[2](self.down[0](skip0)))  # (N, 64, H/2, W/2)
+        x = b[5](b[4](self.down[1](skip1)))  # (N, 64, H/4, W/4)
+        x = b[7](b[6](self.up[0](x) + skip1))
+        x = b[9](b[8](self.up[1](x) + skip0))
+        return image + self.tail(x)
+
+
+class GlobalNet(nn.Module):
+    """Four stages of tone mapping, whose coefficients are read off the whole image (paper, section 3.2)."""
+
+    def __init__(self, conditioned: bool = True) -> None:
+        super().__init__()
+        self.convs = _listed(nn.Conv2d(c, WIDTH, 3, stride=2) for c in (FEATURES, WIDTH, WIDTH))
+        self.condition = nn.Linear(WIDTH, WIDTH) if conditioned else None
+        self.stage = nn.Linear(STAGES, WIDTH)
+        self.hidden = _listed(nn.Linear(WIDTH, WIDTH) for _ in range(2))
+        self.last = _listed(nn.Linear(WIDTH, 39) for _ in range(STAGES))
+
+    def pool(self, x: Tensor, layers: Sequence[int] = (0, 1, 2)) -> Tensor:
+        """Convolution, ELU and 2×2 maximum, once per layer: (N, 96, H, W) → (N, 64, ≈H/64, ≈W/64)."""
+        for i in layers:
+            x = F.max_pool2d(F.elu(self.convs[i](x)), 2)
+        return x
+
+    def coefficients(self, pooled: Tensor, z: Tensor | None) -> list[tuple[Tensor, Tensor]]:
+        """What ``pool`` gave and z (N, 64) or None → per stage, the weights of ``quadratic`` and of ``gamma``."""
+        g = pooled.mean((2, 3))
+        if self.condition is not None and z is not None:
+            g = g + F.elu(self.condition(z))
+        stages = []
+        for i, last in enumerate(self.last):
+            h = g + F.elu(self.stage.weight[:, i] + self.stage.bias)  # the linear layer of a one-hot i
+            for hidden in self.hidden:
+                h = F.elu(hidden(h))
+            w = F.elu(last(h))
+            stages.append((w[:, :30].unflatten(1, (10, 3)), w[:, 30:].unflatten(1, (3, 3))))
+        return stages
+
+    @staticmethod
+    def tone(pixels: Tensor, stages: list[tuple[Tensor, Tensor]]) -> Tensor:
+        """Pixels (N, 3, P) through every stage."""
+        for quadratic_weight, gamma_weight in stages:
+            pixels = gamma(quadratic(pixels, quadratic_weight), gamma_weight)
+        return pixels
+
+    def forward(self, image: Tensor, mask: Tensor, z: Tensor | None) -> Tensor:
+        """image, mask (N, 3, H, W), at least 85×85; z (N, 64) or None → (N, 3, H, W)."""
+        stages = self.coefficients(self.pool(features(image, mask)), z)
+        return self.tone(image.flatten(2), stages).view_as(image)
+
+
+def cano_render(mosaic: Tensor, params: Params, border: str = "reflect") -> Tensor:
+    """CanoNet: mosaic (N, 1, H, W) → linear sRGB (N, 3, H, W) by demosaic, gains, clipping to [0, 1], matrix."""
+    r = isp.DEMOSAIC_REACH
+    if border == "replicate":
+        rgb = isp.demosaic_interior(F.pad(mosaic, (r, r, r, r), mode="replicate"), params.cfa)
+    else:
+        rgb = isp.demosaic(mosaic, params.cfa)
+    return isp.apply_matrix(isp.apply_gains(rgb, params.wb_gains).clamp(0, 1), params.cam_to_srgb)
+
+
+def cano_unprocess(linear: Tensor, params: Params) -> Tensor:
+    """Inverse CanoNet: linear sRGB (N, 3, H, W) → mosaic (N, 1, H, W), not clipped."""
+    camera = isp.apply_matrix(linear, torch.linalg.inv(params.cam_to_srgb))
+    return isp.mosaic(isp.apply_gains(camera, 1 / params.wb_gains), params.cfa)
+
+
+class ParamISP(IspModel):
+    """See the module; the constructor's arguments are what checkpoints store and what the paper's ablations change.
+
+    color_matrix_row_sum  how ``Params.cam_to_srgb`` is made for these weights (see ``IspModel``)
+    use_paramnet          False: no z at all (table 1, first row; 0.68 M parameters)
+    equalise              False: optical values enter as bare numbers (table 1, second row)
+    optical_dropout       probability [0, 1) with which training drops an optical parameter (table 1, third row: 0);
+                          the published code draws this mask and forgets to use it, so its weights never saw it
+    without               optical parameters to leave out (table 2): "iso", "exposure_time", "f_number", "focal_length"
+    use_local, use_global False: without that sub-network
+    demosaic_border       "reflect" keeps the CFA's phase; "replicate" is what the published weights were trained with:
+                          false colour in the outermost two pixels, which through the pooled statistics reaches the
+                          whole picture (0.01 at 96×128), so that those weights give their own result only with it
+    lens_shading          see ``IspModel``
+
+    ``generator`` is where the dropout's randomness comes from (None: torch's default). ``strip_pixels`` is how many
+    pixels inference works on at a time (None: chosen for the device); it changes speed and memory, not the result.
+
+    The image is padded to the right and downwards, by reflection, to multiples of 4 and at least 85 px, and cropped
+    back; what needs no padding gives exactly the published network's result. Padded pixels take part in the statistics
+    that GlobalNet and the attention pool: beside a photograph two mirrored columns are nothing, and a tiny image is
+    seen as a tiling of its mirror images.
+    """
+
+    name = "paramisp"
+    halo = None  # every block and GlobalNet pool over the image
+
+    def __init__(
+        self,
+        direction: Direction,
+        *,
+        color_matrix_row_sum: float | None = None,
+        use_paramnet: bool = True,
+        equalise: bool = True,
+        optical_dropout: float = 0.2,
+        without: Sequence[str] = (),
+        use_local: bool = True,
+        use_global: bool = True,
+        demosaic_border: str = "reflect",
+        lens_shading: Sequence[Sequence[float]] | None = None,
+    ) -> None:
+        super().__init__(direction)
+        if lens_shading is not None and [len(row) for row in lens_shading] != [3, 3, 3]:
+            raise ValueError("lens_shading must be 3×3: (R, G, B) × (k1, k2, k3)")
+        if demosaic_border not in ("reflect", "replicate"):
+            raise ValueError(f'demosaic_border must be "reflect" or "replicate", got {demosaic_border!r}')
+        if unknown := set(without) - set(EQUALISATION):
+            raise ValueError(f"without names {sorted(unknown)}; the optical parameters are {', '.join(EQUALISATION)}")
+        if not 0 <= optical_dropout < 1:
+            raise ValueError(f"optical_dropout must be in [0, 1), got {optical_dropout}")
+        self.color_matrix_row_sum = None if color_matrix_row_sum is None else float(color_matrix_row_sum)
+        self.strip_pixels: int | None = None
+        self.demosaic_border = demosaic_border
+        self.lens_shading = lens_shading
+        self._config: dict[str, object] = {
+            "direction": str(self.direction),
+            "color_matrix_row_sum": self.color_matrix_row_sum,
+            "use_paramnet": use_paramnet,
+            "equalise": equalise,
+            "optical_dropout": optical_dropout,
+            "without": sorted(without),
+            "use_local": use_local,
+            "use_global": use_global,
+            "demosaic_border": demosaic_border,
+        }
+        optical = [name for name in EQUALISATION if name not in without]
+        self.paramnet = ParamNet(optical, equalise, optical_dropout) if use_paramnet else None
+        self.globalnet = GlobalNet(use_paramnet) if use_global else None
+        self.localnet = LocalNet(use_paramnet) if use_local else None
+
+    def config(self) -> dict[str, object]:
+        """The constructor's arguments."""
+        return {**self._config, "lens_shading": self.lens_shading}
+
+    def peak_bytes(self, height: int, width: int) -> int:
+        """What ``streaming.run`` needs, in float32; the plain, differentiable way needs far more."""
+        padded = (height + self._padding(height), width + self._padding(width))
+        return streaming.peak_bytes(*padded, strip_pixels=self.strip_pixels)
+
+    @staticmethod
+    def _padding(size: int) -> int:
+        """How many pixels to add to a side."""
+        return max(size, SMALLEST) + -max(size, SMALLEST) % MULTIPLE - size
+
+    def forward(self, x: Tensor, params: Params) -> Tensor:
+        """sRGB (N, 3, H, W) → mosaic (N, 1, H, W), or back; H and W even, ≥ 2; output not clipped. See ``IspModel``."""
+        height, width = x.shape[-2:]
+        if height % 2 or width % 2 or 0 in x.shape:
+            raise ValueError(f"height and width must be even and at least 2, got {height}×{width}")
+        x = isp.reflect_pad(x, 0, self._padding(width), 0, self._padding(height))
+        lean = not torch.is_grad_enabled() and not self.training
+        image = cano_render(x, params, self.demosaic_border) if self.direction == Direction.RENDER else x
+        z = self.paramnet(params, self.generator) if self.paramnet is not None else None
+        subnetworks = streaming.run(self, image, z) if lean else self._plain(image, z)
+        out = subnetworks[..., :height, :width]
+        return out if self.direction == Direction.RENDER else cano_unprocess(out, params)
+
+    def _plain(self, image: Tensor, z: Tensor | None) -> Tensor:
+        """Both sub-networks in the direction's order: (N, 3, H, W), padded → the same shape."""
+        mask = overexposure(image)
+        nets = (self.globalnet, self.localnet)
+        for net in nets if self.direction == Direction.UNPROCESS else nets[::-1]:
+            if net is not None:
+                image = net(image, mask, z)
+        return image

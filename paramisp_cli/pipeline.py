@@ -1,0 +1,554 @@
+"""unprocess and render: from a path or an image to an image, with every parameter found and its origin told.
+
+Nothing here imports torch until pixels are worked on: the plans alone serve ``inspect`` and ``--dry-run``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from paramisp_cli import cameras, formats, look, weights
+from paramisp_cli.errors import ConfigError, FormatError, WeightsError
+from paramisp_cli.formats import exif, raster
+from paramisp_cli.types import (
+    CFA_PATTERNS,
+    FALLBACK_OPTICAL,
+    Camera,
+    CanonicalParams,
+    Crop,
+    Direction,
+    Metadata,
+    OpticalParams,
+    RawImage,
+    SrgbImage,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+    from paramisp_cli.models.base import IspModel
+
+MODELS = ("paramisp", "parametric")
+"""Names of the architectures, best first (``models.ARCHITECTURES``, which costs torch's import)."""
+
+WEIGHTLESS = ("parametric",)
+"""Those of them that have nothing learned."""
+
+DTYPES = {"auto": "float32", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+"""``--dtype`` → torch's name of it."""
+
+SMALLEST_MOSAIC = 24
+"""Sides of the smallest mosaic that is made: LibRaw opens no DNG of less than 22 pixels a side."""
+
+_OPTICAL_TEXT = {
+    "iso": ("ISO", "--iso", "{:g}"),
+    "exposure_time": ("ExposureTime", "--exposure-time", "{}"),
+    "f_number": ("FNumber", "--f-number", "f/{:g}"),
+    "focal_length": ("FocalLength", "--focal-length", "{:g} mm"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the user may set; None means: find out.
+
+    model          one of ``MODELS``; None: the camera's checkpoint, else the generic one, else parametric
+    weights        a checkpoint file, instead of looking for one
+    device         "auto", "cpu", "cuda", "cuda:1", "mps"
+    dtype          "auto", "fp32", "bf16", "fp16": precision of the convolutions
+    max_memory     bytes the network may use; None: what is free
+    camera         "MAKE/MODEL" or a name of the camera table
+    iso, exposure_time [s], f_number, focal_length [mm]
+    wb             white-balance gains (R, G, B)
+    like           a RAW file of the same camera, for everything that only a RAW knows
+    cfa            "RGGB", "GRBG", "GBRG", "BGGR"
+    exposure       EV of digital gain: render brightens by it, unprocess darkens (and says so in the DNG); None: for
+                   render, what the RAW asks for, and with the parametric model what its camera JPEG shows
+    bit_depth      8 or 16, of the rendered pixels
+    """
+
+    model: str | None = None
+    weights: Path | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    max_memory: int | None = None
+    camera: str | None = None
+    iso: float | None = None
+    exposure_time: float | None = None
+    f_number: float | None = None
+    focal_length: float | None = None
+    wb: tuple[float, float, float] | None = None
+    like: Path | None = None
+    cfa: str | None = None
+    exposure: float | None = None
+    bit_depth: int = 8
+
+    def __post_init__(self) -> None:
+        for name, (_, flag, _) in _OPTICAL_TEXT.items():
+            value = getattr(self, name)
+            if value is not None and not (np.isfinite(value) and value > 0):
+                raise ConfigError(f"{flag} must be a positive number, got {value:g}")
+        if self.wb is not None and not (np.isfinite(self.wb).all() and min(self.wb) > 0):
+            raise ConfigError(f"--wb takes three positive gains R,G,B, got {','.join(f'{g:g}' for g in self.wb)}")
+        if self.cfa is not None and self.cfa not in CFA_PATTERNS:
+            raise ConfigError(f"--cfa must be one of {', '.join(CFA_PATTERNS)}, got {self.cfa}")
+        if self.exposure is not None and not abs(self.exposure) <= 10:
+            raise ConfigError(f"--exposure must lie between -10 and 10 EV, got {self.exposure:g}")
+        if self.dtype not in DTYPES:
+            raise ConfigError(f"--dtype must be one of {', '.join(DTYPES)}, got {self.dtype}")
+        if self.model is not None and self.model not in MODELS:
+            raise ConfigError(f"--model {self.model}: there is no such model; there are {', '.join(MODELS)}")
+        if self.bit_depth not in (8, 16):
+            raise ConfigError(f"bit depth must be 8 or 16, got {self.bit_depth}")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What will be used for one file, and why.
+
+    optical keeps None for what is unknown; checkpoint None means that the architecture needs no weights.
+    notices are sentences for the user, without the file's name.
+    """
+
+    direction: Direction
+    camera: Camera | None
+    canonical: CanonicalParams
+    optical: OpticalParams
+    origin: dict[str, str]
+    architecture: str
+    checkpoint: Path | None
+    notices: tuple[str, ...]
+    facts: cameras.CameraFacts = field(repr=False)
+
+    def describe(self) -> dict[str, Any]:
+        """The plan as plain values for ``--json``."""
+        c, o = self.canonical, self.optical
+        return {
+            "camera": self.camera.name if self.camera else None,
+            "model": self.architecture,
+            "weights": str(self.checkpoint) if self.checkpoint else None,
+            "iso": o.iso,
+            "exposure_time": o.exposure_time,
+            "f_number": o.f_number,
+            "focal_length": o.focal_length,
+            "cfa": c.cfa,
+            "black_level": c.black_level.ravel().tolist(),
+            "white_level": c.white_level,
+            "wb_gains": c.wb_gains.round(6).tolist(),
+            "color_matrix": c.color_matrix.round(6).tolist(),
+            "origin": self.origin,
+            "notices": list(self.notices),
+        }
+
+
+def _pick_camera(settings: Settings, own: Camera | None, like: RawImage | None) -> tuple[Camera | None, str]:
+    if settings.camera is not None:
+        facts = cameras.find_by_name(settings.camera)
+        if facts is not None:
+            return Camera(facts.exif_make, facts.exif_model), "--camera"
+        if "/" in settings.camera:
+            make, model = settings.camera.split("/", 1)
+            return Camera(make.strip(), model.strip()), "--camera"
+        close = cameras.close_names(settings.camera)
+        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        raise ConfigError(f"--camera {settings.camera}: not in the camera table (see `paramisp cameras`){hint}")
+    if own is not None:
+        return own, "EXIF"
+    if like is not None and like.camera is not None:
+        return like.camera, f"--like {like.metadata.source_name}"
+    return None, "unknown"
+
+
+def _pick_optical(
+    settings: Settings, own: OpticalParams, like: RawImage | None, origin: dict[str, str]
+) -> OpticalParams:
+    values: dict[str, float | None] = {}
+    for name in _OPTICAL_TEXT:
+        choices = [
+            (getattr(settings, name), "flag"),
+            (getattr(own, name), "EXIF"),
+            (getattr(like.optical, name) if like else None, f"--like {like.metadata.source_name if like else ''}"),
+        ]
+        values[name], origin[name] = next(((v, o) for v, o in choices if v is not None), (None, "unknown"))
+    return OpticalParams(**values)
+
+
+def _read_like(settings: Settings) -> RawImage | None:
+    if settings.like is None:
+        return None
+    return _parameters_of(settings.like)
+
+
+@lru_cache(maxsize=1)
+def _parameters_of(path: Path) -> RawImage:
+    """A RAW file without its pixels, which stays for all files of a batch; its CFA begins where its picture does."""
+    raw = formats.read(path)
+    if not isinstance(raw, RawImage):
+        raise ConfigError(f"--like {path}: must be a RAW file, and this is a picture")
+    raw = raw.cropped()
+    return replace(raw, mosaic=raw.mosaic[:2, :2].copy(), crop=None, metadata=Metadata(source_name=path.name))
+
+
+def check(settings: Settings, direction: Direction) -> None:
+    """What can be known to be wrong before any file is looked at.
+
+    Raises ConfigError for a camera or device that is not there, WeightsError for ``weights``, and what reading
+    ``like`` raises.
+    """
+    camera, _ = _pick_camera(settings, None, _read_like(settings))
+    if settings.weights is not None:
+        _pick_model(settings, camera, direction, cameras.find(camera))
+    if settings.device not in ("auto", "cpu"):  # these need no look, and no torch
+        pick_device(settings.device)
+
+
+def _pick_model(
+    settings: Settings, camera: Camera | None, direction: Direction, facts: cameras.CameraFacts | None
+) -> tuple[str, Path | None, str, list[str]]:
+    """(architecture, checkpoint, where that comes from, notices)."""
+    if settings.model in WEIGHTLESS and settings.weights is None:
+        return settings.model, None, "--model", []
+    found = weights.find(known_as(camera, facts), direction, settings.model, settings.weights)
+    shown = camera.name if camera else "an unknown camera"
+    if found is None:
+        if settings.model is not None:
+            raise WeightsError(
+                f"no {settings.model} weights for {shown} and no generic ones; pass --weights or --model parametric"
+            )
+        notice = f"no trained weights for {shown} and no generic ones: used the parametric model"
+        return "parametric", None, "no trained weights found", [notice]
+    notices = [_used_generic(camera)] if found.is_generic else []
+    published = found.path.suffix == ".ckpt"  # the authors' own format: always ParamISP
+    architecture = "paramisp" if published else weights.info(found.path)["architecture"]
+    return architecture, found.path, found.how, notices
+
+
+def known_as(camera: Camera | None, facts: cameras.CameraFacts | None) -> list[str]:
+    """The names under which a camera's weights may be kept, best first: EXIF's, the table's, the table's aliases."""
+    names = [f"{camera.make} {camera.model}", camera.name] if camera else []
+    if facts is not None:
+        names += [facts.name, *(f"{facts.exif_make} {model}" for model in (facts.exif_model, *facts.aliases))]
+    return names
+
+
+def _used_generic(camera: Camera | None) -> str:
+    return f"no weights for {camera.name if camera else 'an unknown camera'}: used the generic ones"
+
+
+def plan_unprocess(image: SrgbImage, settings: Settings = Settings()) -> Plan:
+    """Complete the parameters of a picture: flag › ``--like`` RAW › MakerNote › camera table › average camera.
+
+    Optical values: flag › EXIF › ``--like``. Raises ConfigError, MetadataError, WeightsError.
+    """
+    like = _read_like(settings)
+    origin: dict[str, str] = {}
+    notices = list(image.notes)
+    camera, origin["camera"] = _pick_camera(settings, image.camera, like)
+    optical = _pick_optical(settings, image.optical, like, origin)
+    known = cameras.find(camera)
+    table = f"camera table ({known.name})" if known else ""
+    facts = known or cameras.GENERIC
+    generic = "an average camera (this one is not in the table)"
+
+    matrix: np.ndarray | None
+    neutral: np.ndarray | None
+    if like is not None:
+        source = f"--like {like.metadata.source_name}"
+        cfa, black, white = like.canonical.cfa, like.canonical.black_level, like.canonical.white_level
+        matrix, neutral = like.canonical.color_matrix, like.canonical.as_shot_neutral
+        origin |= dict.fromkeys(("cfa", "black_level", "white_level", "color_matrix", "wb"), source)
+    else:
+        level_black, white = facts.levels(optical.iso)
+        black = np.full((2, 2), float(level_black))
+        cfa, origin["cfa"] = (facts.cfa, table or generic) if facts.cfa else ("RGGB", "default (table is silent)")
+        origin |= dict.fromkeys(("black_level", "white_level"), table or generic)
+        if facts.color_matrix is not None:
+            matrix, origin["color_matrix"] = facts.color_matrix, table or generic
+        else:
+            matrix, origin["color_matrix"] = cameras.GENERIC.color_matrix, "an average camera (table is silent)"
+        if image.as_shot_neutral is not None:
+            neutral, origin["wb"] = image.as_shot_neutral, "MakerNote, as shot"
+        elif facts.daylight_neutral is not None:
+            neutral, origin["wb"] = facts.daylight_neutral, f"{table or generic}, daylight"
+        else:
+            neutral, origin["wb"] = cameras.GENERIC.daylight_neutral, "an average camera, daylight"
+        if known is None:
+            shown = camera.name if camera else "no camera named in EXIF"
+            notices.append(f"{shown}: not in the camera table, used an average camera (pass --camera or --like RAW)")
+    if settings.cfa is not None:
+        cfa, origin["cfa"] = settings.cfa, "flag"
+    if settings.wb is not None:
+        neutral, origin["wb"] = 1 / np.array(settings.wb), "flag"
+    assert matrix is not None
+    assert neutral is not None
+    canonical = CanonicalParams(cfa, black, white, neutral, matrix)
+    architecture, checkpoint, origin["model"], more = _pick_model(settings, camera, Direction.UNPROCESS, known)
+    if checkpoint is not None and settings.exposure:
+        raise ConfigError(
+            "--exposure: a trained model sets it when unprocessing; leave it out or pass --model parametric"
+        )
+    notices += more + _silent_optics(optical, checkpoint)
+    return Plan(
+        Direction.UNPROCESS, camera, canonical, optical, origin, architecture, checkpoint, tuple(notices), facts
+    )
+
+
+def plan_render(raw: RawImage, settings: Settings = Settings()) -> Plan:
+    """Complete the parameters of a RAW: flags and ``--like`` over the file's own. Errors as ``plan_unprocess``."""
+    like = _read_like(settings)
+    origin = dict(raw.origin)
+    notices = list(raw.notes)
+    camera, origin["camera"] = _pick_camera(settings, raw.camera, like)
+    optical = _pick_optical(settings, raw.optical, like, origin)
+    known = cameras.find(camera)
+    canonical = raw.canonical
+    if like is not None:
+        source = f"--like {like.metadata.source_name}"
+        canonical = replace(
+            canonical, color_matrix=like.canonical.color_matrix, as_shot_neutral=like.canonical.as_shot_neutral
+        )
+        origin |= {"color_matrix": source, "wb": source}
+    if settings.cfa is not None:
+        canonical, origin["cfa"] = replace(canonical, cfa=settings.cfa), "flag"
+    if settings.wb is not None:
+        canonical, origin["wb"] = replace(canonical, as_shot_neutral=1 / np.array(settings.wb)), "flag"
+    architecture, checkpoint, origin["model"], more = _pick_model(settings, camera, Direction.RENDER, known)
+    notices += more + _silent_optics(optical, checkpoint)
+    return Plan(
+        Direction.RENDER,
+        camera,
+        canonical,
+        optical,
+        origin,
+        architecture,
+        checkpoint,
+        tuple(notices),
+        known or cameras.GENERIC,
+    )
+
+
+def _silent_optics(optical: OpticalParams, checkpoint: Path | None) -> list[str]:
+    """One sentence per optical value that the file does not tell and a network is going to be told all the same."""
+    said = []
+    for name, (label, flag, form) in _OPTICAL_TEXT.items():
+        if checkpoint is not None and getattr(optical, name) is None:
+            value = getattr(FALLBACK_OPTICAL, name)
+            text = "1/125 s" if name == "exposure_time" else form.format(value)
+            said.append(f"has no {label}; used {text} (pass {flag} or --like RAW)")
+    return said
+
+
+def plan(image: SrgbImage | RawImage, settings: Settings = Settings()) -> Plan:
+    """The plan for whichever way the image goes."""
+    return plan_render(image, settings) if isinstance(image, RawImage) else plan_unprocess(image, settings)
+
+
+def unprocess(source: str | Path | SrgbImage, settings: Settings = Settings()) -> RawImage:
+    """sRGB → the RAW its camera must have seen.
+
+    Takes a path or an ``SrgbImage`` of any size; gives a ``RawImage`` with a uint16 mosaic at full resolution, padded
+    by reflection to even sides of at least ``SMALLEST_MOSAIC``, its ``crop`` the true size. Raises ParamispError.
+    """
+    image = source if isinstance(source, SrgbImage) else _read_picture(Path(source))
+    return run_unprocess(image, affordable(plan_unprocess(image, settings), settings, image.size), settings)
+
+
+def render(source: str | Path | RawImage, settings: Settings = Settings()) -> SrgbImage:
+    """RAW → the picture its camera would have made: upright, sRGB, 8 or 16 bits. Raises ParamispError."""
+    raw = source if isinstance(source, RawImage) else _read_raw(Path(source))
+    return run_render(raw, affordable(plan_render(raw, settings), settings, raw.size), settings)
+
+
+def _read_picture(path: Path) -> SrgbImage:
+    image = formats.read(path)
+    if not isinstance(image, SrgbImage):
+        raise FormatError(f"{path}: is a RAW file already; `paramisp render` makes a picture of it")
+    return image
+
+
+def _read_raw(path: Path) -> RawImage:
+    image = formats.read(path)
+    if not isinstance(image, RawImage):
+        raise FormatError(f"{path}: is a picture, not a RAW file; `paramisp unprocess` makes a RAW of it")
+    return image
+
+
+def affordable(plan: Plan, settings: Settings, size: tuple[int, int]) -> Plan:
+    """The plan; or, if nobody asked for the network that was picked and memory does not suffice, the parametric one."""
+    from paramisp_cli import tiling
+
+    if plan.checkpoint is None or settings.model is not None or settings.weights is not None:
+        return plan
+    model = _loaded(plan.checkpoint, plan.direction)
+    try:
+        tiling.check_memory(model, *size, pick_device(settings.device), settings.max_memory)
+    except ConfigError as error:
+        notice = f"{str(error).partition('; pass')[0]}: used the parametric model"
+        notices = (*(n for n in plan.notices if n != _used_generic(plan.camera)), notice)
+        origin = {**plan.origin, "model": "not enough memory for the trained weights"}
+        return replace(plan, architecture="parametric", checkpoint=None, notices=notices, origin=origin)
+    return plan
+
+
+def run_unprocess(image: SrgbImage, plan: Plan, settings: Settings) -> RawImage:
+    """The pixel work of ``unprocess``, with everything decided."""
+    import torch
+
+    from paramisp_cli import isp, tiling
+    from paramisp_cli.models.base import Params
+
+    height, width = image.size
+    even = max(height + height % 2, SMALLEST_MOSAIC), max(width + width % 2, SMALLEST_MOSAIC)
+    pixels, canonical = image.pixels, plan.canonical
+    scale = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}.get(pixels.dtype, 1.0)
+    black = torch.tensor(canonical.black_level, dtype=torch.float32)
+    mosaic = np.empty(even, np.uint16)
+    reflected = isp.reflect_index(height, 0, even[0] - height).numpy()
+
+    def source(first: int, end: int) -> torch.Tensor:
+        rows = pixels[first:end] if end <= height else pixels[reflected[first:end]]
+        strip = torch.from_numpy(rows.astype(np.float32)).permute(2, 0, 1)[None].contiguous().div_(scale)
+        return isp.reflect_pad(strip, 0, even[1] - width, 0, 0)
+
+    def sink(top: int, rows: torch.Tensor) -> None:
+        levels = isp.quantise(rows, black, canonical.white_level)
+        mosaic[top : top + rows.shape[2]] = levels[0, 0].numpy()
+
+    exposure = settings.exposure or 0.0
+    model, device, dtype = _model(plan, settings, exposure)
+    params = Params.of(canonical, plan.optical, model.color_matrix_row_sum)
+    tiling.run(model, params, even, source, sink, device=device, dtype=dtype, max_memory=settings.max_memory)
+    raw = RawImage(
+        mosaic=mosaic,
+        canonical=canonical,
+        optical=plan.optical,
+        camera=plan.camera,
+        orientation=image.orientation,
+        crop=Crop(0, 0, height, width),
+        origin=plan.origin,
+        metadata=image.metadata,
+        baseline_exposure=exposure,
+        noise_profile=plan.facts.noise_profile(plan.optical.iso),
+        model=plan.architecture,
+        notes=plan.notices,
+    )
+    curve = model.tone_curve()
+    return replace(raw, tone_curve=np.array(curve) if curve else look.fitted_curve(pixels, raw))
+
+
+def run_render(raw: RawImage, plan: Plan, settings: Settings) -> SrgbImage:
+    """The pixel work of ``render``, with everything decided."""
+    import torch
+
+    from paramisp_cli import isp, tiling
+    from paramisp_cli.models.base import Params
+
+    raw = replace(raw, canonical=plan.canonical, optical=plan.optical, camera=plan.camera).cropped()
+    canonical, mosaic, crop = raw.canonical, raw.mosaic, raw.crop
+    assert crop is not None
+    black = torch.tensor(canonical.black_level, dtype=torch.float32)
+    top_code = 255 if settings.bit_depth == 8 else 65535
+    pixels = np.empty((*mosaic.shape, 3), np.uint8 if settings.bit_depth == 8 else np.uint16)
+    exposure, notices = _render_exposure(raw, plan, settings)
+    gain = 1.0 if plan.architecture == "parametric" else 2.0**exposure
+
+    def source(first: int, end: int) -> torch.Tensor:
+        strip = torch.from_numpy(mosaic[first:end].astype(np.float32))[None, None]
+        linear = strip if mosaic.dtype == np.float32 else isp.normalise(strip, black, canonical.white_level)
+        return linear if gain == 1 else linear * gain
+
+    def sink(top: int, rows: torch.Tensor) -> None:
+        codes = rows.clamp_(0, 1).mul_(top_code).round_()
+        pixels[top : top + rows.shape[2]] = codes[0].permute(1, 2, 0).numpy()
+
+    model, device, dtype = _model(plan, settings, exposure)
+    params = Params.of(canonical, plan.optical, model.color_matrix_row_sum)
+    tiling.run(
+        model, params, raw.mosaic.shape, source, sink, device=device, dtype=dtype, max_memory=settings.max_memory
+    )
+    shown = pixels[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
+    upright = raster.apply_orientation(shown, raw.orientation)
+    block = exif.clean_exif(
+        raw.metadata.exif,
+        optical=plan.optical,
+        camera=plan.camera,
+        software=f"paramisp {plan.architecture}",
+        width=upright.shape[1],
+        height=upright.shape[0],
+    )
+    return SrgbImage(
+        pixels=upright,
+        camera=plan.camera,
+        optical=plan.optical,
+        metadata=Metadata(exif=block, xmp=raw.metadata.xmp, source_name=raw.metadata.source_name),
+        notes=plan.notices + notices,
+    )
+
+
+def _render_exposure(raw: RawImage, plan: Plan, settings: Settings) -> tuple[float, tuple[str, ...]]:
+    """(EV of digital gain, notices).
+
+    A trained network knows its camera's brightness. The parametric model does not: cameras leave different headroom
+    above their metering, so without ``--exposure`` it is set to that of the RAW's own camera JPEG.
+    """
+    if plan.architecture != "parametric":
+        return settings.exposure or 0.0, ()
+    if settings.exposure is not None or raw.model is not None or raw.metadata.jpeg is None:
+        return raw.baseline_exposure + (settings.exposure or 0.0), ()
+    try:
+        preview = raster.decode_small(raw.metadata.jpeg, 512)
+    except FormatError:
+        return raw.baseline_exposure, ()
+    exposure = look.matched_exposure(raw, preview)
+    return exposure, (f"brightness matched to the embedded JPEG: {exposure:+.2f} EV (pass --exposure to set it)",)
+
+
+def _model(plan: Plan, settings: Settings, exposure: float) -> tuple[IspModel, torch.device, torch.dtype]:
+    """The built model on its device, and the precision to run it in."""
+    import torch
+
+    from paramisp_cli import models
+
+    device = pick_device(settings.device)
+    if plan.checkpoint is None:
+        model = models.architecture(plan.architecture)(plan.direction, **_gain(plan, exposure))
+    else:
+        model = _loaded(plan.checkpoint, plan.direction)
+        if model.direction != plan.direction:
+            raise ConfigError(f"{plan.checkpoint} is for {model.direction}, not for {plan.direction}")
+    return model, device, getattr(torch, DTYPES[settings.dtype])
+
+
+@lru_cache(maxsize=2)
+def _loaded(path: Path, direction: Direction) -> IspModel:
+    """The model of a checkpoint, kept from file to file of a batch."""
+    return weights.load_model(path, direction)
+
+
+def _gain(plan: Plan, exposure: float) -> dict[str, Any]:
+    return {"digital_gain": 2.0**exposure} if plan.architecture == "parametric" else {}
+
+
+def pick_device(name: str) -> torch.device:
+    """ "auto" takes a GPU if there is one; a device that was asked for and is not there is a ConfigError."""
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"--device {name}: unknown; use auto, cpu, cuda, cuda:N or mps") from error
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not there.get(device.type, False):
+        raise ConfigError(f"--device {name}: there is no such device here; use auto or cpu")
+    return device

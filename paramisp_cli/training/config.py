@@ -1,0 +1,147 @@
+"""Recipes: everything that decides a training, in one frozen record read from TOML; an unknown key is an error."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from paramisp_cli.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """So many steps with crops of one size: ``batch`` crops of ``crop`` × ``crop`` px (a multiple of 4, at least 88).
+
+    part "global" leaves LocalNet out, which costs twenty times less and gives it a picture of the right tones to start
+    from; "all" trains everything.
+    """
+
+    steps: int
+    crop: int
+    batch: int
+    part: str = "all"
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch < 1 or self.crop < 88 or self.crop % 4:
+            raise ConfigError(f"a phase needs steps ≥ 1, batch ≥ 1, crop ≥ 88 and a multiple of 4, got {self}")
+        if self.part not in ("all", "global"):
+            raise ConfigError(f'a phase\'s part must be "all" or "global", got {self.part!r}')
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a network is trained.
+
+    phases          one after the other; the learning rate runs through all of them
+    lr, lr_end      AdamW's learning rate at the start and at the end
+    schedule        "cosine", or "step": × ``step_factor`` every ``step_every`` steps (the paper's)
+    warmup          steps in which the rate rises from 0
+    ema             decay of the averaged weights that are kept in the end; 0: none
+    grad_clip       largest norm of the gradient
+    noise           σ of the dequantisation noise, in codes of the input (paper: 0.4)
+    dtype           "bf16" or "fp32": precision of the convolutions while training
+    init            "" for random weights, or a checkpoint's name ("start"), file or folder to start from
+    evaluate_every, checkpoint_every   steps
+    simulated       share of the crops, 0 to below 1, from the data set's simulated pairs, if it has photographs too
+    lens_shading    "auto": measured on the photographs of one camera, and taken out if that helps; "none"
+    model           arguments of the network (ablations)
+    """
+
+    name: str
+    phases: tuple[Phase, ...]
+    lr: float = 6e-4
+    lr_end: float = 1e-6
+    schedule: str = "cosine"
+    step_factor: float = 0.8
+    step_every: int = 10_000
+    warmup: int = 100
+    weight_decay: float = 0.01
+    ema: float = 0.999
+    grad_clip: float = 1.0
+    noise: float = 0.4
+    dtype: str = "bf16"
+    init: str = ""
+    seed: int = 0
+    evaluate_every: int = 1000
+    checkpoint_every: int = 200
+    simulated: float = 0.0
+    lens_shading: str = "auto"
+    model: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.phases:
+            raise ConfigError(f"recipe {self.name}: has no phases")
+        if self.schedule not in ("cosine", "step"):
+            raise ConfigError(f"recipe {self.name}: schedule must be cosine or step, got {self.schedule!r}")
+        if self.dtype not in ("bf16", "fp32"):
+            raise ConfigError(f"recipe {self.name}: dtype must be bf16 or fp32, got {self.dtype!r}")
+        if not 0 <= self.simulated < 1:
+            raise ConfigError(f"recipe {self.name}: simulated must be in [0, 1), got {self.simulated}")
+        if self.lens_shading not in ("auto", "none"):
+            raise ConfigError(f"recipe {self.name}: lens_shading must be auto or none, got {self.lens_shading!r}")
+        if self.lr <= 0 or not 0 <= self.ema < 1 or self.grad_clip <= 0:
+            raise ConfigError(f"recipe {self.name}: lr and grad_clip must be positive and ema in [0, 1)")
+
+    @property
+    def steps(self) -> int:
+        """Of all phases."""
+        return sum(phase.steps for phase in self.phases)
+
+    def phase_at(self, step: int) -> Phase:
+        """The phase that step ``step`` (from 0) belongs to."""
+        for phase in self.phases:
+            if step < phase.steps:
+                return phase
+            step -= phase.steps
+        return self.phases[-1]
+
+    def record(self) -> dict[str, Any]:
+        """Plain values, for a checkpoint's header."""
+        return asdict(self) | {"model": dict(self.model)}
+
+
+def parse(text: str, name: str) -> Recipe:
+    """A recipe from TOML; ``base = "NAME"`` begins with all that another recipe says.
+
+    Raises ConfigError for bad TOML, unknown keys and values that make no sense.
+    """
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"recipe {name}: not TOML ({error})") from error
+    known = {f.name for f in fields(Recipe)} - {"name"}
+    if (base := table.pop("base", None)) is not None:
+        if name == base or not isinstance(base, str):
+            raise ConfigError(f"recipe {name}: base must name another recipe, got {base!r}")
+        ours = {key: value for key, value in load(base).record().items() if key != "name"}
+        table = {**ours, **table, "model": {**ours["model"], **table.get("model", {})}}
+    if unknown := set(table) - known:
+        raise ConfigError(f"recipe {name}: unknown {', '.join(sorted(unknown))}; known are {', '.join(sorted(known))}")
+    try:
+        phases = tuple(Phase(**phase) for phase in table.pop("phases", ()))
+        return Recipe(name=name, phases=phases, **table)
+    except TypeError as error:
+        raise ConfigError(f"recipe {name}: {error}") from error
+
+
+def load(name_or_path: str) -> Recipe:
+    """A recipe of ours by name ("camera"), or a TOML file. Raises ConfigError listing ours."""
+    path = Path(name_or_path)
+    if path.suffix == ".toml":
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such recipe file")
+        return parse(path.read_text("utf-8"), path.stem)
+    resource = resources.files(__package__).joinpath("recipes", f"{name_or_path}.toml")
+    if not resource.is_file():
+        raise ConfigError(f"there is no recipe {name_or_path!r}; ours are {', '.join(names())}, or pass a .toml file")
+    return parse(resource.read_text("utf-8"), name_or_path)
+
+
+def names() -> list[str]:
+    """The recipes that come with the package."""
+    folder = resources.files(__package__).joinpath("recipes")
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))

@@ -1,0 +1,235 @@
+"""Scene radiance for simulated cameras: Radiance panoramas and RAW photographs, and the views taken of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from paramisp_cli import formats
+from paramisp_cli.errors import FileAccessError, FormatError, InputMissingError
+from paramisp_cli.types import RawImage
+
+SUFFIXES = (".hdr", *formats.RAW_SUFFIXES)
+_MAX_PIXELS = 200_000_000  # a panorama of 20 000 × 10 000; what claims more is damaged or means harm
+_FRAME = 36.0
+"""Width of the frame [mm] that focal lengths are taken for."""
+_WIDEST = 100.0
+"""Widest view [°]: beyond it the corners of a perspective picture are drawn out."""
+_COARSEST = 1.25
+"""Pixels of a view to one of the panorama, at most: beyond it no picture would have fine texture."""
+_STEEPEST = 35.0
+"""Highest and lowest view [°]: above and below are lamps, and the tripod."""
+_CRISP = 0.8
+"""Second differences beside first ones (see ``_detail``): 1.2 to 1.4 in sharp panoramas, half as much for each doubling
+of their size by interpolation, of which there are many."""
+_SMALLEST = 1024
+_TRIES = 8
+_TEXTURE = 0.5
+"""Spread (standard deviation) of log2 luminance from which a view is taken as it comes: walls teach little."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """Linear sRGB radiance (3, H, W) float32, ≥ 0, of any scale.
+
+    A panorama covers 360° × 180° (equirectangular), and has one column more at each side, the other end's: no seam.
+    """
+
+    radiance: Tensor
+    panorama: bool
+
+
+def find(paths: Sequence[Path]) -> list[Path]:
+    """The scene files named or below the folders named, sorted within each, each once; InputMissingError if none."""
+    found: dict[Path, None] = {}
+    for path in paths:
+        if not path.exists():
+            raise InputMissingError(f"{path}: no such file or folder")
+        below = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        found |= dict.fromkeys(p for p in below if p.is_file())
+    if not found:
+        raise InputMissingError(f"{', '.join(map(str, paths))}: no .hdr panorama and no RAW file below")
+    return list(found)
+
+
+def load(path: Path) -> Scene:
+    """Read a panorama (.hdr, known by its content) or a RAW photograph.
+
+    Raises FormatError, FileAccessError or InputMissingError, naming the file.
+    """
+    try:
+        with path.open("rb") as file:
+            panorama = file.read(2) == b"#?"
+        pixels = read_hdr(path) if panorama else _read_raw(path)
+    except FileNotFoundError as error:
+        raise InputMissingError(f"{path}: no such file") from error
+    except OSError as error:
+        raise FileAccessError(f"{path}: cannot read it: {error.strerror or error}") from error
+    radiance = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+    if panorama:
+        while radiance.shape[2] >= 2 * _SMALLEST and _detail(radiance) < _CRISP:
+            radiance = F.avg_pool2d(radiance, 2)
+        radiance = torch.cat([radiance[..., -1:], radiance, radiance[..., :1]], 2)
+    return Scene(radiance, panorama)
+
+
+def _detail(radiance: Tensor) -> float:
+    """How much of a panorama's change from pixel to pixel is fine: mean second over mean first difference in a row."""
+    height = radiance.shape[1]
+    luminance = radiance.mean(0)
+    around = luminance[height // 3 : height * 2 // 3]  # the poles are drawn out
+    steps = torch.log2(around + 0.05 * luminance.mean() + 1e-9).diff(dim=1)
+    return float(steps.diff(dim=1).abs().mean() / (steps.abs().mean() + 1e-9))
+
+
+# Radiance RGBE (Ward, "Real Pixels", Graphics Gems II) ----------------------------------------------------------------
+
+
+def read_hdr(path: Path) -> np.ndarray:
+    """(H, W, 3) float32 linear RGB, ≥ 0, of a Radiance picture, flat or run-length encoded; scale as in the file.
+
+    Raises FormatError if it is damaged, XYZ, or not stored from the top-left in rows; OSError if it cannot be read.
+    """
+    data = path.read_bytes()
+    try:
+        height, width, start = _hdr_header(data)
+        rgbe = _hdr_rows(memoryview(data)[start:], height, width)
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}") from error
+    scale = np.ldexp(np.float32(1), rgbe[..., 3].astype(np.int32) - 136)  # exponent + 128, mantissa of 8 bits
+    scale[rgbe[..., 3] == 0] = 0
+    return rgbe[..., :3] * scale[..., None]
+
+
+def _hdr_header(data: bytes) -> tuple[int, int, int]:
+    """(height, width, where the rows begin)."""
+    end = data.find(b"\n\n")
+    if not data.startswith(b"#?") or end < 0:
+        raise FormatError("not a Radiance .hdr picture, or its header is damaged")
+    told = [line.removeprefix(b"FORMAT=") for line in data[:end].splitlines() if line.startswith(b"FORMAT=")]
+    if told and told[-1].strip() != b"32-bit_rle_rgbe":
+        raise FormatError(f"holds {told[-1].decode('ascii', 'replace')[:40]}; only 32-bit_rle_rgbe is read")
+    line = data[end + 2 : end + 102].split(b"\n")[0]
+    words = line.split()
+    if len(words) != 4 or words[0] != b"-Y" or words[2] != b"+X" or not (words[1].isdigit() and words[3].isdigit()):
+        raise FormatError(f"its size reads {line.decode('ascii', 'replace')[:40]!r} and not '-Y height +X width'")
+    height, width = int(words[1]), int(words[3])
+    if not 0 < height * width <= _MAX_PIXELS:
+        raise FormatError(f"claims {width}×{height} pixels; damaged, or more than is read")
+    return height, width, end + 2 + len(line) + 1
+
+
+def _hdr_rows(data: memoryview, height: int, width: int) -> np.ndarray:
+    """(H, W, 4) uint8: every row is flat, or its four planes are run-length encoded one after the other."""
+    mark = bytes((2, 2, width >> 8 & 255, width & 255))
+    rows, at = np.empty((height, 4 * width), np.uint8), 0
+    for row in rows:
+        if 8 <= width < 32768 and data[at : at + 4] == mark:
+            planes, at = _hdr_planes(data, at + 4, 4 * width)
+            row[:] = np.frombuffer(planes, np.uint8).reshape(4, width).T.ravel()
+            continue
+        if at + 4 * width > len(data):
+            raise FormatError("the file is cut short, or damaged")
+        row[:] = data[at : at + 4 * width]
+        at += 4 * width
+    return rows.reshape(height, width, 4)
+
+
+def _hdr_planes(data: memoryview, at: int, length: int) -> tuple[bytearray, int]:
+    """(``length`` bytes unpacked, where the packed ones end): count > 128 repeats a byte, else count bytes follow."""
+    out = bytearray()
+    try:
+        while len(out) < length:
+            count = data[at]
+            if count > 128:
+                out += bytes((data[at + 1],)) * (count - 128)
+                at += 2
+            else:
+                out += data[at + 1 : at + 1 + count]
+                at += 1 + count
+                if count == 0:
+                    raise FormatError("its run-length encoding is damaged")
+    except IndexError:
+        raise FormatError("the file is cut short, or damaged") from None
+    if len(out) > length or at > len(data):
+        raise FormatError("its run-length encoding is damaged")
+    return out, at
+
+
+# RAW photographs -----------------------------------------------------------------------------------------------------
+
+
+def _read_raw(path: Path) -> np.ndarray:
+    """(H / 2, W / 2, 3) float32 linear sRGB of a RAW: each 2×2 becomes a pixel, so nothing is interpolated."""
+    raw = formats.read(path)
+    if not isinstance(raw, RawImage):
+        raise FormatError(f"{path}: is a picture; scenes are .hdr panoramas and RAW files")
+    if raw.model is not None:
+        raise FormatError(f"{path}: was made by paramisp: no camera's RAW")
+    raw = raw.cropped()
+    c = raw.canonical
+    camera = np.zeros((raw.mosaic.shape[0] // 2, raw.mosaic.shape[1] // 2, 3), np.float32)
+    for place, color in enumerate(c.cfa):
+        y, x = divmod(place, 2)
+        black = c.black_level[y, x] if raw.mosaic.dtype == np.uint16 else 0.0
+        white = c.white_level if raw.mosaic.dtype == np.uint16 else 1.0
+        site = (raw.mosaic[y::2, x::2] - np.float32(black)) / np.float32(white - black)
+        camera[..., "RGB".index(color)] += site * np.float32(0.5 if color == "G" else 1)
+    gains = c.wb_gains
+    # Clipped where the first channel clips, so that blown highlights are white.
+    balanced = np.clip(camera * gains.astype(np.float32), 0, np.float32(gains.min()))
+    return np.clip(balanced @ c.cam_to_srgb().T.astype(np.float32), 0, None)
+
+
+# Views ---------------------------------------------------------------------------------------------------------------
+
+
+def view(scene: Scene, size: int, focal_length: float, rng: np.random.Generator) -> Tensor:
+    """(3, size, size) linear sRGB: a random view of a panorama, or a random crop of a photograph, mirrored or not.
+
+    The focal length [mm] sets a panorama's field of view as far as its pixels allow. Of several random views the first
+    with some texture is taken. FormatError if a photograph is smaller than ``size``.
+    """
+    for _ in range(_TRIES):
+        pixels = _perspective(scene, size, focal_length, rng) if scene.panorama else _crop(scene, size, rng)
+        luminance = pixels[:, ::4, ::4].mean(0)
+        if float(torch.log2(luminance + 0.01 * luminance.mean() + 1e-12).std()) > _TEXTURE:
+            break
+    return pixels.flip(2) if rng.random() < 0.5 else pixels
+
+
+def _perspective(scene: Scene, size: int, focal_length: float, rng: np.random.Generator) -> Tensor:
+    height, width = scene.radiance.shape[1], scene.radiance.shape[2] - 2
+    sharpest = 360 / width * size / _COARSEST
+    degrees = min(max(2 * np.degrees(np.arctan(_FRAME / 2 / focal_length)), sharpest), _WIDEST)
+    yaw, pitch = rng.uniform(-np.pi, np.pi), np.radians(rng.uniform(-_STEEPEST, _STEEPEST))
+    fine = 2 * size  # four samples to a pixel: a wide view shrinks the panorama, and it must not alias
+    across = (torch.arange(fine) + 0.5) / fine * 2 - 1
+    x = (across * np.tan(np.radians(degrees / 2)))[None, :].expand(fine, fine)
+    y = -x.T
+    up = y * np.cos(pitch) + np.sin(pitch)
+    ahead = np.cos(pitch) - y * np.sin(pitch)
+    longitude = torch.atan2(x, ahead) + yaw
+    latitude = torch.atan2(up, torch.hypot(x, ahead))
+    column = torch.remainder(longitude / (2 * np.pi) + 0.5, 1) * width
+    row = (0.5 - latitude / np.pi) * height
+    grid = torch.stack([(column + 1) / (width + 2) * 2 - 1, row / height * 2 - 1], -1)
+    seen = F.grid_sample(scene.radiance[None], grid[None].float(), padding_mode="border", align_corners=False)
+    return F.avg_pool2d(seen, 2)[0]
+
+
+def _crop(scene: Scene, size: int, rng: np.random.Generator) -> Tensor:
+    height, width = scene.radiance.shape[1:]
+    room = min(height, width) / size
+    if room < 1:
+        raise FormatError(f"its {width}×{height} pixels (half the RAW's) hold no view of {size}; use a smaller --size")
+    span = int(size * min(rng.uniform(1, 3), room))
+    top, left = int(rng.integers(height - span + 1)), int(rng.integers(width - span + 1))
+    part = scene.radiance[None, :, top : top + span, left : left + span]
+    return F.interpolate(part, size=(size, size), mode="bilinear", antialias=True)[0].clamp(min=0)

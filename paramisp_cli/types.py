@@ -1,0 +1,271 @@
+"""The values that travel between the parts: frozen, checked when made, numpy only.
+
+``None`` always means *unknown*; 0 never does. Arrays inside are read-only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from types import MappingProxyType
+
+import numpy as np
+
+from paramisp_cli import color
+from paramisp_cli.errors import MetadataError
+
+CFA_PATTERNS = ("RGGB", "GRBG", "GBRG", "BGGR")
+
+
+class Direction(StrEnum):
+    """What a model does: sRGB → RAW, or RAW → sRGB."""
+
+    UNPROCESS = "unprocess"
+    RENDER = "render"
+
+
+def _frozen(array: object, shape: tuple[int, ...], what: str) -> np.ndarray:
+    """A read-only float64 copy of ``array`` broadcast to ``shape``; raises MetadataError if it does not fit."""
+    try:
+        copy = np.array(np.broadcast_to(np.asarray(array, np.float64), shape))
+    except (TypeError, ValueError) as error:
+        raise MetadataError(f"{what} must have shape {shape}: {error}") from error
+    if not np.isfinite(copy).all():
+        raise MetadataError(f"{what} has a value that is not finite: {copy.tolist()}")
+    copy.setflags(write=False)
+    return copy
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    """A read-only view: the array itself is not copied (it may be 100 megapixels)."""
+    view = array.view()
+    view.setflags(write=False)
+    return view
+
+
+@dataclass(frozen=True, slots=True)
+class Camera:
+    """Make and model as the file's EXIF spells them (tags 0x010F, 0x0110), stripped."""
+
+    make: str
+    model: str
+
+    @property
+    def name(self) -> str:
+        """Make and model as one would say them: a model that repeats the make's first word is left alone."""
+        first = self.make.split(" ")[0]
+        repeats = first and self.model.lower().startswith(first.lower())
+        return self.model if repeats or not self.make else f"{self.make} {self.model}".strip()
+
+
+@dataclass(frozen=True, slots=True)
+class OpticalParams:
+    """How the shot was taken: ISO speed, exposure time [s], f-number, focal length [mm]; each may be unknown."""
+
+    iso: float | None = None
+    exposure_time: float | None = None
+    f_number: float | None = None
+    focal_length: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("iso", "exposure_time", "f_number", "focal_length"):
+            value = getattr(self, name)
+            if value is not None and not (np.isfinite(value) and value > 0):
+                raise MetadataError(f"{name} must be a positive number, got {value}")
+
+
+FALLBACK_OPTICAL = OpticalParams(iso=160, exposure_time=1 / 125, f_number=2.8, focal_length=80)
+"""What a network is told where the file is silent: the published code's own stand-ins."""
+
+
+@dataclass(frozen=True, slots=True)
+class CanonicalParams:
+    """What turns sensor numbers into colour.
+
+    cfa             "RGGB", "GRBG", "GBRG" or "BGGR": colours of the mosaic's top-left 2×2, row-major
+    black_level     (2, 2) in raw units, by position in the mosaic's 2×2 (scalars are broadcast)
+    white_level     raw units; > every black level
+    as_shot_neutral (3,) camera RGB of a neutral object, > 0; scale is free (DNG tag 50728)
+    color_matrix    (3, 3) CIE XYZ → camera RGB, for D65 or the nearest illuminant known (DNG tag 50721/50722)
+    """
+
+    cfa: str
+    black_level: np.ndarray
+    white_level: float
+    as_shot_neutral: np.ndarray
+    color_matrix: np.ndarray
+
+    def __post_init__(self) -> None:
+        if self.cfa not in CFA_PATTERNS:
+            raise MetadataError(f"cfa must be one of {', '.join(CFA_PATTERNS)}, got {self.cfa!r}")
+        object.__setattr__(self, "black_level", _frozen(self.black_level, (2, 2), "black_level"))
+        object.__setattr__(self, "as_shot_neutral", _frozen(self.as_shot_neutral, (3,), "as_shot_neutral"))
+        object.__setattr__(self, "color_matrix", _frozen(self.color_matrix, (3, 3), "color_matrix"))
+        if not (np.isfinite(self.white_level) and self.white_level > float(self.black_level.max())):
+            raise MetadataError(f"white_level {self.white_level} must be above black_level {self.black_level.max()}")
+        if self.as_shot_neutral.min() <= 0:
+            raise MetadataError(f"as_shot_neutral must be positive, got {self.as_shot_neutral.tolist()}")
+        if abs(np.linalg.det(self.color_matrix)) < 1e-6:
+            raise MetadataError(f"color_matrix cannot be inverted: {self.color_matrix.tolist()}")
+
+    @property
+    def wb_gains(self) -> np.ndarray:
+        """(3,) multipliers that make a neutral object neutral, G = 1."""
+        return color.wb_gains(self.as_shot_neutral)
+
+    def cam_to_srgb(self, row_sum: float | None = None) -> np.ndarray:
+        """(3, 3) white-balanced camera RGB → linear sRGB, by DNG's rule or a network's (``color.cam_to_srgb``)."""
+        return color.cam_to_srgb(self.color_matrix, row_sum)
+
+    def shifted(self, rows: int, columns: int) -> CanonicalParams:
+        """The parameters of the mosaic that begins ``rows`` and ``columns`` further in: CFA and black move along."""
+        grid = np.array(list(self.cfa)).reshape(2, 2)
+        shift = (-(rows % 2), -(columns % 2))
+        cfa = "".join(np.roll(grid, shift, (0, 1)).ravel().tolist())
+        return replace(self, cfa=cfa, black_level=np.roll(self.black_level, shift, (0, 1)))
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """The source's own metadata blocks, byte for byte; ``None`` where it had none.
+
+    exif        the TIFF structure ("II*\\0…" or "MM\\0*…"), without the "Exif\\0\\0" that precedes it in a JPEG
+    xmp         the XMP packet
+    icc         the ICC profile
+    jpeg        the whole source file, if it was a JPEG (unprocess puts it into the DNG as the preview),
+                or the largest JPEG preview found in a RAW file
+    source_name file name of the source, without folder
+    """
+
+    exif: bytes | None = None
+    xmp: bytes | None = None
+    icc: bytes | None = None
+    jpeg: bytes | None = None
+    source_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """A rectangle of an image, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def _check_orientation(orientation: int) -> None:
+    if orientation not in range(1, 9):
+        raise MetadataError(f"orientation must be 1 to 8 (EXIF tag 0x0112), got {orientation}")
+
+
+@dataclass(frozen=True, slots=True)
+class SrgbImage:
+    """A display-referred sRGB picture, pixels as stored (orientation is *not* applied).
+
+    pixels      (H, W, 3) uint8 (0–255), uint16 (0–65535) or float32 (0–1), sRGB encoded
+    orientation EXIF 1–8: how to turn the pixels for viewing
+    notes       what was changed while reading, one sentence each (for the user)
+    """
+
+    pixels: np.ndarray
+    camera: Camera | None = None
+    optical: OpticalParams = OpticalParams()
+    orientation: int = 1
+    metadata: Metadata = Metadata()
+    as_shot_neutral: np.ndarray | None = None  # from the MakerNote, where it tells
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.pixels.ndim != 3 or self.pixels.shape[2] != 3 or 0 in self.pixels.shape:
+            raise MetadataError(f"sRGB pixels must be (H, W, 3), got {self.pixels.shape}")
+        if self.pixels.dtype not in (np.uint8, np.uint16, np.float32):
+            raise MetadataError(f"sRGB pixels must be uint8, uint16 or float32, got {self.pixels.dtype}")
+        _check_orientation(self.orientation)
+        object.__setattr__(self, "pixels", _read_only(self.pixels))
+        if self.as_shot_neutral is not None:
+            object.__setattr__(self, "as_shot_neutral", _frozen(self.as_shot_neutral, (3,), "as_shot_neutral"))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) as stored."""
+        return self.pixels.shape[0], self.pixels.shape[1]
+
+
+@dataclass(frozen=True, slots=True)
+class RawImage:
+    """A Bayer mosaic with what is needed to understand it, as stored (orientation is *not* applied).
+
+    mosaic            (H, W), H and W even: uint16 in raw units (black and white levels as in ``canonical``),
+                      or float32 already normalised (black 0, white 1)
+    crop              the part that is the picture (DNG DefaultCrop); everything if None
+    orientation       EXIF 1–8
+    origin            where each value came from: {"wb": "MakerNote (Nikon 0x000C)", …}
+    baseline_exposure EV that a renderer should add (DNG tag 50730)
+    noise_profile     (3, 2) scale and offset per R, G, B: variance = scale·x + offset, x in [0, 1] (DNG tag 51041)
+    tone_curve        (N, 2) points (x, y) in [0, 1] from (0, 0) to (1, 1), linear light to linear light
+                      (DNG ProfileToneCurve); None: no profile is written, the reader uses its own look
+    model             which model made it, if one did: "parametric", …
+    """
+
+    mosaic: np.ndarray
+    canonical: CanonicalParams
+    optical: OpticalParams = OpticalParams()
+    camera: Camera | None = None
+    orientation: int = 1
+    crop: Crop | None = None
+    origin: Mapping[str, str] = field(default_factory=dict)
+    metadata: Metadata = Metadata()
+    baseline_exposure: float = 0.0
+    noise_profile: np.ndarray | None = None
+    tone_curve: np.ndarray | None = None
+    model: str | None = None
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.mosaic.ndim != 2 or self.mosaic.shape[0] % 2 or self.mosaic.shape[1] % 2 or 0 in self.mosaic.shape:
+            raise MetadataError(f"a mosaic must be (H, W) with even H and W, got {self.mosaic.shape}")
+        if self.mosaic.dtype not in (np.uint16, np.float32):
+            raise MetadataError(f"a mosaic must be uint16 or float32, got {self.mosaic.dtype}")
+        _check_orientation(self.orientation)
+        object.__setattr__(self, "mosaic", _read_only(self.mosaic))
+        object.__setattr__(self, "origin", MappingProxyType(dict(self.origin)))
+        height, width = self.mosaic.shape
+        crop = self.crop or Crop(0, 0, height, width)
+        inside = 0 <= crop.top < crop.top + crop.height <= height and 0 <= crop.left < crop.left + crop.width <= width
+        if not inside:
+            raise MetadataError(f"crop {crop} lies outside the mosaic of {width}×{height}")
+        object.__setattr__(self, "crop", crop)
+        if self.noise_profile is not None:
+            object.__setattr__(self, "noise_profile", _frozen(self.noise_profile, (3, 2), "noise_profile"))
+        if self.tone_curve is not None:
+            object.__setattr__(self, "tone_curve", _frozen(self.tone_curve, (len(self.tone_curve), 2), "tone_curve"))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the picture: the crop's, as stored."""
+        assert self.crop is not None  # set in __post_init__
+        return self.crop.height, self.crop.width
+
+    def cropped(self) -> RawImage:
+        """The smallest even-sized mosaic that holds the crop, CFA and black levels moved with its corner.
+
+        Where the crop has an odd side and nothing lies beyond it, the mosaic keeps one more row or column before it.
+        """
+        assert self.crop is not None
+        top, height = _even_span(self.crop.top, self.crop.height, self.mosaic.shape[0])
+        left, width = _even_span(self.crop.left, self.crop.width, self.mosaic.shape[1])
+        return replace(
+            self,
+            mosaic=self.mosaic[top : top + height, left : left + width],
+            canonical=self.canonical.shifted(top, left),
+            crop=Crop(self.crop.top - top, self.crop.left - left, self.crop.height, self.crop.width),
+        )
+
+
+def _even_span(start: int, length: int, limit: int) -> tuple[int, int]:
+    """(start, length) of the even-length span inside [0, limit) that holds the given one; limit is even."""
+    if length % 2 == 0:
+        return start, length
+    return (start, length + 1) if start + length < limit else (start - 1, length + 1)

@@ -1,0 +1,122 @@
+"""What every architecture promises (models/base.py), over the registry, both directions, all CFAs and odd sizes."""
+
+import pytest
+import torch
+
+from paramisp_cli import weights
+from paramisp_cli.errors import ConfigError
+from paramisp_cli.models import ARCHITECTURES, Params, architecture
+from paramisp_cli.models.base import tensor_names
+from paramisp_cli.types import CFA_PATTERNS, Direction
+
+CASES = [(kind, direction) for kind in ARCHITECTURES for direction in kind.directions]
+IDS = [f"{kind.name}-{direction}" for kind, direction in CASES]
+SIZES = [(2, 2), (2, 6), (34, 50), (86, 90), (110, 154)]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Small images: threads that wait for each other cost more than they give, most of all on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def params(n=1, cfa="RGGB"):
+    """n shots, each with other parameters."""
+    ramp = torch.linspace(0, 1, n) if n > 1 else torch.zeros(1)
+    matrix = torch.tensor([[1.7, -0.6, -0.1], [-0.2, 1.5, -0.3], [0.0, -0.5, 1.5]])
+    return Params(
+        wb_gains=torch.stack([2 - 0.3 * ramp, torch.ones(n), 1.5 + 0.2 * ramp], 1),
+        cam_to_srgb=matrix.repeat(n, 1, 1),
+        iso=100 + 700 * ramp,
+        exposure_time=0.004 + 0.1 * ramp,
+        f_number=2.8 + 5 * ramp,
+        focal_length=35 + 50 * ramp,
+        cfa=cfa,
+    )
+
+
+def picture(direction, n, height, width, seed=0):
+    channels = 3 if direction == Direction.UNPROCESS else 1
+    return torch.rand(n, channels, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+def build(kind, direction):
+    torch.manual_seed(0)
+    return kind(direction).eval()
+
+
+@pytest.mark.parametrize(("kind", "direction"), CASES, ids=IDS)
+@pytest.mark.parametrize(
+    ("size", "cfa"), [*((s, "GBRG") for s in SIZES), *(((6, 34), c) for c in CFA_PATTERNS)], ids=str
+)
+def test_shape_and_finite(kind, direction, size, cfa):
+    x = picture(direction, 1, *size)
+    with torch.inference_mode():
+        y = build(kind, direction)(x, params(cfa=cfa))
+    assert y.shape == (1, 1 if direction == Direction.UNPROCESS else 3, *size)
+    assert y.dtype == torch.float32
+    assert torch.isfinite(y).all()
+
+
+@pytest.mark.parametrize(("kind", "direction"), CASES, ids=IDS)
+@pytest.mark.parametrize("grad", [False, True])
+def test_a_batch_is_its_images(kind, direction, grad):
+    model, both = build(kind, direction), params(2)
+    x = picture(direction, 2, 34, 50)
+    with torch.set_grad_enabled(grad):
+        batch = model(x, both)
+        for i in range(2):
+            one = Params(*(getattr(both, name)[i : i + 1] for name in tensor_names()))
+            torch.testing.assert_close(model(x[i : i + 1], one), batch[i : i + 1], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "direction"), CASES, ids=IDS)
+def test_gradients_flow_and_inference_agrees(kind, direction):
+    model = build(kind, direction)
+    x = picture(direction, 1, 34, 50).requires_grad_(True)
+    y = model(x, params())
+    y.square().mean().backward()
+    assert torch.isfinite(x.grad).all()
+    assert x.grad.abs().max() > 0
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+    with torch.inference_mode():
+        torch.testing.assert_close(model(x.detach(), params()), y.detach(), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("kind", "direction"), CASES, ids=IDS)
+def test_config_builds_it_again(kind, direction, tmp_path):
+    model = build(kind, direction)
+    assert kind(**model.config()).config() == model.config()
+    path = weights.save(model, tmp_path / "w.safetensors", camera="Test")
+    again = weights.load(path)
+    assert type(again) is kind
+    assert again.config() == model.config()
+    assert again.state_dict().keys() == model.state_dict().keys()
+    assert all(torch.equal(again.state_dict()[k], v) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize(("kind", "direction"), CASES, ids=IDS)
+def test_says_what_it_is(kind, direction):
+    model = build(kind, direction)
+    assert architecture(kind.name) is kind
+    assert model.direction == direction
+    assert model.peak_bytes(4000, 3000) > model.peak_bytes(400, 300) > 0
+    assert kind.needs_weights == bool(list(model.parameters()))
+    moved = params().to("meta")
+    assert moved.iso.device.type == "meta"
+    assert moved.cfa == "RGGB"
+
+
+def test_an_unknown_name_lists_the_known():
+    with pytest.raises(ConfigError, match="paramisp, parametric"):
+        architecture("dcraw")
+
+
+def test_an_unknown_direction_is_refused():
+    with pytest.raises(ValueError, match="direction"):
+        ARCHITECTURES[0]("sideways")

@@ -1,0 +1,165 @@
+"""Finding files and naming outputs, before any work; what becomes of each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from paramisp_cli import batch
+from paramisp_cli.batch import Job, OnExists
+from paramisp_cli.errors import ConfigError, InputMissingError, OutputExistsError
+from paramisp_cli.formats import RAW_SUFFIXES, SRGB_SUFFIXES
+from paramisp_cli.types import Direction
+
+UNPROCESS, RENDER = Direction.UNPROCESS, Direction.RENDER
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """A working folder with in/b.jpg, in/a.JPEG, in/deep/c.png, in/raw.dng, and things to leave alone."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("b.jpg", "a.JPEG", "deep/c.png", "deep/er/b.jpg", "raw.dng", "x.txt", ".h.jpg", ".git/y.jpg", "no"):
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    return tmp_path
+
+
+def found(*inputs: str, recursive: bool = False, suffixes=SRGB_SUFFIXES) -> list[tuple[str, str]]:
+    return [(str(f.source), str(f.name)) for f in batch.find([Path(i) for i in inputs], suffixes, recursive)]
+
+
+def targets(*inputs: str, out=None, suffix=None, direction=UNPROCESS, on=OnExists.ERROR, recursive=False) -> list[str]:
+    paths = [Path(i) for i in inputs]
+    suffixes = SRGB_SUFFIXES if direction == UNPROCESS else RAW_SUFFIXES
+    each = batch.find(paths, suffixes, recursive)
+    return [str(j.target) for j in batch.assign(paths, each, out and Path(out), suffix, direction, on)]
+
+
+def test_find():
+    assert found("in") == [("in/a.JPEG", "a.JPEG"), ("in/b.jpg", "b.jpg")]
+    assert found("in", recursive=True)[2:] == [("in/deep/c.png", "deep/c.png"), ("in/deep/er/b.jpg", "deep/er/b.jpg")]
+    assert found("in", suffixes=RAW_SUFFIXES) == [("in/raw.dng", "raw.dng")]
+    assert found("in/x.txt", "in/.h.jpg") == [("in/x.txt", "x.txt"), ("in/.h.jpg", ".h.jpg")]  # named is named
+
+
+def test_find_every_file_once(folder):
+    assert found("in/b.jpg", "in", "./in/b.jpg", str(folder / "in" / "b.jpg")) == [
+        ("in/b.jpg", "b.jpg"),
+        ("in/a.JPEG", "a.JPEG"),
+    ]
+
+
+def test_find_errors_come_along():
+    Path("empty").mkdir()
+    each = batch.find([Path("gone.jpg"), Path("empty"), Path("in/b.jpg")], SRGB_SUFFIXES, False)
+    assert [type(f.error) for f in each] == [InputMissingError, InputMissingError, type(None)]
+    jobs = batch.assign(
+        [Path("gone.jpg"), Path("empty"), Path("in/b.jpg")], each, None, None, UNPROCESS, OnExists.ERROR
+    )
+    assert [job.target for job in jobs] == [None, None, Path("in/b.dng")]
+
+
+def test_find_does_not_follow_loops():
+    Path("in/deep/up").symlink_to(Path("in").resolve())
+    assert len(found("in", recursive=True)) == 4
+
+
+def test_targets():
+    assert targets("in/b.jpg") == ["in/b.dng"]
+    assert targets("in/b.jpg", out="new") == ["new/b.dng"]
+    assert targets("in/b.jpg", out="new/x.dng") == ["new/x.dng"]
+    assert targets("in/b.jpg", out="new/x.DNG") == ["new/x.DNG"]
+    assert targets("in/b.jpg", "in/deep/c.png", out="new") == ["new/b.dng", "new/c.dng"]
+    assert targets("in/b.jpg", "in/deep/c.png") == ["in/b.dng", "in/deep/c.dng"]
+    assert targets("in", out="new", recursive=True) == ["new/a.dng", "new/b.dng", "new/deep/c.dng", "new/deep/er/b.dng"]
+    Path("folder.dng").mkdir()
+    assert targets("in/b.jpg", out="folder.dng") == ["folder.dng/b.dng"]
+
+
+def test_targets_of_render():
+    assert targets("in/raw.dng", direction=RENDER) == ["in/raw.jpg"]
+    assert targets("in/raw.dng", direction=RENDER, suffix=".tif") == ["in/raw.tif"]
+    assert targets("in/raw.dng", direction=RENDER, out="x.png") == ["x.png"]
+    assert targets("in/raw.dng", direction=RENDER, out="x.jpg", suffix=".jpeg") == ["x.jpg"]
+    with pytest.raises(ConfigError, match="contradicts"):
+        targets("in/raw.dng", direction=RENDER, out="x.png", suffix=".tif")
+
+
+def test_names_with_dots():
+    Path("in/2024.05.01 x.jpg").write_bytes(b"")
+    assert targets("in/2024.05.01 x.jpg") == ["in/2024.05.01 x.dng"]
+    Path("in/noend").write_bytes(b"")
+    assert targets("in/noend") == ["in/noend.dng"]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "out", "said"),
+    [
+        (["in/b.jpg", "in/a.JPEG"], "x.dng", "must be a folder"),
+        (["in"], "x.dng", "must be a folder"),
+        (["in/b.jpg"], "x.jpg", "unprocess writes .dng"),
+        (["in/b.jpg"], "in/x.txt", "is a file"),
+        (["in/b.jpg", "in/a.JPEG"], "in/x.txt", "is a file"),
+        (["in/b.jpg"], "in/no", "is a file"),
+    ],
+)
+def test_outputs_that_do_not_fit(inputs, out, said):
+    with pytest.raises(ConfigError) as raised:
+        targets(*inputs, out=out)
+    assert said in str(raised.value)
+
+
+def test_one_output_for_two():
+    Path("in/b.png").write_bytes(b"")
+    for out in (None, "new"):
+        with pytest.raises(OutputExistsError, match=r"b\.dng: both in/b\.(jpg|png) and in/b\.(jpg|png) would"):
+            targets("in", out=out)
+    with pytest.raises(OutputExistsError, match="would be written to it"):
+        targets("in/b.jpg", "in/deep/er/b.jpg", out="new")
+    Path("link").symlink_to("in")
+    with pytest.raises(OutputExistsError, match="would be written to it"):
+        targets("in/b.jpg", "link/b.png")
+
+
+def test_rename():
+    Path("in/b.png").write_bytes(b"")
+    assert targets("in", on=OnExists.RENAME) == ["in/a.dng", "in/b.dng", "in/b-1.dng"]
+    Path("in/b.dng").write_bytes(b"")
+    Path("in/b-1.dng").symlink_to("nowhere")
+    assert targets("in", on=OnExists.RENAME) == ["in/a.dng", "in/b-2.dng", "in/b-3.dng"]
+    assert targets("in/b.jpg", out="in/b.dng", on=OnExists.RENAME) == ["in/b-2.dng"]
+
+
+def test_never_over_another_input():
+    Path("in/raw.jpg").write_bytes(b"")
+    with pytest.raises(OutputExistsError, match=r"in/raw\.dng: is an input itself"):
+        targets("in/raw.jpg", "in/raw.dng", on=OnExists.OVERWRITE)
+    Path("in/link.jpg").write_bytes(b"")
+    Path("in/link.dng").symlink_to("b.jpg")
+    with pytest.raises(OutputExistsError, match=r"in/link\.dng: is an input itself"):
+        targets("in/a.JPEG", "in/b.jpg", "in/link.jpg", on=OnExists.OVERWRITE)
+
+
+def test_thousands_are_named_quickly(monkeypatch):
+    """A check of growth without a clock: paths looked at grow with the files, not with their square."""
+    calls = []
+    place = batch._place
+    monkeypatch.setattr(batch, "_place", lambda path: calls.append(path) or place(path))
+    for count in (50, 100):
+        calls.clear()
+        each = [batch.Found(Path(f"{n}.jpg"), Path(f"{n}.jpg")) for n in range(count)]
+        batch.assign([Path()], each, Path("out"), None, UNPROCESS, OnExists.RENAME)
+        assert len(calls) <= 6 * count
+
+
+def test_tally():
+    tally = batch.Tally()
+    error = InputMissingError("x")
+    job = Job(Path("a"), None, error)
+    for status in ("done", "planned", "skipped"):
+        tally.add(batch.Outcome(job, status))
+    assert (tally.done, tally.skipped, tally.count, tally.exit_code(True)) == (2, 1, 3, 0)
+    tally.add(batch.Outcome(job, "failed", error=error))
+    assert (tally.count, tally.exit_code(True), tally.exit_code(False)) == (4, 5, 1)

@@ -1,0 +1,221 @@
+import json
+from importlib import resources
+
+import numpy as np
+import pytest
+
+from paramisp_cli import cameras
+from paramisp_cli.types import CFA_PATTERNS, Camera, CanonicalParams
+
+TABLE = cameras.all_cameras()
+
+
+# The table -----------------------------------------------------------------------------------------------------------
+
+
+def test_table_is_as_it_says():
+    text = resources.files("paramisp_cli.cameras").joinpath("cameras.json").read_text("utf-8")
+    assert len(text) < 700_000
+    rows = json.loads(text)["cameras"]
+    assert text.count("\n{") == len(rows) == len(TABLE)  # one camera a line
+    keys = {"name", "make", "model", "aliases", "cfa", "levels", "matrix", "daylight", "noise"}
+    assert all(row.keys() <= keys and {"name", "make", "model"} <= row.keys() for row in rows)
+    assert len({facts.name for facts in TABLE}) == len(TABLE)
+
+
+def test_every_row_makes_sense():
+    for facts in TABLE:
+        assert facts.cfa is None or facts.cfa in CFA_PATTERNS, facts.name
+        for iso in (None, 50, 100, 160, 400, 1600, 12800):
+            black, white = facts.levels(iso)
+            assert 0 <= black < white <= 65535, facts.name
+        if facts.color_matrix is not None:
+            assert facts.color_matrix.shape == (3, 3)
+            assert abs(np.linalg.det(facts.color_matrix)) > 0.01, facts.name
+            white = facts.color_matrix @ [0.9505, 1, 1.089]
+            assert (white > 0.1).all(), facts.name  # the sensor sees white light in every channel
+            assert facts.daylight_neutral is not None
+        if facts.daylight_neutral is not None:
+            assert facts.daylight_neutral[1] == 1
+            assert ((facts.daylight_neutral > 0.2) & (facts.daylight_neutral < 1.6)).all(), facts.name
+            assert facts.daylight_origin
+        for iso in (50, 100, 1600, 51200):
+            noise = facts.noise_profile(iso)
+            assert noise is None or ((noise[:, 0] > 0) & (noise[:, 1] >= 0) & (noise < 1).all()).all(), facts.name
+        if facts.noise_rows is not None:
+            assert (np.diff(facts.noise_rows[:, 0]) > 0).all(), facts.name
+
+
+def test_every_complete_row_makes_canonical_parameters():
+    made = 0
+    for facts in TABLE:
+        if facts.color_matrix is not None:
+            black, white = facts.levels()
+            params = CanonicalParams(facts.cfa or "RGGB", black, white, facts.daylight_neutral, facts.color_matrix)
+            assert np.isfinite(params.cam_to_srgb()).all()
+            made += 1
+    assert made > 600
+
+
+def test_generic_is_the_median():
+    matrices = [facts.color_matrix for facts in TABLE if facts.color_matrix is not None]
+    np.testing.assert_allclose(cameras.GENERIC.color_matrix, np.median(matrices, 0), atol=5e-5)
+    presets = [
+        f.daylight_neutral for f in TABLE if f.daylight_neutral is not None and "matrix" not in f.daylight_origin
+    ]
+    np.testing.assert_allclose(cameras.GENERIC.daylight_neutral, np.median(presets, 0), atol=5e-5)
+    assert cameras.GENERIC.cfa == "RGGB"
+    assert cameras.GENERIC.levels(100) == (512, 16383)
+    assert cameras.GENERIC.noise_profile(100) is None
+
+
+# What is read from a row ---------------------------------------------------------------------------------------------
+
+
+def test_levels_by_iso():
+    facts = cameras.find_by_name("Canon EOS 5D Mark III")
+    assert facts.levels(None) == (2060, 16383)
+    assert facts.levels(320) == (2060, 13700)
+    assert facts.levels(400) == (2060, 15700)
+    assert facts.levels(50) == (2060, 16383)
+    old = cameras.find_by_name("Canon EOS 1000D")
+    assert (old.levels(100), old.levels(200), old.levels()) == ((255, 3650), (255, 4036), (255, 4036))
+    assert cameras.CameraFacts("x", "", "").levels(100) == (512, 16383)
+
+
+def test_noise_between_and_beyond_the_rows():
+    rows = np.array([[100, 1e-5, 2e-5, 3e-5, 1e-7, 0, -1e-7], [200, 3e-5, 2e-5, -1e-5, 3e-7, 0, 1e-7]])
+    facts = cameras.CameraFacts("x", "", "", noise_rows=rows)
+    np.testing.assert_allclose(facts.noise_profile(100), [[1e-5, 1e-7], [2e-5, 0], [3e-5, 0]])
+    np.testing.assert_allclose(facts.noise_profile(150), [[2e-5, 2e-7], [2e-5, 0], [1e-5, 0]], atol=1e-12)
+    np.testing.assert_allclose(facts.noise_profile(400), [[6e-5, 6e-7], [4e-5, 0], [1e-8, 2e-7]])
+    np.testing.assert_allclose(facts.noise_profile(50), [[5e-6, 5e-8], [1e-5, 0], [1.5e-5, 0]])
+    assert facts.noise_profile(None) is None
+    hero = cameras.find_by_name("GoPro HERO7 Black")  # the DNG's own NoiseProfile
+    np.testing.assert_allclose(hero.noise_profile(267), [[0.000417055, 1.30296e-07]] * 3, rtol=1e-3)
+
+
+def test_daylight():
+    assert cameras.find_by_name("Nikon D90").daylight_origin == "Direct Sunlight"
+    facts = cameras.find_by_name("Canon PowerShot S40")
+    assert facts.daylight_origin == "D55 through the colour matrix"
+    expected = facts.color_matrix @ [0.95682, 1, 0.92149]  # D55 (CIE 15)
+    np.testing.assert_allclose(facts.daylight_neutral, expected / expected[1], rtol=1e-3)
+
+
+# Matching ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "model", "name"),
+    [
+        ("Canon", "Canon EOS 5D Mark III", "Canon EOS 5D Mark III"),
+        ("Canon", "EOS 5D Mark III", "Canon EOS 5D Mark III"),
+        ("CANON ", " canon eos 5d mark iii ", "Canon EOS 5D Mark III"),
+        ("Canon", "Canon EOS DIGITAL REBEL XT", "Canon EOS 350D"),
+        ("Canon", "Canon EOS 350D DIGITAL", "Canon EOS 350D"),
+        ("Canon", "Canon EOS 350D", "Canon EOS 350D"),
+        ("Canon", "EOS 350D", "Canon EOS 350D"),
+        ("NIKON CORPORATION", "NIKON D90", "Nikon D90"),
+        ("Nikon", "D90", "Nikon D90"),
+        ("", "NIKON D90", "Nikon D90"),
+        ("PENTAX Corporation", "PENTAX *ist DL", "Pentax *ist DL"),
+        ("RICOH IMAGING COMPANY, LTD.", "PENTAX K-1", "Pentax K-1"),
+        ("PENTAX", "PENTAX K-1", "Pentax K-1"),
+        ("SONY", "SLT-A57", "Sony SLT-A57"),
+        ("SONY", "ILCE-7RM3A", "Sony ILCE-7RM3"),
+        ("OLYMPUS IMAGING CORP.", "E-5", "Olympus E-5"),
+        ("OLYMPUS CORPORATION", "E-5", "Olympus E-5"),
+        ("Leica Camera AG", "M9 Digital Camera", "Leica M9"),
+        ("GoPro", "HERO7 Black", "GoPro HERO7 Black"),
+    ],
+)
+def test_exif_names(make, model, name):
+    assert cameras.find(Camera(make, model)).name == name
+
+
+def test_unknown_cameras():
+    for camera in (None, Camera("", ""), Camera("Canon", ""), Camera("Apple", "iPhone 13 Pro"), Camera("Canon", "D90")):
+        assert cameras.find(camera) is None
+    assert cameras.find(Camera("Canon", "Canon EOS 5D Mark")) is None  # no prefix matching
+    assert cameras.find(Camera("\x00\xff", "\x7f")) is None
+
+
+def test_every_name_and_alias_finds_its_own_camera():
+    for facts in TABLE:
+        for model in (facts.exif_model, *facts.aliases):
+            assert cameras.find(Camera(facts.exif_make, model)) is facts, (facts.name, model)
+        assert cameras.find_by_name(facts.name) is facts, facts.name
+        assert cameras.find_by_name(f"{facts.exif_make}/{facts.exif_model}") is facts, facts.name
+
+
+def test_names_as_people_write_them():
+    for name in ("Canon EOS 60D", "canon eos 60d", "Canon/EOS 60D", "CANON / Canon EOS 60D", "EOS 60D", "eos60d"):
+        assert cameras.find_by_name(name).name == "Canon EOS 60D"
+    assert cameras.find_by_name("Canon EOS 61D") is None
+    assert "Canon EOS 60D" in cameras.close_names("Canon EOS 61D")
+    assert "Nikon D90" in cameras.close_names("Nikon/D91")
+    assert cameras.close_names("zzzzzzzzzz") == []
+    assert cameras.find_by_name("") is None
+    assert cameras.find_by_name("/") is None
+
+
+# Real files ----------------------------------------------------------------------------------------------------------
+
+
+def test_cameras_of_the_real_jpegs(shared):
+    from paramisp_cli.formats import exif
+
+    known = set()
+    for path in sorted((shared / "jpegs").glob("*.JPG")):
+        data = path.read_bytes()
+        facts = cameras.find(exif.camera(exif.parse(data[data.find(b"Exif\0\0") :])))
+        print(path.name, "→", facts.name if facts else "not in the table")
+        known |= {facts.name} if facts else set()
+    assert known == {
+        "Canon EOS 5D Mark III", "Canon PowerShot G6", "Canon EOS 350D", "Nikon D3100", "Nikon D90",
+        "Pentax *ist DL", "Sony SLT-A57",
+    }  # fmt: skip
+
+
+# file → (make, model) in its EXIF
+RAWS = {
+    "GOPR8508.DNG": ("GoPro", "HERO7 Black"),
+    "IMG_0848.CR2": ("Canon", "Canon EOS 30D"),
+    "CRW.CRW": ("Canon", "Canon EOS D30"),
+    "CRW_0101.CRW": ("Canon", "Canon PowerShot S40"),
+    "canon_eos_60d.CR2": ("Canon", "Canon EOS 60D"),
+    "canon_eos_350d.dng": ("Canon", "Canon EOS 350D DIGITAL"),
+    "canon_eos_5d_mark_iv.CR2": ("Canon", "Canon EOS 5D Mark IV"),
+    "canon_powershot_g10.CR2": ("Canon", "Canon PowerShot G10"),
+    "leica_m9.dng": ("Leica Camera AG", "M9 Digital Camera"),
+    "sony_ilce-7rm3.ARW": ("SONY", "ILCE-7RM3"),
+}
+
+
+@pytest.mark.parametrize("name", RAWS)
+def test_table_against_real_raw_files(real_raws, name):
+    """Matrix, CFA and black as LibRaw reads them; white lies between where highlights begin to bend and the top."""
+    rawpy = pytest.importorskip("rawpy")
+    if name not in real_raws:
+        pytest.skip(f"{name} is not here")
+    facts = cameras.find(Camera(*RAWS[name]))
+    with rawpy.imread(str(real_raws[name])) as raw:
+        matrix = raw.rgb_xyz_matrix[:3]
+        letters = "".join("RGBG"[c] for c in raw.raw_pattern.ravel())
+        rows, columns = raw.sizes.top_margin % 2, raw.sizes.left_margin % 2
+        black = np.mean(raw.black_level_per_channel)
+        white = max(raw.white_level, *(raw.camera_white_level_per_channel or [0]))
+        iso = raw.other.iso_speed
+    if name.startswith("leica"):  # LibRaw's own numbers for it; the table has those of the DNG
+        np.testing.assert_allclose(facts.color_matrix, matrix, atol=0.13)
+    elif np.abs(matrix).sum() > 0:  # LibRaw knows no HERO7
+        np.testing.assert_allclose(facts.color_matrix, matrix, atol=0.03)
+    assert (rows, columns) == (0, 0)  # so the visible area has the sensor's phase
+    if name.startswith("GOPR"):  # stored mirrored: the JPEG's grid is the other way round
+        letters = letters[1::-1] + letters[:1:-1]
+    assert facts.cfa == letters
+    table_black, table_white = facts.levels(iso)
+    assert abs(table_black - black) <= 3
+    # LibRaw says what the format can hold, the table where the sensor clips at this ISO
+    assert 0.65 * white <= table_white <= white
