@@ -8,6 +8,8 @@ and what is cheap to make again is not kept.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,6 +38,7 @@ class _Attended(torch.autograd.Function):
         a = pixels(where)  # (N, 1, H, W)
         ctx.save_for_backward(r, s, a, mean, peak, place, where, channel)
         ctx.channels, ctx.pixels, ctx.parameters = channels, pixels, parameters
+        ctx.autocast = _autocast_like_now(r.device.type)
         y = torch.addcmul(_rows(x), scaled, a.view(n, h * w, 1))
         return y.view(n, h, w, c).permute(0, 3, 1, 2)
 
@@ -46,7 +49,7 @@ class _Attended(torch.autograd.Function):
         rows, g = _rows(r), _rows(grad)
         # Of the small parts, autograd once more.
         grad_a = (g * rows * s[:, None]).sum(2)
-        with torch.enable_grad():
+        with torch.enable_grad(), ctx.autocast():
             where = where.detach().requires_grad_()
             again = ctx.pixels(where)
         of_pixels = torch.autograd.grad(again, [where, *ctx.parameters], grad_a.view_as(a), allow_unused=True)
@@ -54,7 +57,7 @@ class _Attended(torch.autograd.Function):
         grad_scaled = torch.addcmul(grad_where[:, 0] / c, g, a.view(n, h * w, 1))
         grad_scaled.scatter_add_(2, channel[..., None], grad_where[:, 1])
         grad_s = (grad_scaled * rows).sum(1)
-        with torch.enable_grad():
+        with torch.enable_grad(), ctx.autocast():
             mean, peak = mean.detach().requires_grad_(), peak.detach().requires_grad_()
             again = ctx.channels(mean, peak)
         of_channels = torch.autograd.grad(again, [mean, peak, *ctx.parameters], grad_s, allow_unused=True)
@@ -62,6 +65,12 @@ class _Attended(torch.autograd.Function):
         grad_rows.scatter_add_(1, place[:, None], of_channels[1][:, None])
         of_parameters = (_sum(p, q) for p, q in zip(of_pixels[1:], of_channels[2:], strict=True))
         return grad, grad_rows.view(n, h, w, c).permute(0, 3, 1, 2), None, None, *of_parameters
+
+
+def _autocast_like_now(device: str) -> Callable[[], AbstractContextManager[Any]]:
+    """What brings back today's mixed precision later: autograd runs gradients without it."""
+    enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+    return partial(torch.autocast, device, dtype, enabled)
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ class Recipe:
     ema             decay of the averaged weights that are kept in the end; 0: none
     grad_clip       largest norm of the gradient
     noise           σ of the dequantisation noise, in codes of the input (paper: 0.4)
-    dtype           "bf16" or "fp32": precision of the convolutions while training
+    dtype           "bf16" or "fp32": precision of the convolutions while training; "auto": bf16 where that is fast
     init            "" for random weights, or a checkpoint's name ("start"), file or folder to start from
     evaluate_every, checkpoint_every   steps
     simulated       share of the crops, 0 to below 1, from the data set's simulated pairs, if it has photographs too
@@ -77,8 +77,8 @@ class Recipe:
             raise ConfigError(f"recipe {self.name}: has no phases")
         if self.schedule not in ("cosine", "step"):
             raise ConfigError(f"recipe {self.name}: schedule must be cosine or step, got {self.schedule!r}")
-        if self.dtype not in ("bf16", "fp32"):
-            raise ConfigError(f"recipe {self.name}: dtype must be bf16 or fp32, got {self.dtype!r}")
+        if self.dtype not in ("auto", "bf16", "fp32"):
+            raise ConfigError(f"recipe {self.name}: dtype must be auto, bf16 or fp32, got {self.dtype!r}")
         if not 0 <= self.simulated < 1:
             raise ConfigError(f"recipe {self.name}: simulated must be in [0, 1), got {self.simulated}")
         if self.lens_shading not in ("auto", "none"):

@@ -75,6 +75,15 @@ def _start(init: str, direction: Direction) -> IspModel:
     return weights.load_model(found[0], direction)
 
 
+def for_device(recipe: Recipe, device: torch.device) -> Recipe:
+    """The recipe with dtype "auto" settled: bf16 on GPUs and on processors with arithmetic for it, else fp32."""
+    if recipe.dtype != "auto":
+        return recipe
+    able = getattr(torch.cpu, "get_capabilities", dict)()  # newer than the oldest torch that will do
+    fast = device.type == "cuda" or (device.type == "cpu" and (able.get("avx512_bf16") or able.get("amx_bf16")))
+    return replace(recipe, dtype="bf16" if fast else "fp32")
+
+
 # b with exp(ELU(b)) = 2.2 and 1 / 2.2.
 _DISPLAY_GAMMA = {Direction.UNPROCESS: math.log(2.2), Direction.RENDER: math.log(1 - math.log(2.2))}
 
@@ -95,6 +104,7 @@ class Trainer:
         lens_shading: Sequence[Sequence[float]] | None = None,
     ) -> None:
         """``lens_shading``: the camera's, which the network is not asked to make; see ``IspModel``."""
+        recipe = for_device(recipe, device)
         self.recipe, self.device, self.folder = recipe, device, folder
         if device.type == "cpu":
             keep_freed_memory()

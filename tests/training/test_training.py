@@ -216,6 +216,32 @@ batch = 1
 """
 
 
+@pytest.mark.parametrize("direction", list(Direction))
+def test_mixed_precision_learns_the_same(dataset: Path, tmp_path: Path, direction: Direction) -> None:
+    exact = config.parse(TINY, "tiny")
+    sampler = data.Sampler(data.load(dataset))
+    weights = {}
+    for recipe in (exact, replace(exact, dtype="bf16")):
+        made = trainer(recipe, tmp_path / recipe.dtype, direction)
+        made.run(sampler, lambda progress: None, lambda t: None)
+        weights[recipe.dtype] = torch.cat([p.flatten() for p in made.averaged().parameters()])
+    start = torch.cat([p.flatten() for p in loop.build(exact, direction).parameters()])
+    moved, lossy = weights["fp32"] - start, weights["bf16"] - start
+    assert not torch.equal(moved, lossy)
+    assert torch.nn.functional.cosine_similarity(moved, lossy, dim=0) > 0.8
+
+
+def test_auto_settles_on_what_the_device_does_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, cpu = config.load("camera-cpu"), torch.device("cpu")
+    assert recipe.dtype == "auto"
+    for able, dtype in (({"avx512_bf16": True}, "bf16"), ({"avx512_bf16": False}, "fp32"), ({}, "fp32")):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: able, raising=False)
+        assert loop.for_device(recipe, cpu).dtype == dtype
+    assert loop.for_device(recipe, torch.device("cuda")).dtype == "bf16"
+    assert loop.for_device(recipe, torch.device("mps")).dtype == "fp32"
+    assert loop.for_device(replace(recipe, dtype="bf16"), torch.device("mps")).dtype == "bf16"
+
+
 def trainer(recipe: config.Recipe, folder: Path, direction=Direction.UNPROCESS) -> loop.Trainer:
     return loop.Trainer(recipe, direction, torch.device("cpu"), folder)
 
