@@ -79,7 +79,7 @@ def for_device(recipe: Recipe, device: torch.device) -> Recipe:
     """The recipe with dtype "auto" settled: bf16 on GPUs and on processors with arithmetic for it, else fp32."""
     if recipe.dtype != "auto":
         return recipe
-    able = getattr(torch.cpu, "get_capabilities", dict)()  # newer than the oldest torch that will do
+    able: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # newer than the oldest torch that will do
     fast = device.type == "cuda" or (device.type == "cpu" and (able.get("avx512_bf16") or able.get("amx_bf16")))
     return replace(recipe, dtype="bf16" if fast else "fp32")
 
