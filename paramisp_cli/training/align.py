@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,12 @@ TILE = 256
 
 _GOOD = 0.55
 """Normalised correlation from which a window's offset is believed."""
+
+_OUTLIER = 6.0
+"""Pixels from the median beyond which a window's offset is a mistake."""
+
+Geometry = tuple[float, float, float, float]
+"""How a picture lies on a RAW: RAW position (y, x) of the picture's corner, and RAW pixels a picture pixel (y, x)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,3 +160,17 @@ def fit(found: list[Window]) -> Fit | None:
     middle = np.median(offsets, 0)
     away = np.abs(offsets - middle).max(1)
     return Fit(float(middle[0]), float(middle[1]), float((away <= 1).mean()), float(away.max()), len(found))
+
+
+def refined(geometry: Geometry, found: Sequence[Window]) -> Geometry:
+    """The geometry with what the windows' offsets say of position and scale added, outliers left out."""
+    parts = []
+    for axis in (0, 1):
+        at = np.array([(w.top, w.left)[axis] + w.size / 2 for w in found])
+        off = np.array([(w.dy, w.dx)[axis] for w in found])
+        near = np.abs(off - np.median(off)) < _OUTLIER
+        line = near.sum() > 4 and np.ptp(at[near]) > 0
+        slope, start = np.polyfit(at[near], off[near], 1) if line else (0.0, np.median(off))
+        scale = geometry[2 + axis]
+        parts.append((float(geometry[axis] + start * scale), float(scale * (1 + slope))))
+    return parts[0][0], parts[1][0], parts[0][1], parts[1][1]

@@ -192,30 +192,13 @@ def libraw(item: Loaded) -> np.ndarray:
         if sure is not None and fit.agree >= 0.95:
             break
         # The pair keeps one scale; a camera may reduce height and width by a little more and less.
-        geometry = _refined(geometry, found)
+        geometry = align.refined(geometry, found)
     if sure is None:
         raise ConfigError(f"{path}: LibRaw's picture does not lie on the camera's beyond doubt ({said})")
     return sure
 
 
-_Geometry = tuple[float, float, float, float]
-"""RAW position (y, x) of the picture's corner, and RAW pixels a picture pixel (y, x)."""
-
-
-def _refined(geometry: _Geometry, found: Sequence[align.Window]) -> _Geometry:
-    """The geometry with what the windows' offsets say of position and scale added, outliers left out."""
-    parts = []
-    for axis in (0, 1):
-        at = np.array([(w.top, w.left)[axis] + w.size / 2 for w in found])
-        off = np.array([(w.dy, w.dx)[axis] for w in found])
-        near = np.abs(off - np.median(off)) < 4
-        slope, start = np.polyfit(at[near], off[near], 1) if np.ptp(at[near]) > 0 else (0.0, np.median(off))
-        scale = geometry[2 + axis]
-        parts.append((float(geometry[axis] + start * scale), float(scale * (1 + slope))))
-    return parts[0][0], parts[1][0], parts[0][1], parts[1][1]
-
-
-def _placed(developed: np.ndarray, item: Loaded, geometry: _Geometry) -> np.ndarray | None:
+def _placed(developed: np.ndarray, item: Loaded, geometry: align.Geometry) -> np.ndarray | None:
     """The part of a developed RAW (uint8) that the pair shows, at its scale, in [0, 1]; None if it is too small."""
     height, width = item.srgb.shape[:2]
     y, x, step_y, step_x = geometry

@@ -270,7 +270,7 @@ def _box(count: int, start: float, step: float, first: int, stride: int, sites: 
     return weights / np.maximum(weights.sum(1, keepdims=True), 1e-9)
 
 
-def _averaged(laid: _Laid, shape: tuple[int, int], geometry: tuple[float, float, float, float]) -> np.ndarray:
+def _averaged(laid: _Laid, shape: tuple[int, int], geometry: align.Geometry) -> np.ndarray:
     """(h, w, 3) linear camera RGB at the JPEG's scale: same-colour sites averaged over each of its pixels.
 
     ``geometry``: RAW position of the JPEG's corner (y, x) and RAW pixels a JPEG pixel (y, x).
@@ -403,7 +403,7 @@ def _store_reduced(base: Pair, laid: _Laid, picture: SrgbImage, dataset: Path) -
         assert fit is not None
         if fit.agree >= 0.9 and fit.worst < 0.4:
             break
-        geometry = _refined(geometry, found)
+        geometry = align.refined(geometry, found)
     assert fit is not None
     if fit.agree < 0.8:
         return replace(base, status="refused", reason=f"the JPEG is warped: up to {fit.worst:.1f} of its pixels off")
@@ -424,24 +424,6 @@ def _store_reduced(base: Pair, laid: _Laid, picture: SrgbImage, dataset: Path) -
         regions=(Region(0, 0, height, width),),
         size=(height, width),
     )
-
-
-def _refined(
-    geometry: tuple[float, float, float, float], found: list[align.Window]
-) -> tuple[float, float, float, float]:
-    """The geometry after fitting offset and scale of each axis to the windows' offsets, outliers left out."""
-    fitted = []
-    for axis in (0, 1):
-        at = np.array([(w.top, w.left)[axis] + w.size / 2 for w in found])
-        off = np.array([(w.dy, w.dx)[axis] for w in found])
-        keep = np.abs(off - np.median(off)) < 6
-        slope, start = (
-            np.polyfit(at[keep], off[keep], 1) if keep.sum() > 4 and np.ptp(at[keep]) > 0 else (0.0, off.mean())
-        )
-        fitted.append((start, slope))
-    (y, y_slope), (x, x_slope) = fitted
-    y0, x0, ky, kx = geometry
-    return y0 + y * ky, x0 + x * kx, ky * (1 + y_slope), kx * (1 + x_slope)
 
 
 def _thumbnails(dataset: Path, pair: Pair) -> np.ndarray:
