@@ -143,6 +143,7 @@ def train(
             held = [data.split(item, "test", hold_out) for item in measure.whole_pairs(photographs)]
             if not loaded:
                 fail_usage(f"--hold-out {hold_out:g}: leaves no aligned part to train on")
+        recipe, changed = loop.fitted(recipe, loaded)
         shaded = shading.measure(loaded) if recipe.lens_shading == "auto" and _one_camera(loaded) else None
         trainer = loop.Trainer(recipe, ways, pipeline.pick_device(device), output, shaded)
     except ParamispError as error:
@@ -152,6 +153,8 @@ def train(
     names = sorted({item.pair.camera.name for item in taken or loaded if item.pair.camera})
     if len(taken) < len(loaded):
         seen.append(f"{len(loaded) - len(taken)} simulated ones")
+    for words in changed:
+        say(words)
     say(f"{len(loaded)} pairs of {', '.join(names) or 'unknown cameras'}; {recipe.name}, {recipe.steps} steps")
     if shaded is not None:
         corners = " ".join(f"{1 / (1 + sum(row)):.2f}" for row in shaded)

@@ -11,6 +11,9 @@ from typing import Any
 
 from paramisp_cli.errors import ConfigError
 
+SMALLEST_CROP = 88
+"""Side [px] of the smallest crops: GlobalNet sees nothing smaller (85 px), and crops are multiples of 4."""
+
 
 @dataclass(frozen=True, slots=True)
 class Phase:
@@ -26,7 +29,7 @@ class Phase:
     part: str = "all"
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch < 1 or self.crop < 88 or self.crop % 4:
+        if self.steps < 1 or self.batch < 1 or self.crop < SMALLEST_CROP or self.crop % 4:
             raise ConfigError(f"a phase needs steps ≥ 1, batch ≥ 1, crop ≥ 88 and a multiple of 4, got {self}")
         if self.part not in ("all", "global"):
             raise ConfigError(f'a phase\'s part must be "all" or "global", got {self.part!r}')

@@ -88,6 +88,8 @@ def load(
     return [Loaded(pair, *pairs.read_arrays(dataset, pair)) for pair in chosen]
 
 
+_SLACK = 2
+"""Pixels that a part must have more than a crop: the corner moves by up to one for the CFA's phase, and by even steps."""
 GAP = 16
 """Columns between the two parts of a photograph: a demosaiced pixel of one never looks at the other."""
 
@@ -131,10 +133,17 @@ def split(item: Loaded, which: Literal["train", "test"], fraction: float = 0.3) 
     return Loaded(pair, item.mosaic[:, left:right], item.srgb[:, left:right], part, frame)
 
 
+def largest_crop(item: Loaded) -> int:
+    """Side [px] of the largest crop, a multiple of 4, that an aligned part of a pair holds; 0 if there is none."""
+    sides = [min(r.height, r.width) - _SLACK for r in item.pair.regions]
+    return max([side // 4 * 4 for side in sides if side >= 4], default=0)
+
+
 class Sampler:
     """Random crops from pairs: every camera as often as any other, every pair of a camera likewise.
 
-    Simulated pairs, if there are photographs too, give the share of crops that is asked for.
+    Simulated pairs, if there are photographs too, give the share of crops that is asked for. A pair without an aligned
+    part that holds a crop gives none of that size.
     """
 
     def __init__(
@@ -146,10 +155,20 @@ class Sampler:
     ) -> None:
         """``row_sum`` and ``lens_shading`` as the model's; the mosaics come without the shading."""
         self.row_sum, self.lens_shading, self.simulated = row_sum, lens_shading, simulated
-        kinds: dict[bool, dict[str, list[Loaded]]] = {}
-        for item in loaded:
-            kinds.setdefault(item.pair.is_simulated, {}).setdefault(item.camera, []).append(item)
-        self.kinds = [list(kinds[kind].values()) for kind in sorted(kinds)]  # photographs first
+        self.loaded = loaded
+        self._of_crop: dict[int, list[list[list[Loaded]]]] = {}
+
+    def _kinds(self, crop: int) -> list[list[list[Loaded]]]:
+        """The pairs that hold such crops: photographs first, then simulated ones; by camera."""
+        if crop not in self._of_crop:
+            kinds: dict[bool, dict[str, list[Loaded]]] = {}
+            for item in self.loaded:
+                if largest_crop(item) >= crop:
+                    kinds.setdefault(item.pair.is_simulated, {}).setdefault(item.camera, []).append(item)
+            if not kinds:
+                raise ConfigError(f"no aligned part of any photograph holds a crop of {crop} px; use a smaller one")
+            self._of_crop[crop] = [list(kinds[kind].values()) for kind in sorted(kinds)]
+        return self._of_crop[crop]
 
     def batch(self, count: int, crop: int, generator: torch.Generator) -> Batch:
         """``count`` crops of ``crop`` × ``crop``; the generator decides all."""
@@ -157,17 +176,13 @@ class Sampler:
         def pick(n: int) -> int:
             return int(torch.randint(n, (1,), generator=generator))
 
-        crops = []
+        crops, kinds = [], self._kinds(crop)
         for _ in range(count):
-            draw = len(self.kinds) > 1 and float(torch.rand(1, generator=generator)) < self.simulated
-            cameras = self.kinds[draw]
+            draw = len(kinds) > 1 and float(torch.rand(1, generator=generator)) < self.simulated
+            cameras = kinds[draw]
             items = cameras[pick(len(cameras))]
             item = items[pick(len(items))]
-            fitting = [r for r in item.pair.regions if r.height >= crop + 2 and r.width >= crop + 2]
-            if not fitting:
-                raise ConfigError(
-                    f"{item.pair.name}: no aligned part of it holds a crop of {crop} px; use a smaller one"
-                )
+            fitting = [r for r in item.pair.regions if min(r.height, r.width) >= crop + _SLACK]
             areas = torch.tensor([float(r.height * r.width) for r in fitting])
             region = fitting[int(torch.multinomial(areas, 1, generator=generator))]
             spot = pick((region.height - crop) // 2), pick((region.width - crop) // 2)

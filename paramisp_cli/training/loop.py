@@ -23,8 +23,8 @@ from paramisp_cli import weights
 from paramisp_cli.errors import ConfigError, FormatError
 from paramisp_cli.models import architecture
 from paramisp_cli.models.base import IspModel
-from paramisp_cli.training.config import Recipe
-from paramisp_cli.training.data import CFA, Batch, Loaded, Sampler, cut
+from paramisp_cli.training.config import SMALLEST_CROP, Recipe
+from paramisp_cli.training.data import CFA, Batch, Loaded, Sampler, cut, largest_crop
 from paramisp_cli.training.evaluate import Score, error_map, network, table, target
 from paramisp_cli.training.pairs import Region
 from paramisp_cli.types import Direction
@@ -82,6 +82,21 @@ def for_device(recipe: Recipe, device: torch.device) -> Recipe:
     able: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # newer than the oldest torch that will do
     fast = device.type == "cuda" or (device.type == "cpu" and (able.get("avx512_bf16") or able.get("amx_bf16")))
     return replace(recipe, dtype="bf16" if fast else "fp32")
+
+
+def fitted(recipe: Recipe, loaded: Sequence[Loaded]) -> tuple[Recipe, list[str]]:
+    """The recipe with crops that at least one photograph holds, and in words what was changed.
+
+    Raises ConfigError if not even the smallest crop of a phase fits.
+    """
+    largest = max(map(largest_crop, loaded), default=0)
+    if largest < SMALLEST_CROP:
+        raise ConfigError(
+            f"no aligned part of any photograph holds a crop of {SMALLEST_CROP} px, the smallest to train on"
+        )
+    said = [f"crops of {p.crop} px fit no photograph: {largest} px instead" for p in recipe.phases if p.crop > largest]
+    phases = tuple(replace(phase, crop=min(phase.crop, largest)) for phase in recipe.phases)
+    return replace(recipe, phases=phases), list(dict.fromkeys(said))
 
 
 # b with exp(ELU(b)) = 2.2 and 1 / 2.2.

@@ -260,6 +260,24 @@ def test_simulated_pairs_give_their_share(dataset: Path, tmp_path: Path) -> None
     assert [item.pair.is_simulated for item in data.load(tmp_path, simulated=True)] == [False, True]
 
 
+def test_crops_that_fit_no_photograph_shrink(dataset: Path) -> None:
+    items = data.load(dataset)
+    largest = max(map(data.largest_crop, items))
+    recipe = config.parse(TINY.replace("crop = 96", "crop = 4000", 1), "big")
+    fitted, said = loop.fitted(recipe, items)
+    assert [phase.crop for phase in fitted.phases] == [largest, 96]
+    assert said == [f"crops of 4000 px fit no photograph: {largest} px instead"]
+    assert data.Sampler(items).batch(2, largest, torch.Generator().manual_seed(0)).srgb.shape[-1] == largest
+    with pytest.raises(ConfigError, match="no aligned part of any photograph holds a crop of"):
+        data.Sampler(items).batch(1, largest + 4, torch.Generator())
+    narrow = [replace(item, pair=replace(item.pair, regions=(pairs.Region(0, 0, 60, 400),))) for item in items]
+    with pytest.raises(ConfigError, match="a crop of 88 px, the smallest"):
+        loop.fitted(recipe, narrow)
+    both = [items[0], *(replace(n, pair=replace(n.pair, optical=OpticalParams(6400, 0.01, 4, 35))) for n in narrow)]
+    isos = data.Sampler(both).batch(20, 96, torch.Generator().manual_seed(0)).params.iso
+    assert not (isos == 6400).any()  # what holds no such crop gives none
+
+
 class _StopError(Exception):
     pass
 
