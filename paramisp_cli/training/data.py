@@ -89,7 +89,8 @@ def load(
 
 
 _SLACK = 2
-"""Pixels that a part must have more than a crop: the corner moves by up to one for the CFA's phase, and by even steps."""
+"""Pixels that a part must have more than a crop, whose corner moves by up to one for the CFA's phase."""
+
 GAP = 16
 """Columns between the two parts of a photograph: a demosaiced pixel of one never looks at the other."""
 

@@ -340,6 +340,7 @@ def keep(
         training=training,
         metrics=metrics,
         licence="MIT",
+        half=True,
     )
     phases = "; ".join(f"{p.steps} steps of {p.batch} × {p.crop}² ({p.part})" for p in trainer.recipe.phases)
     said = "Measured on photographs that training never saw"
