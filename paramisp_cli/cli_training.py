@@ -170,7 +170,7 @@ def train(
             name = f"step{trainer.step:07d}.{way}.png" if len(ways) > 1 else f"step{trainer.step:07d}.png"
             loop.preview(trainer, way, loaded[0], output / name)
 
-    sampler = data.Sampler(loaded, trainer.color_matrix_row_sum, shaded, recipe.simulated)
+    sampler = data.Sampler(loaded, trainer.color_matrix_row_sum, shaded, recipe.simulated, recipe.random_balance)
     try:
         with interruptible() as check:
             trainer.run(sampler, report, preview, check)

@@ -153,9 +153,11 @@ class Sampler:
         row_sum: float | None = None,
         lens_shading: Sequence[Sequence[float]] | None = None,
         simulated: float = 0.0,
+        random_balance: float = 0.0,
     ) -> None:
         """``row_sum`` and ``lens_shading`` as the model's; the mosaics come without the shading."""
         self.row_sum, self.lens_shading, self.simulated = row_sum, lens_shading, simulated
+        self.random_balance = random_balance
         self.loaded = loaded
         self._of_crop: dict[int, list[list[list[Loaded]]]] = {}
 
@@ -188,10 +190,16 @@ class Sampler:
             region = fitting[int(torch.multinomial(areas, 1, generator=generator))]
             spot = pick((region.height - crop) // 2), pick((region.width - crop) // 2)
             crops.append(cut(item, region, spot, crop, 1 + pick(4), self.lens_shading))
-        optical = [item.pair.optical for _, _, item in crops]
-        params = Params.cat(
-            [Params.of(_canonical(item), o, self.row_sum) for (_, _, item), o in zip(crops, optical, strict=True)]
-        )
+        parameters = []
+        for _, mosaic, item in crops:
+            canonical = _canonical(item)
+            if self.random_balance:
+                red, blue = (self.random_balance * torch.randn(2, generator=generator)).exp().tolist()
+                mosaic[0, 0::2, 0::2] *= red
+                mosaic[0, 1::2, 1::2] *= blue
+                canonical = replace(canonical, as_shot_neutral=canonical.as_shot_neutral * (red, 1, blue))
+            parameters.append(Params.of(canonical, item.pair.optical, self.row_sum))
+        params = Params.cat(parameters)
         bits = [1 / (c.white_level - float(c.black_level.mean())) for c in (_canonical(item) for *_, item in crops)]
         return Batch(
             torch.from_numpy(np.stack([srgb for srgb, *_ in crops])),

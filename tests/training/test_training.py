@@ -278,6 +278,19 @@ def test_crops_that_fit_no_photograph_shrink(dataset: Path) -> None:
     assert not (isos == 6400).any()  # what holds no such crop gives none
 
 
+def test_random_balance_changes_only_the_sensor(dataset: Path) -> None:
+    items = data.load(dataset)
+    plain = data.Sampler(items).batch(1, 96, torch.Generator().manual_seed(0))
+    other = data.Sampler(items, random_balance=0.3).batch(1, 96, torch.Generator().manual_seed(0))
+    assert torch.equal(plain.srgb, other.srgb)
+    assert not torch.allclose(plain.mosaic, other.mosaic, rtol=0.02)
+    same = [isp.apply_gains(isp.demosaic(b.mosaic, data.CFA), b.params.wb_gains) for b in (plain, other)]
+    assert torch.allclose(*same, atol=0.05)  # demosaicing mixes the channels a little at edges
+    assert float((same[0] - same[1]).abs().mean()) < 2e-3
+    with pytest.raises(ConfigError, match="random_balance must be in"):
+        config.parse(f"random_balance = -1\n{TINY}", "bad")
+
+
 class _StopError(Exception):
     pass
 
