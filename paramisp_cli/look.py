@@ -59,10 +59,11 @@ def fitted_curve(pixels: np.ndarray, raw: RawImage) -> np.ndarray | None:
     for number in range(64):
         inside = index == number
         if inside.sum() >= 32:
-            points.append((float(np.median(linear.ravel()[inside])), float(np.median(target.ravel()[inside]))))
+            at = float(np.median(linear.ravel()[inside]))
+            if points[-1][0] + 1e-6 < at < 1 - 1e-6:  # whites that just clip are the end's
+                points.append((at, float(np.median(target.ravel()[inside]))))
     x, y = np.array([*points, (1.0, 1.0)]).T
-    keep = np.concatenate([[True], np.diff(x) > 1e-6])
-    return np.stack([x[keep], np.clip(np.maximum.accumulate(y[keep]), 0, 1)], 1)
+    return np.stack([x, np.clip(np.maximum.accumulate(y), 0, 1)], 1)
 
 
 def matched_exposure(raw: RawImage, preview: np.ndarray) -> float:

@@ -54,6 +54,18 @@ def test_fitted_curve_finds_the_curve(crop, dtype):
     np.testing.assert_allclose(np.interp(x, *curve.T), x**0.7, atol=0.012)
 
 
+def test_fitted_curve_of_a_picture_with_clipped_whites():
+    """A median that all but clips would stand where the curve's end must, and no DNG could be written with it."""
+    light = np.array(ramp())
+    light[:, -128:] = 1
+    raw = grey_raw(light)
+    encoded = (color.srgb_encode(light**0.7)[..., None].repeat(3, -1) * 250).astype(np.uint8)
+    curve = look.fitted_curve(encoded, raw)
+    assert curve[0].tolist() == [0, 0]
+    assert curve[-1].tolist() == [1, 1]
+    assert (np.diff(curve[:, 0]) > 0).all()
+
+
 def test_fitted_curve_of_next_to_nothing_is_none():
     raw = grey_raw(np.full((8, 12), 0.3))
     assert look.fitted_curve(np.full((8, 12, 3), 140, np.uint8), raw) is None
