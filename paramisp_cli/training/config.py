@@ -47,7 +47,7 @@ class Recipe:
     grad_clip       largest norm of the gradient
     noise           σ of the dequantisation noise, in codes of the input (paper: 0.4)
     dtype           "bf16" or "fp32": precision of the convolutions while training; "auto": bf16 where that is fast
-    init            "" for random weights, or a checkpoint's name ("start"), file or folder to start from
+    init            "" for random weights, or a checkpoint's name ("generic"), file or folder to start from
     evaluate_every, checkpoint_every   steps
     simulated       share of the crops, 0 to below 1, from the data set's simulated pairs, if it has photographs too
     random_balance  σ of log gains by which a crop's red and blue sites and its white balance are changed, so that both
