@@ -235,8 +235,8 @@ def save(
 
     camera: "GoPro HERO7 Black", or "generic" · recipe: the training recipe's name · training: data and schedule ·
     metrics: what was measured, on what · licence: of the weights · source_hash: SHA-256 of the code or of the file
-    that they come from · extra: more strings for the header · half: store numbers in 16 bits, which changes results
-    by −95 dB or less.
+    that they come from · extra: more strings for the header · half: store numbers in 16 bits; between the results
+    and those of 32 bits the PSNR was 97 dB or more.
     """
     from safetensors.torch import save as to_bytes
 

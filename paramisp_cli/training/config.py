@@ -30,7 +30,9 @@ class Phase:
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1 or self.crop < SMALLEST_CROP or self.crop % 4:
-            raise ConfigError(f"a phase needs steps ≥ 1, batch ≥ 1, crop ≥ 88 and a multiple of 4, got {self}")
+            raise ConfigError(
+                f"a phase needs steps ≥ 1, batch ≥ 1, crop ≥ {SMALLEST_CROP} and a multiple of 4, got {self}"
+            )
         if self.part not in ("all", "global"):
             raise ConfigError(f'a phase\'s part must be "all" or "global", got {self.part!r}')
 
