@@ -6,12 +6,11 @@ import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from paramisp_cli import isp
+from paramisp_cli import isp, memory
 from paramisp_cli.errors import ConfigError
 from paramisp_cli.models.base import IspModel, Params
 from paramisp_cli.types import Direction
@@ -28,19 +27,6 @@ _STRIP_THREADS = min(4, os.cpu_count() or 1)
 """Strips worked on at a time."""
 
 
-def free_memory() -> int:
-    """Bytes of main memory that can be had now, the limit of a container included."""
-    available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 8 << 30
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
-        available = int(lines.get("MemAvailable", f"{available >> 10} kB").split()[0]) << 10
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.exists() and used.exists() and (text := limit.read_text().strip()) != "max":
-        available = min(available, max(int(text) - int(used.read_text()), 0))
-    return available
-
-
 def check_memory(model: IspModel, height: int, width: int, device: torch.device, limit: int | None) -> None:
     """Raise ConfigError if the model pools over the image and that takes over ``limit`` bytes (None: what is free)."""
     if model.halo is not None:
@@ -49,7 +35,7 @@ def check_memory(model: IspModel, height: int, width: int, device: torch.device,
     if device.type == "cuda":
         have = min(limit or 1 << 62, torch.cuda.mem_get_info(device)[0])
     else:
-        have = limit or free_memory()
+        have = limit or memory.free()
     if need > have:
         megapixels = height * width / 1e6
         raise ConfigError(
@@ -134,7 +120,7 @@ def _run_in_threads(strip: Callable[[int], Tensor], tops: Sequence[int], sink: S
 
 def devices() -> list[str]:
     """What there is to compute on, a line each, for ``paramisp doctor``."""
-    lines = [f"cpu: {os.cpu_count()} cores, {torch.get_num_threads()} threads, {free_memory() / 1e9:.1f} GB free"]
+    lines = [f"cpu: {os.cpu_count()} cores, {torch.get_num_threads()} threads, {memory.free() / 1e9:.1f} GB free"]
     for number in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(number)
         lines.append(f"cuda:{number}: {properties.name}, {properties.total_memory / 1e9:.1f} GB")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
-from paramisp_cli import tiling
+from paramisp_cli import memory, tiling
 from paramisp_cli.errors import ConfigError
 from paramisp_cli.models.base import IspModel, Params
 from paramisp_cli.models.parametric import Parametric
@@ -93,25 +91,10 @@ def test_memory_is_checked_before_work():
 
 
 def test_free_memory_is_looked_at(monkeypatch):
-    monkeypatch.setattr(tiling, "free_memory", lambda: 5)
+    monkeypatch.setattr(memory, "free", lambda: 5)
     with pytest.raises(ConfigError, match="free now"):
         tiling.check_memory(Pooling(Direction.RENDER), 10, 10, CPU, None)
     tiling.check_memory(Pooling(Direction.RENDER), 10, 10, CPU, 1_000_000)
-
-
-def test_free_memory_knows_the_container(monkeypatch, tmp_path):
-    real = tiling.free_memory()
-    assert 0 < real < 1 << 50
-    limit, used = tmp_path / "max", tmp_path / "current"
-    limit.write_text("3000\n")
-    used.write_text("1000\n")
-    files = {"/sys/fs/cgroup/memory.max": limit, "/sys/fs/cgroup/memory.current": used}
-    monkeypatch.setattr(tiling, "Path", lambda name: files.get(name, Path(name)))
-    assert tiling.free_memory() == 2000
-    used.write_text("4000\n")
-    assert tiling.free_memory() == 0
-    limit.write_text("max\n")
-    assert tiling.free_memory() > 4000
 
 
 def test_lower_precision_runs_in_autocast():

@@ -346,7 +346,7 @@ class ParamISP(IspModel):
     def peak_bytes(self, height: int, width: int) -> int:
         """What ``streaming.run`` needs, in float32; the plain, differentiable way needs far more."""
         padded = (height + self._padding(height), width + self._padding(width))
-        return streaming.peak_bytes(*padded, strip_pixels=self.strip_pixels)
+        return streaming.peak_bytes(*padded)
 
     @staticmethod
     def _padding(size: int) -> int:

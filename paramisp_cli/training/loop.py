@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import math
 import pickle
 import platform
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from paramisp_cli import weights
+from paramisp_cli import memory, weights
 from paramisp_cli.errors import ConfigError, FormatError
 from paramisp_cli.models import architecture
 from paramisp_cli.models.base import IspModel
@@ -122,7 +120,7 @@ class Trainer:
         recipe = for_device(recipe, device)
         self.recipe, self.device, self.folder = recipe, device, folder
         if device.type == "cpu":
-            keep_freed_memory()
+            memory.keep_freed()
         self.dropout = torch.Generator()
         self.models: dict[Direction, IspModel] = {}
         for direction in (directions,) if isinstance(directions, Direction) else directions:
@@ -378,18 +376,3 @@ def _only_global(model: IspModel, wanted: bool) -> Iterator[None]:
         yield
     finally:
         model.localnet = local
-
-
-def keep_freed_memory() -> None:
-    """Tell glibc to keep what is freed: by default every temporary over 128 kB is mapped, zeroed and unmapped again,
-    which is half of a training step's time. Does nothing elsewhere.
-    """  # fmt: skip
-    if not sys.platform.startswith("linux"):
-        return
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
-        libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
-        libc.mallopt(-2, 256 << 20)  # M_TOP_PAD
-    except (OSError, AttributeError):  # another C library
-        return

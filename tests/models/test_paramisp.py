@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from paramisp_cli import weights
-from paramisp_cli.models import Params, paramisp, streaming
+from paramisp_cli.models import Params, paramisp, stages, streaming
 from paramisp_cli.models.base import tensor_names
 from paramisp_cli.models.paramisp import Block, ParamISP
 from paramisp_cli.types import Direction
@@ -225,17 +225,29 @@ def test_streamed_equals_plain_at_any_strip_height(direction, size):
             torch.testing.assert_close(model(x, shot()), plain, atol=2e-5, rtol=1e-5)
 
 
-def test_streamed_features_are_the_features():
-    image = torch.rand(1, 3, 24, 16) * 1.2
-    first = torch.rand(1, 3, 24, 16) * 1.2
-    want = F.pad(paramisp.features(image, paramisp.overexposure(first)), (1, 1, 1, 1), mode="replicate")[0]
-    planes = [F.pad(v, (1, 1, 1, 1), mode="replicate")[0] for v in (image, first)]
-    for rows in (4, 10, 24):
-        features = streaming.Features(*planes, rows)
-        for begin in range(0, 24, rows):
-            end = min(begin + rows, 24)
-            got = features(begin, end).permute(2, 0, 1)
-            torch.testing.assert_close(got, want[features.order, begin : end + 2], atol=1e-5, rtol=0)
+@pytest.mark.parametrize("table", [True, False])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_first_convolution_is_that_of_the_features(table, stride):
+    """Values far outside [0, 1], where the table goes on straight, and parts at and off the border."""
+    image, first = torch.randn(2, 1, 3, 24, 18).mul(0.8).unbind()
+    conv = torch.nn.Conv2d(paramisp.FEATURES, 64, 3)
+    features = paramisp.features(image, paramisp.overexposure(first))
+    with torch.no_grad():
+        want = F.conv2d(F.pad(features, (1, 1, 1, 1), mode="replicate"), conv.weight, conv.bias)[0].permute(1, 2, 0)
+        got = stages.FirstConv(conv.weight, conv.bias, torch.float32, table=table, stride=stride)
+        planes = [stages.planes_of(v[0]) for v in (image, first)]
+        for top, left, height, width in ((0, 0, 24, 18), (0, 5, 7, 13), (3, 0, 21, 4), (10, 9, 1, 1)):
+            part = want[top : top + height : stride, left : left + width : stride]
+            torch.testing.assert_close(got(*planes, top, left, height, width), part, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf])
+def test_what_is_not_a_number_stays_one(broken):
+    """A network that has come apart gives no numbers, and no crash in the table of its first convolution."""
+    model, x = network(), torch.rand(1, 3, 88, 88)
+    x[0, 1, 40, 40] = broken
+    with torch.inference_mode():
+        assert not torch.isfinite(model(x, shot())).all()
 
 
 def test_float64_is_the_truth_of_float32():

@@ -1,0 +1,346 @@
+"""The stages of ParamISP's inference, each on a region of an image, with the numbers of the plain forward pass.
+
+Layouts (rows first, so that a region is a slice):
+    Planes  (3, H + 2, W + 2)   images, with a ring that repeats the border (replicate padding)
+    Map     (H + 2, W + 2, 64)  x, channels last, with the same ring: a convolution's input is a slice, never padded
+    Inner   (H, W, 64)          r, without ring
+
+A stage works its region off in strips of a few thousand pixels, so that what it makes on the way stays in a core's
+cache, and what two strips share is carried over. Regions of one stage do not depend on each other: threads may take
+one each. Two of them compute the few rows and columns between them twice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from paramisp_cli.models.paramisp import Block, GlobalNet
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Rows [top, bottom) and columns [left, right), worked off ``rows`` at a time."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+    rows: int
+
+    @property
+    def width(self) -> int:
+        """Columns."""
+        return self.right - self.left
+
+    def strips(self) -> Iterator[tuple[int, int]]:
+        """(begin, end) of its strips."""
+        for begin in range(self.top, self.bottom, self.rows):
+            yield begin, min(begin + self.rows, self.bottom)
+
+
+class Conv:
+    """A convolution without padding, channels last: rows (h, w, I) → (h', w', O), computed in ``dtype``."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, stride: int = 1) -> None:
+        self.weight = weight.to(dtype).contiguous(memory_format=torch.channels_last)
+        self.bias = None if bias is None else bias.to(dtype)
+        self.dtype, self.stride = dtype, stride
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Rows of an image, or of a part of one with what lies around it → rows."""
+        planes = rows.to(self.dtype)[None].permute(0, 3, 1, 2)
+        return F.conv2d(planes, self.weight, self.bias, self.stride)[0].permute(1, 2, 0)
+
+
+def _elu(v: Tensor, out: Tensor) -> None:
+    """ELU of v, which is used up, into ``out``: max(v, 0) + exp(min(v, 0)) − 1, in half the time of torch's own."""
+    v = v.float() if v.dtype in (torch.bfloat16, torch.float16) else v
+    low = v.clamp(max=0).mul_(math.log2(math.e)).exp2_()  # exp is three times slower than exp2
+    torch.sub(low.add_(v.clamp_(min=0)), 1, out=out)
+
+
+# --- images -----------------------------------------------------------------------------------------------------------
+
+
+def planes_of(image: Tensor) -> Tensor:
+    """(3, H, W) → Planes."""
+    return F.pad(image[None], (1, 1, 1, 1), mode="replicate")[0]
+
+
+def ring_of_planes(planes: Tensor) -> None:
+    """Make the ring true again."""
+    planes[:, 0], planes[:, -1] = planes[:, 1], planes[:, -2]
+    planes[..., 0], planes[..., -1] = planes[..., 1], planes[..., -2]
+
+
+def tone(
+    net: GlobalNet, coefficients: list[tuple[Tensor, Tensor]], source: Tensor, target: Tensor, region: Region
+) -> None:
+    """Pixels (3, P) through the tone stages into ``target``, of the same shape; the region's columns are pixels."""
+    columns = slice(region.left, region.right)
+    target[:, columns] = net.tone(source[None, :, columns], coefficients)[0]
+
+
+# --- content features and what looks at them --------------------------------------------------------------------------
+
+
+class FirstConv:
+    """The first 3×3 convolution of the 96 content features, which are never made for the whole image.
+
+    __call__ gives it where a Region is, for Planes of the image and of the one that the mask is of. Of two ways to the
+    same numbers, ``table`` takes the one that suits caches: for a tap and a channel, value and histograms together are
+    a piecewise linear function of one number into 64, which bends at multiples of 1/105 from −1/3 to 4/3 only. A table
+    of its bends gives it by two rows and their weights; only gradients and mask are convolved.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype, *, table: bool, stride: int = 1) -> None:
+        """weight (64, 96, 3, 3), bias (64,): for the features' own order."""
+        from paramisp_cli.models.paramisp import FEATURES
+
+        self.stride = stride
+        if not table:
+            self.table = None
+            self.dense = Conv(weight, bias, dtype, stride)
+            return
+        self.table = _table(weight)  # (27 · _KNOTS, 64)
+        steps = torch.arange(27, device=weight.device).view(3, 3, 3, 1) * _KNOTS + torch.arange(2, device=weight.device)
+        self.offsets = steps.flatten().int()
+        sobel, mask = weight[:, 3:9], weight[:, FEATURES - 3 :]
+        self.sobel = Conv(sobel, bias, weight.dtype, stride)
+        self.sobel_and_mask = Conv(torch.cat([sobel, mask], 1), bias, weight.dtype, stride)
+
+    def __call__(self, planes: Tensor, first: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
+        """(h, w, 64): one result for each ``stride`` of the pixels [top, top + height) × [left, left + width)."""
+        from paramisp_cli.models.paramisp import BINS, overexposure, soft_histogram
+
+        image = planes[:, top : top + height + 2, left : left + width + 2]
+        mask = overexposure(first[:, top : top + height + 2, left : left + width + 2])
+        sobel = _gradient(planes, top, left, height, width)
+        if self.table is None:
+            histograms = [soft_histogram(image[None], bins)[0] for bins in BINS]
+            return self.dense(torch.cat([image, sobel, *histograms, mask]).permute(1, 2, 0))
+        if bool(mask.any()):
+            out = self.sobel_and_mask(torch.cat([sobel, mask]).permute(1, 2, 0).contiguous())
+        else:
+            out = self.sobel(sobel.permute(1, 2, 0).contiguous())
+        return out.add_(self._looked_up(image).view(out.shape))
+
+    def _looked_up(self, image: Tensor) -> Tensor:
+        """Value and histograms of (3, h + 2, w + 2) → (pixels, 64)."""
+        assert self.table is not None
+        place = image.permute(1, 2, 0) * _GRID + _BELOW
+        low = place.floor().nan_to_num_().clamp_(0, _KNOTS - 2)
+        height, width = image.shape[1:]
+        share = place.new_empty(height, width, 3, 2)  # of the bend below and of the one above
+        torch.sub(place, low, out=share[..., 1])
+        torch.sub(1, share[..., 1], out=share[..., 0])
+        number = torch.empty(height, width, 3, 2, dtype=torch.int32, device=image.device)
+        number[:] = low[..., None]
+        h, w = (height - 3) // self.stride + 1, (width - 3) // self.stride + 1
+        window = (h, w, 3, 18), (self.stride * 6 * width, self.stride * 6, 6 * width, 1)
+        rows, weights = (v.as_strided(*window).reshape(-1, 54) for v in (number, share))
+        return F.embedding_bag(rows.add_(self.offsets), self.table, mode="sum", per_sample_weights=weights)
+
+
+_GRID = 105
+"""Bends lie at multiples of 1/3, 1/7 and 1/15, so at multiples of 1/105."""
+_BELOW = 36
+"""Steps below 0 where the table begins: one more than the last bend at −1/3, for the straight line beyond."""
+_KNOTS = _BELOW + 140 + 2
+"""Up to one more than the last bend at 4/3."""
+
+
+def _table(weight: Tensor) -> Tensor:
+    """(27 · _KNOTS, 64), by tap, channel and bend: what a value there adds, by itself and by its histograms."""
+    from paramisp_cli.models.paramisp import BINS, soft_histogram
+
+    exact = weight.double()
+    value = (torch.arange(_KNOTS, device=weight.device, dtype=torch.float64) - _BELOW) / _GRID
+    parts, begin = [torch.einsum("ocyx,k->yxcko", exact[:, :3], value)], 9
+    for bins in BINS:
+        share = soft_histogram(value.view(1, 1, 1, -1), bins)[0, :, 0]  # (bins, knots)
+        of_channels = exact[:, begin : begin + 3 * bins].unflatten(1, (3, bins))
+        parts.append(torch.einsum("ocbyx,bk->yxcko", of_channels, share))
+        begin += 3 * bins
+    return torch.stack(parts).sum(0).reshape(-1, weight.shape[0]).to(weight.dtype)
+
+
+def _gradient(planes: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
+    """Gradient features, (6, height + 2, width + 2), around a part of the image, the image's border ones repeated."""
+    whole = planes.shape[1] - 2, planes.shape[2] - 2
+    above, below = max(top - 1, 0), min(top + height + 1, whole[0])
+    before, behind = max(left - 1, 0), min(left + width + 1, whole[1])
+    p = planes[:, above : below + 2, before : behind + 2]
+    down = p[:, :-2] + p[:, 2:] + 2 * p[:, 1:-1]
+    across = p[..., :-2] + p[..., 2:] + 2 * p[..., 1:-1]
+    both = torch.stack([down[..., 2:] - down[..., :-2], across[:, 2:] - across[:, :-2]], 1).flatten(0, 1).div_(8)
+    ring = (before - left + 1, left + width + 1 - behind, above - top + 1, top + height + 1 - below)
+    return F.pad(both[None], ring, mode="replicate")[0] if any(ring) else both
+
+
+def pooled_size(size: int) -> int:
+    """How many rows (columns) GlobalNet's first layer makes of so many."""
+    return ((size - 3) // 2 + 1) // 2
+
+
+def first_layer(conv: FirstConv, planes: Tensor, first: Tensor, layer: Tensor, region: Region) -> None:
+    """GlobalNet's first convolution, ELU and 2×2 maximum into ``layer`` (h, w, 64); the region is the layer's."""
+    for begin, end in region.strips():
+        size = 4 * (end - begin) - 1, 4 * region.width - 1  # a pooled row looks at five rows, four apart
+        out = conv(planes, first, 4 * begin + 1, 4 * region.left + 1, *size)
+        out = F.max_pool2d(F.elu(out).permute(2, 0, 1)[None], 2)
+        layer[begin:end, region.left : region.right] = out[0].permute(1, 2, 0)
+
+
+# --- LocalNet ---------------------------------------------------------------------------------------------------------
+
+
+def head(conv: FirstConv, bias: Tensor | None, planes: Tensor, first: Tensor, x: Tensor, region: Region) -> None:
+    """Features and first convolution → x; ``bias`` (64,) is what z adds."""
+    for begin, end in region.strips():
+        rows = conv(planes, first, begin, region.left, end - begin, region.width)
+        x[begin + 1 : end + 1, region.left + 1 : region.right + 1] = rows if bias is None else rows.add_(bias)
+    ring(x, region)
+
+
+def ring(x: Tensor, region: Region) -> None:
+    """Make the Map's ring beside the region, just written, true again."""
+    height, width = x.shape[0] - 2, x.shape[1] - 2
+    rows, columns = slice(region.top + 1, region.bottom + 1), slice(region.left + 1, region.right + 1)
+    if region.left == 0:
+        x[rows, 0] = x[rows, 1]
+        columns = slice(0, columns.stop)
+    if region.right == width:
+        x[rows, -1] = x[rows, -2]
+        columns = slice(columns.start, width + 2)
+    if region.top == 0:
+        x[0, columns] = x[1, columns]
+    if region.bottom == height:
+        x[-1, columns] = x[-2, columns]
+
+
+class Convs:
+    """A block's two convolutions, prepared."""
+
+    def __init__(self, block: Block, dtype: torch.dtype) -> None:
+        self.first = Conv(block.conv1.weight, block.conv1.bias, dtype)
+        self.second = Conv(block.conv2.weight, block.conv2.bias, dtype)
+
+
+def block_a(convs: Convs, x: Tensor, r: Tensor, region: Region) -> tuple[Tensor, Tensor]:
+    """r := conv2(ELU(conv1 x)) → each channel's sum (64,), float64, and maximum over the region."""
+    height, width = r.shape[:2]
+    left, right = max(region.left - 1, 0), min(region.right + 1, width)
+    # ELU(conv1 x): row i is image row begin − 1 + i, column j is image column region.left − 1 + j.
+    inner = torch.empty(region.rows + 2, region.width + 2, 32, dtype=convs.second.dtype, device=x.device)
+    columns = slice(left - region.left + 1, right - region.left + 1)
+    total = torch.zeros(64, dtype=torch.float64, device=x.device)
+    peak = x.new_full((64,), -torch.inf)
+    for begin, end in region.strips():
+        n = end - begin
+        # Rows begin − 1 and begin are there from the strip before.
+        start, stop = begin + 1 if begin > region.top else max(begin - 1, 0), min(end + 1, height)
+        if stop > start:
+            rows = convs.first(x[start : stop + 2, left : right + 2])
+            _elu(rows, inner[start - begin + 1 : stop - begin + 1, columns])
+        # Replicate padding repeats conv1's *output*: its ring is a copy, not conv1 of an extended x.
+        if left == region.left:
+            inner[:, 0] = inner[:, 1]
+        if right == region.right:
+            inner[:, -1] = inner[:, -2]
+        if begin == 0:
+            inner[0] = inner[1]
+        if end == height:
+            inner[n + 1] = inner[n]
+        out = convs.second(inner[: n + 2]).to(r.dtype)
+        r[begin:end, region.left : region.right] = out
+        pixels = out.reshape(-1, 64)
+        total += pixels.sum(0).double()
+        peak = torch.maximum(peak, pixels.amax(0))
+        inner[:2] = inner[n : n + 2].clone()
+    return total, peak
+
+
+def channel_scale(block: Block, parts: list[tuple[Tensor, Tensor]], pixels: int) -> Tensor:
+    """The factor (64,) of each channel from what ``block_a`` gave for all regions of an image of so many pixels."""
+    peak = torch.stack([peak for _, peak in parts]).amax(0)
+    mean = (torch.stack([total for total, _ in parts]).sum(0) / pixels).to(peak.dtype)
+    return block.channel_scale(mean.view(1, 64, 1, 1), peak.view(1, 64, 1, 1)).view(64)
+
+
+def block_b(block: Block, scale: Tensor, x: Tensor, r: Tensor, region: Region) -> None:
+    """x += r · scale · sigmoid(7×7 convolution of the mean and the maximum of r · scale over channels)."""
+    height, width = r.shape[:2]
+    left, right = max(region.left - 3, 0), min(region.right + 3, width)
+    before, behind = left - (region.left - 3), region.right + 3 - right
+    columns = slice(region.left, region.right)
+    # Mean and maximum with the 7×7's ring of 3: row i is image row region.top − 3 + i, and columns likewise.
+    where = r.new_empty(2, region.bottom - region.top + 6, region.width + 6)
+    done = max(region.top - 3, 0)
+    for begin, end in region.strips():
+        ahead = min(end + 3, height)
+        scaled = r[done:ahead, left:right] * scale
+        new = where[:, done - region.top + 3 : ahead - region.top + 3]
+        torch.mean(scaled, 2, out=new[0, :, before : new.shape[2] - behind])
+        torch.amax(scaled, 2, out=new[1, :, before : new.shape[2] - behind])
+        if before:
+            new[..., :before] = new[..., before : before + 1]
+        if behind:
+            new[..., -behind:] = new[..., -behind - 1 : -behind]
+        if done == 0:
+            where[:, : 3 - region.top] = where[:, 3 - region.top, None]
+        if ahead == height:
+            last = height - region.top + 2
+            where[:, last + 1 :] = where[:, last, None]
+        done = ahead
+        near = where[None, :, begin - region.top : end - region.top + 6]
+        attention = torch.sigmoid(F.conv2d(near, block.spatial.weight, block.spatial.bias))[0, 0, :, :, None]
+        x[begin + 1 : end + 1, region.left + 1 : region.right + 1].addcmul_(r[begin:end, columns], attention * scale)
+    ring(x, region)
+
+
+def down(conv: Conv, x: Tensor, half: Tensor, region: Region) -> None:
+    """half := 2×2 convolution of x with stride 2; the region is half's."""
+    for begin, end in region.strips():
+        rows = conv(x[2 * begin + 1 : 2 * end + 1, 2 * region.left + 1 : 2 * region.right + 1])
+        half[begin + 1 : end + 1, region.left + 1 : region.right + 1] = rows
+    ring(half, region)
+
+
+def up(conv: nn.ConvTranspose2d, half: Tensor, x: Tensor, region: Region) -> None:
+    """x += 2×2 transposed convolution of half with stride 2: x is its own skip connection; the region is half's."""
+    assert conv.bias is not None
+    for begin, end in region.strips():
+        rows = half[begin + 1 : end + 1, region.left + 1 : region.right + 1]
+        # Strides of 2 do not overlap: a product with (64, 2 · 2 · 64), its results laid side by side.
+        made = rows @ conv.weight.permute(0, 2, 3, 1).reshape(64, 256)
+        target = x[2 * begin + 1 : 2 * end + 1, 2 * region.left + 1 : 2 * region.right + 1]
+        made = made.view(end - begin, region.width, 2, 2, 64).permute(0, 2, 1, 3, 4)
+        target.unflatten(0, (-1, 2)).unflatten(2, (-1, 2)).add_(made)
+        target += conv.bias
+    ring(x, Region(2 * region.top, 2 * region.bottom, 2 * region.left, 2 * region.right, 1))
+
+
+def tail(conv: nn.Conv2d, x: Tensor, planes: Tensor, out: Tensor, region: Region) -> None:
+    """out := planes + last convolution of x; without ``out``'s ring."""
+    # Three output channels would leave a convolution kernel mostly idle: nine taps × three channels as one product.
+    weight = conv.weight.permute(2, 3, 0, 1).reshape(27, 64)
+    assert conv.bias is not None
+    width, bias = region.width, conv.bias[:, None, None]
+    for begin, end in region.strips():
+        n = end - begin
+        rows = x[begin : end + 2, region.left : region.right + 2].reshape(-1, 64)
+        taps = (weight @ rows.t()).view(3, 3, 3, n + 2, width + 2)
+        inside = (slice(None), slice(begin + 1, end + 1), slice(region.left + 1, region.right + 1))
+        torch.add(planes[inside], bias, out=out[inside])
+        for dy in range(3):
+            for dx in range(3):
+                out[inside] += taps[dy, dx, :, dy : dy + n, dx : dx + width]
