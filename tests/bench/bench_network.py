@@ -1,13 +1,11 @@
 """ParamISP's inference against the plain whole-image forward, or one large image with its memory.
 
-    python tests/bench/bench_network.py                            ratio at 1 megapixel, paired A B A B
+    python tests/bench/bench_network.py                            ratios at 1 megapixel, paired A B C A B C
     python tests/bench/bench_network.py --megapixels 12 --memory   seconds and peak memory of one streamed image
 
 The plain way is run as a user would find it, and again with an allocator that keeps its memory (see PERFORMANCE:
-page faults are half of the published network's time). Correctness is checked before any clock.
-
-On a busy machine set OMP_WAIT_POLICY=passive: the streamed way has many short parallel regions, and threads that spin
-at their ends while another process holds a core made it four times slower (44 instead of 9.5 s/MP at load 5).
+page faults are half of the published network's time), each in a process of its own. Correctness is checked before any
+clock.
 """
 
 import argparse
@@ -18,6 +16,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 import torch
@@ -54,35 +53,55 @@ def keep_memory() -> None:
         libc.mallopt(option, value)
 
 
-def compare(direction: str, megapixels: float, pairs: int) -> None:
-    """Paired ratio of the plain to the streamed way, as shipped and with the tuned allocator."""
+WAYS = ("as shipped", "tuned allocator", "ours")
+
+
+def serve(way: str, direction: str, megapixels: float) -> None:
+    """One way of running the network, in a process of its own: a run and its seconds for every line on stdin."""
     model, params, x = ParamISP(direction).eval(), shot(), picture(direction, megapixels)
-    size = x.shape[2] * x.shape[3] / 1e6
+    if way == "tuned allocator":
+        keep_memory()
+    if way != "ours":  # the differentiable way without its graph: the network written the straightforward way
+        model.training = True
+    with torch.inference_mode():
+        for line in sys.stdin:
+            spent = seconds(lambda: model(x, params))
+            if line.strip() == "save":
+                torch.save(model(x, params), sys.argv[-1])
+            print(spent, flush=True)
 
-    def streamed() -> torch.Tensor:
-        with torch.no_grad():
-            return model(x, params)
 
-    def plain() -> torch.Tensor:
-        with torch.no_grad():  # the differentiable way without its graph, so that only the evaluation differs
-            run, model.training = model.training, True
-            model.paramnet.eval()
-            try:
-                return model(x, params)
-            finally:
-                model.training = run
+def compare(args: argparse.Namespace) -> None:
+    """Paired ratios of the plain whole-image network to ours, each in a process of its own, in turns."""
+    begin = [sys.executable, *sys.argv, "--serve"]
+    with tempfile.TemporaryDirectory() as folder:
+        files = {way: f"{folder}/{number}" for number, way in enumerate(WAYS)}
+        there = {
+            way: subprocess.Popen([*begin, way, files[way]], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            for way in WAYS
+        }
 
-    error = (streamed() - plain()).abs().max().item()
-    assert error < 2e-5, f"the two ways differ by {error}"
-    print(f"{direction}, {size:.2f} MP, largest difference {error:.1e}")
-    for name in ("as shipped", "tuned allocator"):
-        if name != "as shipped":
-            keep_memory()
-        seconds(plain), seconds(streamed)  # warm-up
-        times = [(seconds(plain), seconds(streamed)) for _ in range(pairs)]
-        ratio = statistics.median(a / b for a, b in times)
-        a, b = (statistics.median(column) / size for column in zip(*times, strict=True))
-        print(f"  {name:16} plain {a:.2f} s/MP, streamed {b:.2f} s/MP, median of paired ratios {ratio:.2f}")
+        def ask(way: str, what: str = "") -> float:
+            child = there[way]
+            child.stdin.write(f"{what}\n")
+            child.stdin.flush()
+            return float(child.stdout.readline())
+
+        for way in WAYS:
+            ask(way, "save")  # warm-up
+        results = {way: torch.load(path) for way, path in files.items()}
+        error = (results["ours"] - results["as shipped"]).abs().max().item()
+        assert error < args.bound, f"ours differs from the plain way by {error}"
+        times = [{way: ask(way) for way in WAYS} for _ in range(args.pairs)]
+        for child in there.values():
+            child.stdin.close()
+            child.wait()
+    size = results["ours"].shape[-2] * results["ours"].shape[-1] / 1e6
+    print(f"{args.direction}, {size:.2f} MP, largest difference {error:.1e}")
+    for way in WAYS:
+        ratio = statistics.median(t[way] / t["ours"] for t in times)
+        each = statistics.median(t[way] for t in times) / size
+        print(f"  {way:16} {each:6.2f} s/MP, {ratio:.2f} × ours (median of {args.pairs} paired ratios)")
 
 
 def alone(direction: str, megapixels: float) -> None:
@@ -107,19 +126,23 @@ def main() -> None:
     parser.add_argument("--direction", choices=["unprocess", "render"], default="unprocess")
     parser.add_argument("--memory", action="store_true", help="one image, in a process of its own")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--bound", type=float, default=1e-5, help="largest difference allowed")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    if args.memory and not args.child:
+    if args.serve:
+        serve(args.serve[0], args.direction, args.megapixels)
+    elif args.memory and not args.child:
         subprocess.run([sys.executable, *sys.argv, "--child"], check=True)
     elif args.child:
         alone(args.direction, args.megapixels)
     else:
         load = os.getloadavg()[0]
         print(f"torch {torch.__version__}, {args.threads} threads, {platform.processor()}, load {load:.1f} before")
-        compare(args.direction, args.megapixels, args.pairs)
+        compare(args)
 
 
 if __name__ == "__main__":
