@@ -340,7 +340,7 @@ def test_our_recipes_are_good(name: str) -> None:
 
 
 def test_a_recipe_may_build_on_another() -> None:
-    base, ablation = config.load("camera-gpu"), config.load("ablation-no-paramnet")
+    base, ablation = config.load("ablation"), config.load("ablation-no-paramnet")
     assert ablation.phases == base.phases
     assert dict(ablation.model) == {**base.model, "use_paramnet": False}
     model = loop.build(ablation, Direction.RENDER)
