@@ -54,6 +54,8 @@ class Recipe:
     simulated       share of the crops, 0 to below 1, from the data set's simulated pairs, if it has photographs too
     random_balance  σ of log gains by which a crop's red and blue sites and its white balance are changed, so that both
                     sides of the pair stay what they are and the network learns to go by it
+    shadows         weight of a second term of unprocessing's loss, on square roots: there dark tones, of which linear light
+                    has next to nothing to say, count as they do to the eye, and blacks lose their tint
     lens_shading    "auto": measured on the photographs of one camera, and taken out if that helps; "none"
     model           arguments of the network (ablations)
     """
@@ -77,6 +79,7 @@ class Recipe:
     checkpoint_every: int = 200
     simulated: float = 0.0
     random_balance: float = 0.0
+    shadows: float = 0.0
     lens_shading: str = "auto"
     model: Mapping[str, Any] = field(default_factory=dict)
 
@@ -91,6 +94,8 @@ class Recipe:
             raise ConfigError(f"recipe {self.name}: simulated must be in [0, 1), got {self.simulated}")
         if not 0 <= self.random_balance <= 1:
             raise ConfigError(f"recipe {self.name}: random_balance must be in [0, 1], got {self.random_balance}")
+        if not 0 <= self.shadows <= 10:
+            raise ConfigError(f"recipe {self.name}: shadows must be in [0, 10], got {self.shadows}")
         if self.lens_shading not in ("auto", "none"):
             raise ConfigError(f"recipe {self.name}: lens_shading must be auto or none, got {self.lens_shading!r}")
         if self.lr <= 0 or not 0 <= self.ema < 1 or self.grad_clip <= 0:

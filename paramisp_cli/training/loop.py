@@ -97,6 +97,15 @@ def fitted(recipe: Recipe, loaded: Sequence[Loaded]) -> tuple[Recipe, list[str]]
     return replace(recipe, phases=phases), list(dict.fromkeys(said))
 
 
+def _root(linear: Tensor) -> Tensor:
+    """√ of linear light, straight from 1/1000 down, below 0 too: no slope above 16, so that noise near black stays one."""
+    return torch.where(
+        linear > _STRAIGHT, linear.clamp(min=_STRAIGHT).sqrt(), linear / (2 * _STRAIGHT**0.5) + _STRAIGHT**0.5 / 2
+    )
+
+
+_STRAIGHT = 1e-3
+
 # b with exp(ELU(b)) = 2.2 and 1 / 2.2.
 _DISPLAY_GAMMA = {Direction.UNPROCESS: math.log(2.2), Direction.RENDER: math.log(1 - math.log(2.2))}
 
@@ -216,6 +225,9 @@ class Trainer:
             source = source + noise * bits[direction][:, None, None, None]
             outs[direction] = run(direction, source.to(self.device, memory_format=torch.channels_last))
             loss = loss + (outs[direction] - wanted.to(self.device)).abs().mean()
+            if direction == Direction.UNPROCESS and self.recipe.shadows:
+                roots = _root(outs[direction]) - _root(wanted.to(self.device))
+                loss = loss + self.recipe.shadows * roots.abs().mean()
         if len(self.models) == 2:
             again = run(Direction.RENDER, outs[Direction.UNPROCESS])
             loss = loss + (again - batch.srgb.to(self.device)).abs().mean()
