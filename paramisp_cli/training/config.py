@@ -54,8 +54,8 @@ class Recipe:
     simulated       share of the crops, 0 to below 1, from the data set's simulated pairs, if it has photographs too
     random_balance  σ of log gains by which a crop's red and blue sites and its white balance are changed, so that both
                     sides of the pair stay what they are and the network learns to go by it
-    shadows         weight of a second term of unprocessing's loss, on square roots: there dark tones, of which linear light
-                    has next to nothing to say, count as they do to the eye, and blacks lose their tint
+    shadows         weight of a second term of unprocessing's loss, on square roots: there dark tones, which hardly
+                    count in linear light, count as they do to the eye, and blacks lose their tint
     lens_shading    "auto": measured on the photographs of one camera, and taken out if that helps; "none"
     model           arguments of the network (ablations)
     """

@@ -98,7 +98,7 @@ def fitted(recipe: Recipe, loaded: Sequence[Loaded]) -> tuple[Recipe, list[str]]
 
 
 def _root(linear: Tensor) -> Tensor:
-    """√ of linear light, straight from 1/1000 down, below 0 too: no slope above 16, so that noise near black stays one."""
+    """√ of linear light; a straight line from 1/1000 down, below 0 too, or noise near black would count most."""
     return torch.where(
         linear > _STRAIGHT, linear.clamp(min=_STRAIGHT).sqrt(), linear / (2 * _STRAIGHT**0.5) + _STRAIGHT**0.5 / 2
     )
