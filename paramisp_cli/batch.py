@@ -293,8 +293,9 @@ def _named(source: Path) -> Iterator[None]:
             raise
         raise type(error)(f"{source}: {error}") from error
     except (MemoryError, RuntimeError) as error:
-        said = str(error).lower()  # torch says both of these
-        if not isinstance(error, MemoryError) and "not enough memory" not in said and "out of memory" not in said:
+        from paramisp_cli import tiling
+
+        if not tiling.is_out_of_memory(error):
             raise
         raise FileAccessError(
             f"{source}: not enough memory; pass --model parametric or use a smaller picture"

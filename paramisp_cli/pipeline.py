@@ -112,7 +112,7 @@ class Plan:
     """What will be used for one file, and why.
 
     optical keeps None for what is unknown; checkpoint None means that the architecture needs no weights.
-    notices are sentences for the user, without the file's name.
+    notices are sentences for the user, without the file's name. memory_plan is ``tiling.choose_plan``'s, for networks.
     """
 
     direction: Direction
@@ -124,11 +124,13 @@ class Plan:
     checkpoint: Path | None
     notices: tuple[str, ...]
     facts: cameras.CameraFacts = field(repr=False)
+    memory_plan: str | None = None
 
     def describe(self) -> dict[str, Any]:
         """The plan as plain values for ``--json``."""
         c, o = self.canonical, self.optical
-        return {
+        used = {"memory_plan": self.memory_plan} if self.memory_plan else {}
+        return used | {
             "camera": self.camera.name if self.camera else None,
             "model": self.architecture,
             "weights": str(self.checkpoint) if self.checkpoint else None,
@@ -379,20 +381,24 @@ def _read_raw(path: Path) -> RawImage:
 
 
 def affordable(plan: Plan, settings: Settings, size: tuple[int, int]) -> Plan:
-    """The plan; or, if nobody asked for the network that was picked and memory does not suffice, the parametric one."""
+    """The plan with how it is to use memory; or, if nobody asked for the network that was picked and memory does not
+    suffice for any way, the parametric one. ConfigError if it was asked for.
+    """  # fmt: skip
     from paramisp_cli import tiling
 
-    if plan.checkpoint is None or settings.model is not None or settings.weights is not None:
+    if plan.checkpoint is None:
         return plan
     model = _loaded(plan.checkpoint, plan.direction)
     try:
-        tiling.check_memory(model, *size, pick_device(settings.device), settings.max_memory)
+        memory_plan = tiling.choose_plan(model, *size, pick_device(settings.device), settings.max_memory)
     except ConfigError as error:
+        if settings.model is not None or settings.weights is not None:
+            raise
         notice = f"{str(error).partition('; pass')[0]}: used the parametric model"
         notices = (*(n for n in plan.notices if n != _used_generic(plan.camera)), notice)
         origin = {**plan.origin, "model": "not enough memory for the trained weights"}
         return replace(plan, architecture="parametric", checkpoint=None, notices=notices, origin=origin)
-    return plan
+    return replace(plan, memory_plan=memory_plan)
 
 
 def run_unprocess(image: SrgbImage, plan: Plan, settings: Settings) -> RawImage:
@@ -422,7 +428,10 @@ def run_unprocess(image: SrgbImage, plan: Plan, settings: Settings) -> RawImage:
     exposure = settings.exposure or 0.0
     model, device, dtype = _model(plan, settings, exposure)
     params = Params.of(canonical, plan.optical, model.color_matrix_row_sum)
-    tiling.run(model, params, even, source, sink, device=device, dtype=dtype, max_memory=settings.max_memory)
+    used = tiling.run(
+        model, params, even, source, sink,
+        device=device, dtype=dtype, max_memory=settings.max_memory, plan=plan.memory_plan,
+    )  # fmt: skip
     raw = RawImage(
         mosaic=mosaic,
         canonical=canonical,
@@ -435,7 +444,7 @@ def run_unprocess(image: SrgbImage, plan: Plan, settings: Settings) -> RawImage:
         baseline_exposure=exposure,
         noise_profile=plan.facts.noise_profile(plan.optical.iso),
         model=plan.architecture,
-        notes=plan.notices,
+        notes=plan.notices + _stepped_down(plan, used),
     )
     curve = model.tone_curve()
     return replace(raw, tone_curve=np.array(curve) if curve else look.fitted_curve(pixels, raw))
@@ -468,9 +477,10 @@ def run_render(raw: RawImage, plan: Plan, settings: Settings) -> SrgbImage:
 
     model, device, dtype = _model(plan, settings, exposure)
     params = Params.of(canonical, plan.optical, model.color_matrix_row_sum)
-    tiling.run(
-        model, params, raw.mosaic.shape, source, sink, device=device, dtype=dtype, max_memory=settings.max_memory
-    )
+    used = tiling.run(
+        model, params, raw.mosaic.shape, source, sink,
+        device=device, dtype=dtype, max_memory=settings.max_memory, plan=plan.memory_plan,
+    )  # fmt: skip
     shown = pixels[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
     upright = raster.apply_orientation(shown, raw.orientation)
     block = exif.clean_exif(
@@ -486,8 +496,15 @@ def run_render(raw: RawImage, plan: Plan, settings: Settings) -> SrgbImage:
         camera=plan.camera,
         optical=plan.optical,
         metadata=Metadata(exif=block, xmp=raw.metadata.xmp, source_name=raw.metadata.source_name),
-        notes=plan.notices + notices,
+        notes=plan.notices + notices + _stepped_down(plan, used),
     )
+
+
+def _stepped_down(plan: Plan, used: str) -> tuple[str, ...]:
+    """A notice if memory ran out on the way."""
+    if plan.memory_plan in (None, used):
+        return ()
+    return (f"memory ran out: went on with the plan {used!r}, which needs less and takes longer",)
 
 
 def _render_exposure(raw: RawImage, plan: Plan, settings: Settings) -> tuple[float, tuple[str, ...]]:

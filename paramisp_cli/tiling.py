@@ -1,4 +1,4 @@
-"""Run a model over an image of any size: whole if it pools over the image, else strip by strip in constant memory."""
+"""Run a model over an image of any size: by a plan of its own if it pools over the image, else strip by strip."""
 
 from __future__ import annotations
 
@@ -12,13 +12,8 @@ from torch import Tensor
 
 from paramisp_cli import isp, memory
 from paramisp_cli.errors import ConfigError
-from paramisp_cli.models.base import IspModel, Params
+from paramisp_cli.models.base import WHOLE, IspModel, Params, Sink, Source
 from paramisp_cli.types import Direction
-
-Source = Callable[[int, int], Tensor]
-"""(first row, end row) → (1, C, rows, W) float32 on the CPU."""
-Sink = Callable[[int, Tensor], None]
-"""(first row, (1, C, rows, W)) → nothing: keeps the rows; called once per row, top to bottom."""
 
 _STRIP_PIXELS = 1 << 17
 """Pixels a strip: a few megabytes of float32, which the allocator keeps and the caches nearly hold."""
@@ -27,21 +22,23 @@ _STRIP_THREADS = min(4, os.cpu_count() or 1)
 """Strips worked on at a time."""
 
 
-def check_memory(model: IspModel, height: int, width: int, device: torch.device, limit: int | None) -> None:
-    """Raise ConfigError if the model pools over the image and that takes over ``limit`` bytes (None: what is free)."""
+def choose_plan(model: IspModel, height: int, width: int, device: torch.device, limit: int | None) -> str:
+    """The fastest of the model's plans that ``limit`` bytes (None: what is free) allow; ConfigError if none does."""
     if model.halo is not None:
-        return
-    need = model.peak_bytes(height, width)
+        return WHOLE  # strips need next to nothing
     if device.type == "cuda":
         have = min(limit or 1 << 62, torch.cuda.mem_get_info(device)[0])
     else:
         have = limit or memory.free()
-    if need > have:
-        megapixels = height * width / 1e6
-        raise ConfigError(
-            f"{model.name} needs about {need / 1e9:.1f} GB for these {megapixels:.1f} megapixels and has "
-            f"{have / 1e9:.1f} GB ({'--max-memory' if limit else 'free now'}); pass --model parametric"
-        )
+    for plan in model.plans():
+        need = model.peak_bytes(height, width, plan)
+        if need <= have:
+            return plan
+    megapixels = height * width / 1e6
+    raise ConfigError(
+        f"{model.name} needs about {need / 1e9:.1f} GB for these {megapixels:.1f} megapixels and has "
+        f"{have / 1e9:.1f} GB ({'--max-memory' if limit else 'free now'}); pass --model parametric"
+    )
 
 
 def run(
@@ -54,38 +51,89 @@ def run(
     device: torch.device,
     dtype: torch.dtype = torch.float32,
     max_memory: int | None = None,
+    plan: str | None = None,
     strip_rows: int | None = None,
     frame: tuple[int, int, int, int] | None = None,
-) -> None:
+) -> str:
     """Apply ``model`` to an image of ``size`` (height, width), both even, that ``source`` gives and ``sink`` takes.
 
-    ``strip_rows`` (even) overrides the height of the strips; the result does not depend on it. ``dtype`` below
-    float32 runs the convolutions in autocast. ``frame``: where the image's corner lies in the picture that it was cut
-    from, and that one's size (top, left, height, width), for what depends on the place: lens shading.
+    ``plan`` is how a model that pools over the image uses memory (None: as ``max_memory`` allows); where memory runs
+    out all the same, the next one is taken, and rows may be given to ``sink`` again. Returns the plan that it was.
+    ``strip_rows`` (even) overrides the height of the strips of one that does not. The result depends on neither.
+    ``dtype`` below float32 is for convolutions. ``frame``: where the image's corner lies in the picture that it was
+    cut from, and that one's size (top, left, height, width), for what depends on the place: lens shading.
     Raises ConfigError if the memory does not suffice.
     """
     height, width = size
-    check_memory(model, height, width, device, max_memory)
+    plan = plan or choose_plan(model, height, width, device, max_memory)
     model = model.to(device).eval()
     params = params.to(device)
-    rows = height if model.halo is None else (strip_rows or max(_STRIP_PIXELS // width // 2 * 2, 16))
-    halo = model.halo or 0
+    if (shading := model.lens_shading) is not None:
+        source, sink = _shaded(
+            source, sink, shading, params.cfa, frame or (0, 0, height, width), width, model.direction
+        )
+    if model.halo is not None:
+        _run_in_strips(model, params, size, source, sink, device, dtype, strip_rows)
+        return plan
+    left = list(model.plans())[list(model.plans()).index(plan) :]
+    while True:
+        try:
+            with torch.inference_mode():
+                model.stream(source, sink, size, params, dtype=dtype, plan=left[0])
+        except (MemoryError, RuntimeError) as error:
+            if len(left) == 1 or not is_out_of_memory(error):
+                raise
+        else:
+            return left[0]
+        left = left[1:]
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
 
-    shading, unprocess = model.lens_shading, model.direction == Direction.UNPROCESS
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether that is what an exception says; torch has several words for it."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or "not enough memory" in said or "out of memory" in said
+
+
+def _shaded(
+    source: Source,
+    sink: Sink,
+    shading: Sequence[Sequence[float]],
+    cfa: str,
+    frame: tuple[int, int, int, int],
+    width: int,
+    direction: Direction,
+) -> tuple[Source, Sink]:
+    """Source and sink with the lens shading of the mosaic, whichever of them has it, taken out and put back."""
 
     def gain(first: int, end: int) -> Tensor:
-        assert shading is not None
-        return isp.shading_gain(shading, params.cfa, (first, end), frame or (0, 0, height, width), width)
+        return isp.shading_gain(shading, cfa, (first, end), frame, width)
+
+    if direction == Direction.UNPROCESS:
+        return source, lambda top, rows: sink(top, rows / gain(top, top + rows.shape[2]))
+    return lambda first, end: source(first, end) * gain(first, end), sink
+
+
+def _run_in_strips(
+    model: IspModel,
+    params: Params,
+    size: tuple[int, int],
+    source: Source,
+    sink: Sink,
+    device: torch.device,
+    dtype: torch.dtype,
+    strip_rows: int | None,
+) -> None:
+    """A model that sees no further than its halo, strip by strip."""
+    height, width = size
+    rows, halo = strip_rows or max(_STRIP_PIXELS // width // 2 * 2, 16), model.halo or 0
 
     def strip(top: int) -> Tensor:
         end = min(top + rows, height)
         first, last = max(top - halo, 0), min(end + halo, height)
-        x = source(first, last)
-        if shading and not unprocess:
-            x = x * gain(first, last)
         with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            y = model(x.to(device), params)[:, :, top - first : end - first].float().cpu()
-        return y / gain(top, end) if shading and unprocess else y
+            return model(source(first, last).to(device), params)[:, :, top - first : end - first].float().cpu()
 
     tops = range(0, height, rows)
     with torch.inference_mode():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import ClassVar
 
@@ -77,6 +77,15 @@ def tensor_names() -> list[str]:
     return [f.name for f in fields(Params) if f.name != "cfa"]
 
 
+WHOLE = "whole"
+"""The plan of memory that every model has: everything at once."""
+
+Source = Callable[[int, int], Tensor]
+"""(first row, end row) → (1, C, rows, W) float32 on the CPU."""
+Sink = Callable[[int, Tensor], None]
+"""(first row, (1, C, rows, W)) → nothing: keeps the rows."""
+
+
 class IspModel(nn.Module):
     """A network for one direction: ``y = model(x, params)``.
 
@@ -121,9 +130,32 @@ class IspModel(nn.Module):
         """
         return None
 
-    def peak_bytes(self, height: int, width: int) -> int:
-        """An upper estimate of the memory [bytes] that a whole-image inference run needs, on top of the input."""
+    def peak_bytes(self, height: int, width: int, plan: str = WHOLE) -> int:
+        """An upper estimate of the memory [bytes] that ``stream`` needs, on top of source and sink."""
         return 64 * 4 * height * width
+
+    def plans(self) -> Sequence[str]:
+        """The ways in which ``stream`` can use memory, the fastest and hungriest first."""
+        return (WHOLE,)
+
+    def stream(
+        self,
+        source: Source,
+        sink: Sink,
+        size: tuple[int, int],
+        params: Params,
+        *,
+        dtype: torch.dtype = torch.float32,
+        plan: str = WHOLE,
+    ) -> None:
+        """Inference from rows to rows, on the device of ``params``: what ``forward`` gives for an image of ``size``.
+
+        ``sink`` gets every row once, top to bottom; ``source`` may be asked for rows more than once. ``dtype`` is that
+        of the convolutions; the result depends on ``plan`` by no more than rounding.
+        """
+        device = params.iso.device
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            sink(0, self(source(0, size[0]).to(device), params).float().cpu())
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
         """Run the whole image; differentiable."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from paramisp_cli import isp
-from paramisp_cli.models.base import IspModel, Params
+from paramisp_cli.models.base import WHOLE, IspModel, Params
 from paramisp_cli.types import Direction
 
 _INFLECTION = 0.9
@@ -45,7 +45,7 @@ class Parametric(IspModel):
         x[-1] = y[-1] = 1.0
         return list(zip(x.tolist(), y.tolist(), strict=True))
 
-    def peak_bytes(self, height: int, width: int) -> int:
+    def peak_bytes(self, height: int, width: int, plan: str = WHOLE) -> int:
         """Five full-size colour images."""
         return 5 * 3 * 4 * height * width
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from paramisp_cli import isp
 from paramisp_cli.models import streaming
 from paramisp_cli.models.attention import attended
-from paramisp_cli.models.base import IspModel, Params
+from paramisp_cli.models.base import WHOLE, IspModel, Params, Sink, Source
 from paramisp_cli.types import Direction
 
 WIDTH = 64
@@ -343,10 +343,29 @@ class ParamISP(IspModel):
         """The constructor's arguments."""
         return {**self._config, "lens_shading": self.lens_shading}
 
-    def peak_bytes(self, height: int, width: int) -> int:
-        """What ``streaming.run`` needs, in float32; the plain, differentiable way needs far more."""
-        padded = (height + self._padding(height), width + self._padding(width))
-        return streaming.peak_bytes(*padded)
+    def peak_bytes(self, height: int, width: int, plan: str = WHOLE) -> int:
+        """What ``streaming`` needs, in float32; the plain, differentiable way needs far more."""
+        return streaming.peak_bytes(*self._padded(height, width), plan)
+
+    def plans(self) -> Sequence[str]:
+        """See ``streaming.PLANS``."""
+        return streaming.PLANS if self.localnet is not None else streaming.PLANS[:1]
+
+    def stream(
+        self,
+        source: Source,
+        sink: Sink,
+        size: tuple[int, int],
+        params: Params,
+        *,
+        dtype: torch.dtype = torch.float32,
+        plan: str = WHOLE,
+    ) -> None:
+        """In one of ``plans``; see ``IspModel.stream``."""
+        streaming.stream(self, source, sink, size, self._padded(*size), params, dtype, plan)
+
+    def _padded(self, height: int, width: int) -> tuple[int, int]:
+        return height + self._padding(height), width + self._padding(width)
 
     @staticmethod
     def _padding(size: int) -> int:

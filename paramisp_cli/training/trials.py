@@ -24,6 +24,10 @@ AUTO = "auto"
 """What ``--weights`` calls the weights that the command line picks by itself."""
 
 
+_SINGLY, _FOLDS = 8, 4
+"""Photographs of a camera up to which every one has baselines of its own, and how many parts more are cut into."""
+
+
 @dataclass(frozen=True, slots=True)
 class Trial:
     """A photograph (or a part of it) to measure on, and those to fit the baselines on; all of one camera."""
@@ -56,8 +60,8 @@ def plan(loaded: Sequence[Loaded], test: Sequence[str] = (), hold_out: float | N
 
     Photographs whose name contains a word of ``test`` are measured whole; the baselines are fitted on the camera's
     others. With ``hold_out`` (0 to 1) those others are split (``data.split``): fitted on the left, measured on the
-    right. With neither, each photograph is measured with what was fitted on the camera's others. A camera's only
-    photograph is fitted on itself. Raises ConfigError for a fraction that leaves nothing, and for words of ``test``
+    right. With neither, each photograph is measured with what was fitted on the camera's others (of more than eight,
+    with what was fitted on three quarters that it is not among). A camera's only photograph is fitted on itself. Raises ConfigError for a fraction that leaves nothing, and for words of ``test``
     that no name contains.
     """
     if test and not any(word in item.pair.name for item in loaded for word in test):
@@ -76,9 +80,10 @@ def plan(loaded: Sequence[Loaded], test: Sequence[str] = (), hold_out: float | N
         elif test:
             trials += [Trial(item, tuple(others or group)) for item in named]
         else:
-            for item in group:
-                rest = tuple(other for other in group if other is not item)
-                trials.append(Trial(item, rest or (item,)))
+            folds = len(group) if len(group) <= _SINGLY else _FOLDS
+            for fold in range(folds):
+                rest = tuple(other for number, other in enumerate(group) if number % folds != fold)
+                trials += [Trial(item, rest or (item,)) for item in group[fold::folds]]
     return trials
 
 

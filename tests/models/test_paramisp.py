@@ -225,6 +225,35 @@ def test_streamed_equals_plain_at_any_strip_height(direction, size):
             torch.testing.assert_close(model(x, shot()), plain, atol=2e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("direction", list(Direction))
+@pytest.mark.parametrize("plan", streaming.PLANS)
+@pytest.mark.parametrize("size", [(150, 202), (374, 86)], ids=str)
+def test_every_memory_plan_gives_the_whole(direction, plan, size, monkeypatch):
+    """Tiles much smaller than the image, so that most of them touch no border."""
+    monkeypatch.setattr(streaming, "TILE", 40)
+    model = network(direction)
+    with torch.no_grad():
+        for block in model.localnet.blocks:
+            block.spatial.weight.mul_(20)
+            block.channel2.weight.mul_(5)
+    x = torch.rand(1, 3 if direction == Direction.UNPROCESS else 1, *size)
+    want, asked, got = model(x, shot()).detach(), [], []
+
+    def source(first, end):
+        asked.append(end - first)
+        return x[:, :, first:end]
+
+    with torch.inference_mode():
+        model.stream(source, lambda top, rows: got.append((top, rows)), size, shot(), plan=plan)
+    assert [top for top, _ in got] == list(np.cumsum([0] + [rows.shape[2] for _, rows in got])[:-1])
+    torch.testing.assert_close(torch.cat([rows for _, rows in got], 2), want, atol=2e-5, rtol=1e-5)
+
+
+def test_plans_need_less_and_less():
+    needs = [network().peak_bytes(6000, 4000, plan) for plan in streaming.PLANS]
+    assert needs[0] > 2 * needs[1] > 2 * needs[2]
+
+
 @pytest.mark.parametrize("table", [True, False])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_first_convolution_is_that_of_the_features(table, stride):
