@@ -61,8 +61,8 @@ def plan(loaded: Sequence[Loaded], test: Sequence[str] = (), hold_out: float | N
     Photographs whose name contains a word of ``test`` are measured whole; the baselines are fitted on the camera's
     others. With ``hold_out`` (0 to 1) those others are split (``data.split``): fitted on the left, measured on the
     right. With neither, each photograph is measured with what was fitted on the camera's others (of more than eight,
-    with what was fitted on three quarters that it is not among). A camera's only photograph is fitted on itself. Raises ConfigError for a fraction that leaves nothing, and for words of ``test``
-    that no name contains.
+    with what was fitted on three quarters that it is not among). A camera's only photograph is fitted on itself.
+    Raises ConfigError for a fraction that leaves nothing, and for words of ``test`` that no name contains.
     """
     if test and not any(word in item.pair.name for item in loaded for word in test):
         raise ConfigError(f"--test {', '.join(test)}: no pair's name contains it")
