@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 import time
+from collections import deque
 from collections.abc import Callable, Container, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -218,6 +221,21 @@ def _free(target: Path, *taken: Container[Path]) -> Path:
     return candidate
 
 
+def shard(jobs: Sequence[Job], found: Sequence[Found], part: tuple[int, int]) -> list[Job]:
+    """The jobs that are worker I's of N: ``part`` is (I, N), I from 1. By the input's name, so that all workers agree.
+
+    The name is that below the folder given, which may lie elsewhere on another machine. Nothing is done twice, and
+    nothing by nobody.
+    """
+    number, count = part
+
+    def worker(name: Path) -> int:
+        digest = hashlib.sha256(name.as_posix().encode("utf-8", "surrogateescape")).digest()
+        return int.from_bytes(digest[:8], "big") % count
+
+    return [job for job, each in zip(jobs, found, strict=True) if worker(each.name) == number - 1]
+
+
 def run(
     jobs: Sequence[Job],
     direction: Direction,
@@ -228,59 +246,148 @@ def run(
     dry_run: bool = False,
     started: Callable[[Job], None] = lambda job: None,
 ) -> Iterator[Outcome]:
-    """Do the jobs in order, each for itself: a failure is an outcome, not an exception (an interrupt is one)."""
-    for job in jobs:
-        started(job)
-        begin = time.monotonic()
+    """Do the jobs in order, each for itself: a failure is an outcome, not an exception (an interrupt is one).
+
+    The next file is read and the last one written while one is worked on, and no more than that: memory does not grow
+    with the number of files. Not for a network on a CPU, which needs all of it.
+    """
+    work = _Work(direction, settings, options, on_exists, dry_run)
+    ahead: deque[tuple[Job, Future[_Step]]] = deque()
+    behind: deque[Future[_Step]] = deque()
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        left = iter(jobs)
         try:
-            outcome = _do(job, direction, settings, options, on_exists, dry_run)
-        except ParamispError as error:
-            outcome = Outcome(job, "failed", error=error)
-        except Exception as error:  # a fault of ours: said, and the other files are done
-            if os.environ.get("PARAMISP_DEBUG"):
-                raise
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            text = f"{job.source}: internal error: {reason} (set PARAMISP_DEBUG=1 and report it)"
-            outcome = Outcome(job, "failed", error=ParamispError(text))
-        yield replace(outcome, seconds=time.monotonic() - begin)
+            while True:
+                while len(ahead) <= work.ahead and (job := next(left, None)) is not None:
+                    ahead.append((job, reader.submit(work.read, job)))
+                if not ahead:
+                    break
+                job, reading = ahead.popleft()
+                started(job)
+                step = work.make(reading.result())
+                behind.append(writer.submit(work.write, step))
+                while len(behind) > (0 if step.done else work.ahead):  # what failed is told before the next is begun
+                    yield behind.popleft().result().outcome()
+            while behind:
+                yield behind.popleft().result().outcome()
+        finally:
+            for _, reading in ahead:
+                reading.cancel()
 
 
-def _do(
-    job: Job, direction: Direction, settings: Settings, options: WriteOptions, on_exists: OnExists, dry_run: bool
-) -> Outcome:
-    target = job.target
-    if job.error is not None or target is None:
-        raise job.error or InputMissingError(f"{job.source}: no output for it")
-    itself = _place(target) == _place(job.source)
-    if os.path.lexists(target) and not itself:
-        if on_exists == OnExists.SKIP:
-            return Outcome(job, "skipped", target=target)
-        if on_exists == OnExists.ERROR:
-            raise OutputExistsError(f"{target}: exists already; pass --on-exists skip, overwrite or rename")
-    if target.suffix.lower() in (".tif", ".tiff") or options.bit_depth == 16:
-        settings = replace(settings, bit_depth=options.bit_depth or 16)
-    with _named(job.source):
-        image = formats.read(job.source)
-        if isinstance(image, RawImage) != (direction == Direction.RENDER):
-            other = Direction.UNPROCESS if direction == Direction.RENDER else Direction.RENDER
-            kind = "a RAW file" if isinstance(image, RawImage) else "a picture, not a RAW file"
-            raise FormatError(f"{job.source}: is {kind}; `paramisp {other}` takes it")
-        if itself:
-            raise OutputExistsError(f"{target}: is the input itself; pass another -o or --on-exists rename")
-        plan = pipeline.plan(image, settings)
-    if dry_run:
-        return Outcome(job, "planned", target=target, plan=plan)
-    with _named(job.source):
-        plan = pipeline.affordable(plan, settings, image.size)
-    with _folder(target.parent):
-        result: SrgbImage | RawImage
+@dataclass(slots=True)
+class _Step:
+    """A job on its way: what has come of it so far, the folders made for it, and the seconds that it has taken."""
+
+    job: Job
+    image: SrgbImage | RawImage | None = None
+    plan: Plan | None = None
+    result: SrgbImage | RawImage | None = None
+    folders: Sequence[Path] = ()
+    done: Outcome | None = None
+    seconds: float = 0.0
+
+    def outcome(self) -> Outcome:
+        assert self.done is not None
+        return replace(self.done, seconds=self.seconds)
+
+
+class _Work:
+    """The three parts of a job. Each takes a step and gives it back further on, and never raises: a failure is done."""
+
+    def __init__(
+        self, direction: Direction, settings: Settings, options: WriteOptions, on_exists: OnExists, dry_run: bool
+    ) -> None:
+        self.direction, self.options, self.on_exists, self.dry_run = direction, options, on_exists, dry_run
+        self.settings = settings
+        self.ahead = 0
+        """Files read, and written, beside the one that is worked on; the first one shows what is right."""
+
+    def read(self, job: Job) -> _Step:
+        """The image and its plan."""
+        return self._one(_Step(job), self._read)
+
+    def make(self, step: _Step) -> _Step:
+        """The result."""
+        return self._one(step, self._make)
+
+    def write(self, step: _Step) -> _Step:
+        """The file."""
+        return self._one(step, self._write)
+
+    def _one(self, step: _Step, part: Callable[[_Step], Outcome | None]) -> _Step:
+        begin = time.monotonic()
+        if step.done is None:
+            try:
+                step.done = part(step)
+            except ParamispError as error:
+                step.done = Outcome(step.job, "failed", error=error)
+            except Exception as error:  # a fault of ours: said, and the other files are done
+                if os.environ.get("PARAMISP_DEBUG"):
+                    raise
+                reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                text = f"{step.job.source}: internal error: {reason} (set PARAMISP_DEBUG=1 and report it)"
+                step.done = Outcome(step.job, "failed", error=ParamispError(text))
+        if step.done is not None:
+            step.image = step.result = None
+        step.seconds += time.monotonic() - begin
+        return step
+
+    def _settings(self, target: Path) -> Settings:
+        if target.suffix.lower() in (".tif", ".tiff") or self.options.bit_depth == 16:
+            return replace(self.settings, bit_depth=self.options.bit_depth or 16)
+        return self.settings
+
+    def _read(self, step: _Step) -> Outcome | None:
+        job, target = step.job, step.job.target
+        if job.error is not None or target is None:
+            raise job.error or InputMissingError(f"{job.source}: no output for it")
+        itself = _place(target) == _place(job.source)
+        if os.path.lexists(target) and not itself:
+            if self.on_exists == OnExists.SKIP:
+                return Outcome(job, "skipped", target=target)
+            if self.on_exists == OnExists.ERROR:
+                raise OutputExistsError(f"{target}: exists already; pass --on-exists skip, overwrite or rename")
         with _named(job.source):
+            image = formats.read(job.source)
+            if isinstance(image, RawImage) != (self.direction == Direction.RENDER):
+                other = Direction.UNPROCESS if self.direction == Direction.RENDER else Direction.RENDER
+                kind = "a RAW file" if isinstance(image, RawImage) else "a picture, not a RAW file"
+                raise FormatError(f"{job.source}: is {kind}; `paramisp {other}` takes it")
+            if itself:
+                raise OutputExistsError(f"{target}: is the input itself; pass another -o or --on-exists rename")
+            step.image, step.plan = image, pipeline.plan(image, self._settings(target))
+        return Outcome(job, "planned", target=target, plan=step.plan) if self.dry_run else None
+
+    def _make(self, step: _Step) -> Outcome | None:
+        assert step.job.target is not None
+        assert step.image is not None
+        assert step.plan is not None
+        settings, image = self._settings(step.job.target), step.image
+        with _named(step.job.source):
+            step.plan = pipeline.affordable(step.plan, settings, image.size)
+            network_on_cpu = step.plan.checkpoint is not None and pipeline.pick_device(settings.device).type == "cpu"
+            self.ahead = 0 if network_on_cpu else 1
+        with _folder(step.job.target.parent) as step.folders, _named(step.job.source):  # first, for it may not be had
             if isinstance(image, RawImage):
-                result = pipeline.run_render(image, plan, settings)
+                step.result = pipeline.run_render(image, step.plan, settings)
             else:
-                result = pipeline.run_unprocess(image, plan, settings)
-        formats.write(result, target, options, overwrite=on_exists == OnExists.OVERWRITE)
-    return Outcome(job, "done", target=target, plan=plan, notices=result.notes)
+                step.result = pipeline.run_unprocess(image, step.plan, settings)
+        step.image = None
+        return None
+
+    def _write(self, step: _Step) -> Outcome | None:
+        job, result = step.job, step.result
+        assert job.target is not None
+        assert result is not None
+        with _folder(job.target.parent, step.folders):
+            try:
+                formats.write(result, job.target, self.options, overwrite=self.on_exists == OnExists.OVERWRITE)
+            except OutputExistsError:
+                if self.on_exists != OnExists.SKIP:
+                    raise
+                return Outcome(job, "skipped", target=job.target)  # another worker was faster
+        return Outcome(job, "done", target=job.target, plan=step.plan, notices=result.notes)
 
 
 @contextmanager
@@ -303,9 +410,9 @@ def _named(source: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _folder(folder: Path) -> Iterator[None]:
-    """Make the folder and those above it; take away again what was made if nothing came into it."""
-    made = [above for above in (folder, *folder.parents) if not os.path.lexists(above)]
+def _folder(folder: Path, made: Sequence[Path] = ()) -> Iterator[Sequence[Path]]:
+    """Make the folder and those above it, and say which; take away again what was made (``made`` too) if it fails."""
+    made = [*made, *(above for above in (folder, *folder.parents) if not os.path.lexists(above))]
     try:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -313,7 +420,7 @@ def _folder(folder: Path) -> Iterator[None]:
             raise FileAccessError(f"{folder}: cannot make the folder: a file is in its place") from error
         except OSError as error:
             raise FileAccessError(f"{folder}: cannot make the folder: {error.strerror or error}") from error
-        yield
+        yield made
     except BaseException:
         with suppress(OSError):
             for each in made:

@@ -64,6 +64,14 @@ def _bytes(text: str) -> int:
     return int(value)
 
 
+def _part(text: str) -> tuple[int, int]:
+    """ "2/8": worker 2 of 8."""
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise typer.BadParameter(f"{text!r} is not I/N with I from 1 to N, such as 2/8")
+    return int(number), int(count)
+
+
 Inputs = Annotated[list[Path], typer.Argument(help="Files or folders.", show_default=False)]
 Output = Annotated[
     Path | None,
@@ -73,6 +81,9 @@ Recursive = Annotated[bool, typer.Option("--recursive", "-r", help="Look into fo
 OnExistsOption = Annotated[str, typer.Option("--on-exists", help="error, skip, overwrite or rename.")]
 FailFast = Annotated[bool, typer.Option("--fail-fast", help="Stop at the first file that fails.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
+Shard = Annotated[
+    Any, typer.Option("--shard", parser=_part, metavar="I/N", help="Do worker I's share of N (I from 1), by name.")
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors on stderr.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say every value used and where it came from.")]
@@ -115,6 +126,7 @@ def unprocess(
     on_exists: OnExistsOption = "error",
     fail_fast: FailFast = False,
     dry_run: DryRun = False,
+    shard: Shard = None,
     json_lines: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -151,7 +163,7 @@ def unprocess(
         )  # fmt: skip
     except ConfigError as error:
         fail(error)
-    how = _How(recursive, on_exists, fail_fast, dry_run, json_lines, quiet, verbose)
+    how = _How(recursive, on_exists, fail_fast, dry_run, shard, json_lines, quiet, verbose)
     _batch(Direction.UNPROCESS, inputs, output, None, settings, options, how)
 
 
@@ -163,6 +175,7 @@ def render(
     on_exists: OnExistsOption = "error",
     fail_fast: FailFast = False,
     dry_run: DryRun = False,
+    shard: Shard = None,
     json_lines: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -203,7 +216,7 @@ def render(
         )  # fmt: skip
     except ConfigError as error:
         fail(error)
-    how = _How(recursive, on_exists, fail_fast, dry_run, json_lines, quiet, verbose)
+    how = _How(recursive, on_exists, fail_fast, dry_run, shard, json_lines, quiet, verbose)
     _batch(Direction.RENDER, inputs, output, f".{format_name}" if format_name else None, settings, options, how)
 
 
@@ -216,6 +229,7 @@ class _How:
         on_exists: str,
         fail_fast: bool,
         dry_run: bool,
+        shard: tuple[int, int] | None,
         json_lines: bool,
         quiet: bool,
         verbose: bool,
@@ -224,7 +238,8 @@ class _How:
 
         one_of("--on-exists", on_exists, [str(choice) for choice in OnExists])
         self.recursive, self.on_exists, self.fail_fast = recursive, OnExists(on_exists), fail_fast
-        self.dry_run, self.json_lines, self.quiet, self.verbose = dry_run, json_lines, quiet, verbose
+        self.dry_run, self.shard = dry_run, shard
+        self.json_lines, self.quiet, self.verbose = json_lines, quiet, verbose
 
 
 def _batch(
@@ -240,11 +255,12 @@ def _batch(
         pipeline.check(settings, direction)
         found = batch.find(inputs, suffixes, how.recursive)
         jobs = batch.assign(inputs, found, output, suffix, direction, how.on_exists)
+        jobs = batch.shard(jobs, found, how.shard) if how.shard else jobs
     except ParamispError as error:
         fail(error)
     if options.bit_depth == 16 and any(job.target and job.target.suffix.lower() in (".jpg", ".jpeg") for job in jobs):
         fail_usage("--bits 16: a JPEG has 8 bits; pass --format png or tif")
-    single = [job.source for job in jobs] == inputs[:1]  # not if it is a folder with files in it
+    single = not how.shard and [job.source for job in jobs] == inputs[:1]  # not if it is a folder with files in it
     tally, said = batch.Tally(), set[str]()
     with _Progress(len(jobs), how) as progress:
         try:
