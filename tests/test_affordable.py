@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
-from paramisp_cli import pipeline, weights
+from paramisp_cli import formats, pipeline, weights
 from paramisp_cli.errors import ConfigError
+from paramisp_cli.models import streaming
 from paramisp_cli.models.paramisp import ParamISP
 from paramisp_cli.types import Direction
 
@@ -39,3 +43,42 @@ def test_what_was_asked_for_is_an_error(generic, make_jpeg, tmp_path, asked):
     wish = {"model": "paramisp"} if asked == "model" else {"weights": generic}
     with pytest.raises(ConfigError, match="needs about"):
         pipeline.unprocess(photo, pipeline.Settings(camera="Canon EOS 60D", max_memory=1_000_000, **wish))
+
+
+@pytest.mark.parametrize(("limit", "name"), [("16GB", "whole"), ("7GB", "half"), ("4GB", "quarter")])
+def test_less_memory_takes_another_plan(generic, make_jpeg, tmp_path, limit, name):
+    plain = pipeline.plan_unprocess(formats.read(make_jpeg(tmp_path / "photo.jpg")))
+    settings = pipeline.Settings(max_memory=int(limit.removesuffix("GB")) * 10**9)
+    plan = pipeline.affordable(plain, settings, (4000, 6000))
+    assert plan.describe()["memory_plan"] == name
+    assert "memory_plan" not in plain.describe()
+
+
+def test_plans_give_the_same_file(generic, make_jpeg, tmp_path, monkeypatch):
+    monkeypatch.setattr(streaming, "TILE", 64)
+    photo = formats.read(
+        make_jpeg(tmp_path / "photo.jpg", np.random.default_rng(0).integers(0, 255, (130, 170, 3), np.uint8))
+    )
+    plan = pipeline.plan_unprocess(photo)
+    made = {
+        name: pipeline.run_unprocess(photo, replace(plan, memory_plan=name), pipeline.Settings()).mosaic.astype(int)
+        for name in streaming.PLANS
+    }
+    for name in streaming.PLANS[1:]:
+        assert np.abs(made[name] - made["whole"]).max() <= 1  # of 16383: where rounding falls the other way
+
+
+def test_memory_that_runs_out_steps_down(generic, make_jpeg, tmp_path, monkeypatch):
+    asked = []
+
+    def stream(self, source, sink, size, params, *, dtype, plan):
+        asked.append(plan)
+        if plan == "whole":
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate: not enough memory")
+        real(self, source, sink, size, params, dtype=dtype, plan=plan)
+
+    real = ParamISP.stream
+    monkeypatch.setattr(ParamISP, "stream", stream)
+    made = pipeline.unprocess(make_jpeg(tmp_path / "photo.jpg"), pipeline.Settings(camera="Canon EOS 60D"))
+    assert asked == ["whole", "half"]
+    assert any("memory ran out" in note and "half" in note for note in made.notes)

@@ -163,3 +163,30 @@ def test_tally():
     assert (tally.done, tally.skipped, tally.count, tally.exit_code(True)) == (2, 1, 3, 0)
     tally.add(batch.Outcome(job, "failed", error=error))
     assert (tally.count, tally.exit_code(True), tally.exit_code(False)) == (4, 5, 1)
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_shards_have_no_overlap_and_no_gap(count):
+    given = [Path("in")]
+    each = batch.find(given, SRGB_SUFFIXES, recursive=True)
+    jobs = batch.assign(given, each, Path("out"), None, UNPROCESS, OnExists.ERROR)
+    shards = [batch.shard(jobs, each, (number, count)) for number in range(1, count + 1)]
+    assert sorted(str(job.source) for shard in shards for job in shard) == sorted(str(job.source) for job in jobs)
+
+
+def test_a_shard_does_not_depend_on_the_others_nor_on_the_place(tmp_path):
+    """New files move nothing, and the same tree elsewhere is cut the same way."""
+
+    def second(folder: Path) -> set[str]:
+        each = batch.find([folder], SRGB_SUFFIXES, recursive=True)
+        jobs = batch.assign([folder], each, tmp_path / "out", None, UNPROCESS, OnExists.ERROR)
+        return {str(job.source.relative_to(folder)) for job in batch.shard(jobs, each, (2, 3))}
+
+    for number in range(40):
+        (tmp_path / "in" / f"more{number}.jpg").write_bytes(b"x")
+    before = second(tmp_path / "in")
+    assert 5 < len(before) < 25
+    (tmp_path / "in" / "another.jpg").write_bytes(b"x")
+    assert second(tmp_path / "in") - {"another.jpg"} == before
+    (tmp_path / "in").rename(tmp_path / "moved")
+    assert second(tmp_path / "moved") - {"another.jpg"} == before

@@ -94,6 +94,35 @@ def test_json(paramisp, photos):
     assert f"paramisp: {last['error']}" in err
 
 
+def test_shards(paramisp, photos, tmp_path):
+    """Two workers do what one would, into one folder, each its own; an output that is there is skipped."""
+    words = ("unprocess", "-r", photos, "-o", tmp_path / "out", "--model", "parametric", "--on-exists", "skip")
+    paths = [path for part in ("1/2", "2/2") for path in paramisp(*words, "--shard", part)[1]]
+    assert sorted(paths) == [str(tmp_path / "out" / name) for name in ("a.dng", "b.dng", "deep/c.dng")]
+    assert paramisp(*words, "--shard", "1/1")[2][-1] == "0 done, 3 skipped, 0 failed"
+    for wrong in ("0/2", "3/2", "2", "a/b", "1/0"):
+        code, _, err = paramisp(*words, "--shard", wrong)
+        assert code == 2
+        assert "I/N" in err[-1]
+
+
+def test_an_output_that_another_worker_made_meanwhile_is_skipped(paramisp, photos, tmp_path, monkeypatch):
+    real = pipeline.run_unprocess
+
+    def run(image, plan, settings):
+        (photos / "a.dng").write_bytes(b"the other worker's")
+        return real(image, plan, settings)
+
+    monkeypatch.setattr(pipeline, "run_unprocess", run)
+    code, out, _ = paramisp("unprocess", photos / "a.jpg", *QUIET, "--on-exists", "skip")
+    assert (code, out) == (0, [])
+    assert (photos / "a.dng").read_bytes() == b"the other worker's"
+    (photos / "a.dng").unlink()
+    code, out, err = paramisp("unprocess", photos / "a.jpg", *QUIET)
+    assert (code, out) == (6, [])
+    assert "exists already" in err[-1]
+
+
 def test_verbose(paramisp, photos):
     _, _, err = paramisp("unprocess", photos / "a.jpg", *QUIET, "-v", "--wb", "2,1,1.5")
     assert "  wb_gains: [2.0, 1.0, 1.5]  [flag]" in err
