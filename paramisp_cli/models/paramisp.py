@@ -349,7 +349,7 @@ class ParamISP(IspModel):
 
     def plans(self) -> Sequence[str]:
         """See ``streaming.PLANS``."""
-        return streaming.PLANS if self.localnet is not None else streaming.PLANS[:1]
+        return list(streaming.PLANS) if self.localnet is not None else (WHOLE,)
 
     def stream(
         self,

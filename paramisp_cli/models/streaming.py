@@ -39,13 +39,14 @@ if TYPE_CHECKING:
     from paramisp_cli.models.base import Params, Sink, Source
     from paramisp_cli.models.paramisp import GlobalNet, LocalNet, ParamISP
 
-PLANS = ("whole", "half", "quarter")
-"""What the feature maps are kept from: full, half or quarter size. Each needs less memory than the one before it, and
-does, of the convolutions at full size, 1, 4 and 6 times as many."""
+PLANS = {"whole": (0, 1), "half": (1, 1024), "quarter": (2, 1024), "tiny": (2, 256)}
+"""Name → (the level that feature maps are kept from: full, half or quarter size; side of the tiles [px, full size] in
+which those above are made). Each needs less memory than the one before it, and does more of the convolutions at full
+size, margins counted: 1, 4, 8 and 14 times as many as must be."""
 CPU_STRIP, DEVICE_STRIP = 8192, 1 << 22
 """Pixels a strip: on a CPU what a core's cache holds, elsewhere enough to fill the device."""
-TILE = 1024
-"""Side [px] of the tiles in which plans other than "whole" make the larger levels, without their margin."""
+_BAND = 1024
+"""Rows of an image that are made at a time where it is made in rows."""
 _COLUMNS = 512
 """Columns of a region on a CPU, at most."""
 _SHORTEST = 64
@@ -73,12 +74,11 @@ def peak_bytes(height: int, width: int, plan: str = "whole") -> int:
 
     x and r with ring from the plan's level on, images, what tiles need, and a fixed part for strips and threads.
     """
-    kept, pixels = PLANS.index(plan), (height + 2) * (width + 2)
+    (kept, side), pixels = PLANS[plan], (height + 2) * (width + 2)
     if not kept:
         return pixels * (512 + 56) + _HEAD_ROOM
-    tile = min(height, TILE + 2 * margin(kept)) * min(width, TILE + 2 * margin(kept))
-    bands = min(height, TILE + 2 * margin(kept)) * width * 60
-    return pixels * (512 >> 2 * kept) + pixels * 24 + tile * 720 + bands + _HEAD_ROOM
+    rows, columns = (min(size, side + 2 * margin(kept)) for size in (height, width))
+    return pixels * (512 >> 2 * kept) + pixels * 24 + rows * columns * 720 + rows * width * 60 + _HEAD_ROOM
 
 
 # --- images, looked at in windows -------------------------------------------------------------------------------------
@@ -177,7 +177,7 @@ class Engine:
 
     def __init__(self, workers: Workers, dtype: torch.dtype, strip_pixels: int | None, plan: str = "whole") -> None:
         self.workers, self.dtype, self.strip_pixels = workers, dtype, strip_pixels
-        self.kept = PLANS.index(plan)
+        self.kept, self.tile = PLANS[plan]
 
     def regions(self, device: torch.device, height: int, width: int, top: int = 0, left: int = 0) -> list[Region]:
         """Rows and columns cut up: columns that, a few rows high, fit a cache, and rows for every thread."""
@@ -197,7 +197,7 @@ class Engine:
         height, width = (stages.pooled_size(size) for size in picture.size)
         conv = self._first_conv(net.convs[0], stride=2)
         layer = net.stage.weight.new_empty(height, width, 64)
-        for begin, end in _cut(height, TILE // 4 if self.kept else height, 1):
+        for begin, end in _cut(height, _BAND // 4 if self.kept else height, 1):
             part = 4 * begin, 4 * end + 1, 0, picture.size[1]
             planes, mask_of = picture.window(*part), first.window(*part)
             parts = self.regions(planes.device, end - begin, width)
@@ -299,8 +299,8 @@ class _Local:
                 (top, bottom, left, right),
                 (max(top - around, 0), min(bottom + around, height), max(left - around, 0), min(right + around, width)),
             )
-            for top, bottom in _cut(height, TILE, 4)
-            for left, right in _cut(width, TILE, 4)
+            for top, bottom in _cut(height, self.engine.tile, 4)
+            for left, right in _cut(width, self.engine.tile, 4)
         ]
 
     def _measure(self, number: int, tiles: list[_Tile]) -> None:
@@ -454,7 +454,7 @@ def stream(
         picture: Picture = Fetched(padded, fetch)
         if not engine.kept:
             planes = params.iso.new_empty(3, padded[0] + 2, padded[1] + 2)
-            for first, end in _cut(padded[0], TILE, 4):
+            for first, end in _cut(padded[0], _BAND, 4):
                 planes[:, first + 1 : end + 1, 1:-1] = fetch(first, end)
             stages.ring_of_planes(planes)
             picture = Whole(planes)
@@ -495,7 +495,7 @@ def through(
         if tone is not None:
             picture = _toned(engine, tone, engine.coefficients(tone, picture, first, z), picture)
     height, width = first.size
-    for top, bottom in _cut(height, TILE if engine.kept else height, 4):
+    for top, bottom in _cut(height, _BAND if engine.kept else height, 4):
         yield (top, bottom, 0, width), picture.window(top, bottom, 0, width)[:, 1:-1, 1:-1]
 
 
