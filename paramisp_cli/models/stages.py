@@ -196,8 +196,9 @@ def first_layer(conv: FirstConv, planes: Tensor, first: Tensor, layer: Tensor, r
     for begin, end in region.strips():
         size = 4 * (end - begin) - 1, 4 * region.width - 1  # a pooled row looks at five rows, four apart
         out = conv(planes, first, 4 * begin + 1, 4 * region.left + 1, *size)
-        out = F.max_pool2d(F.elu(out).permute(2, 0, 1)[None], 2)
-        layer[begin:end, region.left : region.right] = out[0].permute(1, 2, 0)
+        out = torch.maximum(out[0::2], out[1::2])
+        out = torch.maximum(out[:, 0::2], out[:, 1::2])
+        _elu(out, layer[begin:end, region.left : region.right])  # ELU only rises: a quarter as many, after the maximum
 
 
 # --- LocalNet ---------------------------------------------------------------------------------------------------------
@@ -228,11 +229,37 @@ def ring(x: Tensor, region: Region) -> None:
 
 
 class Convs:
-    """A block's two convolutions, prepared."""
+    """A block's convolutions, prepared."""
 
     def __init__(self, block: Block, dtype: torch.dtype) -> None:
         self.first = Conv(block.conv1.weight, block.conv1.bias, dtype)
         self.second = Conv(block.conv2.weight, block.conv2.bias, dtype)
+        self.spatial = block.spatial
+        self.banded: Tensor | None = None
+        if block.spatial.weight.device.type == "cpu":
+            # One output channel leaves a convolution kernel mostly idle: 16 pixels of a row as one product with 2 × 7
+            # rows of 22 pixels, in which the seven taps stand shifted by a pixel for each.
+            banded = block.spatial.weight.new_zeros(2, 7, _TOGETHER + 6, _TOGETHER)
+            for shift in range(_TOGETHER):
+                banded[:, :, shift : shift + 7, shift] = block.spatial.weight[0]
+            self.banded = banded.view(-1, _TOGETHER)
+
+    def places(self, where: Tensor, width: int) -> Tensor:
+        """sigmoid(7×7 convolution): (2, n + 6, ≥ width + 6 and a multiple of 16, plus 6) → (n, width, 1)."""
+        if self.banded is None:
+            return torch.sigmoid(F.conv2d(where[None], self.spatial.weight, self.spatial.bias))[0, 0, :, :width, None]
+        assert self.spatial.bias is not None
+        rows, columns = where.shape[1] - 6, (where.shape[2] - 6) // _TOGETHER
+        channel, row, _ = where.stride()
+        near = where.as_strided(
+            (rows, columns, 2, 7, _TOGETHER + 6), (row, _TOGETHER, channel, row, 1), where.storage_offset()
+        )
+        out = torch.addmm(self.spatial.bias, near.reshape(rows * columns, -1), self.banded)
+        return out.sigmoid_().view(rows, -1, 1)[:, :width]
+
+
+_TOGETHER = 16
+"""Pixels of a row whose 7×7 convolutions are one row of a product."""
 
 
 def block_a(convs: Convs, x: Tensor, r: Tensor, region: Region) -> tuple[Tensor, Tensor]:
@@ -276,14 +303,16 @@ def channel_scale(block: Block, parts: list[tuple[Tensor, Tensor]], pixels: int)
     return block.channel_scale(mean.view(1, 64, 1, 1), peak.view(1, 64, 1, 1)).view(64)
 
 
-def block_b(block: Block, scale: Tensor, x: Tensor, r: Tensor, region: Region) -> None:
+def block_b(convs: Convs, scale: Tensor, x: Tensor, r: Tensor, region: Region) -> None:
     """x += r · scale · sigmoid(7×7 convolution of the mean and the maximum of r · scale over channels)."""
     height, width = r.shape[:2]
     left, right = max(region.left - 3, 0), min(region.right + 3, width)
     before, behind = left - (region.left - 3), region.right + 3 - right
     columns = slice(region.left, region.right)
     # Mean and maximum with the 7×7's ring of 3: row i is image row region.top − 3 + i, and columns likewise.
-    where = r.new_empty(2, region.bottom - region.top + 6, region.width + 6)
+    full = -(-region.width // _TOGETHER) * _TOGETHER + 6
+    padded = r.new_zeros(2, region.bottom - region.top + 6, full)
+    where = padded[..., : region.width + 6]
     done = max(region.top - 3, 0)
     for begin, end in region.strips():
         ahead = min(end + 3, height)
@@ -301,8 +330,7 @@ def block_b(block: Block, scale: Tensor, x: Tensor, r: Tensor, region: Region) -
             last = height - region.top + 2
             where[:, last + 1 :] = where[:, last, None]
         done = ahead
-        near = where[None, :, begin - region.top : end - region.top + 6]
-        attention = torch.sigmoid(F.conv2d(near, block.spatial.weight, block.spatial.bias))[0, 0, :, :, None]
+        attention = convs.places(padded[:, begin - region.top : end - region.top + 6], region.width)
         x[begin + 1 : end + 1, region.left + 1 : region.right + 1].addcmul_(r[begin:end, columns], attention * scale)
     ring(x, region)
 

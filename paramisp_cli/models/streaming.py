@@ -278,9 +278,9 @@ class _Local:
     def _blocks(self, level: int, number: int, parts: list[Region]) -> None:
         """Two blocks, from ``number`` on, of a level that is kept."""
         for n in (number, number + 1):
-            block, x, r = self.net.blocks[n], self.x[level], self.r[level]
-            pooled = self.each(parts, stages.block_a, self.convs[n], x, r)
-            self.each(parts, stages.block_b, block, self._scale(n, level, pooled), x, r)
+            convs, x, r = self.convs[n], self.x[level], self.r[level]
+            pooled = self.each(parts, stages.block_a, convs, x, r)
+            self.each(parts, stages.block_b, convs, self._scale(n, level, pooled), x, r)
 
     def _scale(self, number: int, level: int, pooled: list[tuple[Tensor, Tensor]]) -> Tensor:
         self.scales[number] = stages.channel_scale(self.net.blocks[number], pooled, math.prod(self.sizes[level]))
@@ -381,9 +381,9 @@ class _Made:
 
     def _block(self, number: int, level: int) -> None:
         """Both phases with the scales that are known."""
-        local, x, r = self.local, self.x[level], self.r[level]
-        local.each(self.parts[level], stages.block_a, local.convs[number], x, r)
-        local.each(self.parts[level], stages.block_b, local.net.blocks[number], local.scales[number], x, r)
+        local, convs, x, r = self.local, self.local.convs[number], self.x[level], self.r[level]
+        local.each(self.parts[level], stages.block_a, convs, x, r)
+        local.each(self.parts[level], stages.block_b, convs, local.scales[number], x, r)
 
 
 # --- whole runs -------------------------------------------------------------------------------------------------------
