@@ -422,3 +422,26 @@ def test_pairs_of_real_files(shared: Path, tmp_path: Path) -> None:
     (pair,) = pairs.make([shared / "gopro_hero7_black" / "GOPR8508.DNG"], tmp_path)
     assert pair.status == "pair"
     assert (round(pair.offset[0]), round(pair.offset[1])) == (4, -8)
+
+
+def test_shadows_weigh_more_in_roots_and_noise_at_black_does_not_run_wild() -> None:
+    light = torch.linspace(-0.01, 1, 100_001, dtype=torch.float64, requires_grad=True)
+    roots = loop._root(light)
+    (slope,) = torch.autograd.grad(roots.sum(), light)
+    assert slope.max() <= 16
+    assert slope.min() > 0.49  # rising everywhere, and a step at white counts half of its size
+    assert (roots.diff() <= 16 * light.diff()).all()  # without a jump where the line begins
+    torch.testing.assert_close(roots[light > 0.001], light[light > 0.001].sqrt())
+
+
+def test_shadows_change_the_loss_of_unprocessing_alone(dataset: Path, tmp_path: Path) -> None:
+    losses = {}
+    for direction in Direction:
+        for shadows in (0.0, 1.0):
+            recipe = replace(config.parse(TINY, "tiny"), shadows=shadows)
+            one = trainer(recipe, tmp_path / f"{direction}{shadows}", direction)
+            losses[direction, shadows] = one._one(data.Sampler(data.load(dataset)))
+    assert losses[Direction.UNPROCESS, 1.0] > losses[Direction.UNPROCESS, 0.0]
+    assert losses[Direction.RENDER, 1.0] == losses[Direction.RENDER, 0.0]
+    with pytest.raises(ConfigError, match="shadows must be in"):
+        config.parse(f"shadows = -1\n{TINY}", "bad")
