@@ -117,8 +117,16 @@ def polynomial(rgb: np.ndarray, direction: Direction) -> np.ndarray:
     return np.concatenate([np.ones_like(x[..., :1]), *powers, products], -1)
 
 
+_RIDGE = 1e-6
+"""Weight decay of the regression: of 1e-9 to 1e-4 the best on parts and photographs that it was not fitted on."""
+
+
 def regression(train: Sequence[Loaded], direction: Direction) -> Predictor:
-    """Polynomial regression pixel by pixel (DATA: powers and products, least squares), fitted on 2×2 means."""
+    """Polynomial regression pixel by pixel (DATA: powers and products, least squares), fitted on 2×2 means.
+
+    The powers of a channel are nearly alike: without a little weight decay, their large coefficients of opposite signs
+    fit no better what they were fitted on, and lose up to 18 dB a little beyond its colours.
+    """
     normal, right = np.zeros((16, 16)), np.zeros((16, 3))
     for item in train:
         raw, picture = quads(item)
@@ -126,7 +134,7 @@ def regression(train: Sequence[Loaded], direction: Direction) -> Predictor:
         x, y = polynomial(source, direction).reshape(-1, 16), wanted.reshape(-1, 3)
         normal += x.T @ x / len(x)
         right += x.T @ y / len(x)
-    weights = np.linalg.solve(normal + 1e-9 * np.eye(16), right).astype(np.float32)
+    weights = np.linalg.solve(normal + _RIDGE * np.eye(16), right).astype(np.float32)
 
     def predict(item: Loaded) -> np.ndarray:
         mosaic, picture = sides(item)
