@@ -75,7 +75,8 @@ def run(
     if model.halo is not None:
         _run_in_strips(model, params, size, source, sink, device, dtype, strip_rows)
         return plan
-    left = list(model.plans())[list(model.plans()).index(plan) :]
+    plans = list(model.plans())
+    left = plans[plans.index(plan) :]
     while True:
         try:
             with torch.inference_mode():

@@ -195,7 +195,7 @@ class Engine:
     ) -> list[tuple[Tensor, Tensor]]:
         """GlobalNet's tone stages for the picture; ``first`` is what the over-exposure mask is of."""
         height, width = (stages.pooled_size(size) for size in picture.size)
-        conv = self._first_conv(net.convs[0], stride=2)
+        conv = self.first_conv(net.convs[0], stride=2)
         layer = net.stage.weight.new_empty(height, width, 64)
         for begin, end in _cut(height, _BAND // 4 if self.kept else height, 1):
             part = 4 * begin, 4 * end + 1, 0, picture.size[1]
@@ -213,15 +213,10 @@ class Engine:
         self.workers.each(parts, stages.tone, net, coefficients, source, target)
         return out
 
-    def _first_conv(self, conv: torch.nn.Conv2d, stride: int = 1) -> FirstConv:
+    def first_conv(self, conv: torch.nn.Conv2d, stride: int = 1) -> FirstConv:
+        """GlobalNet's or LocalNet's first convolution, in the way that suits the device."""
         assert conv.bias is not None
         return FirstConv(conv.weight, conv.bias, self.dtype, table=conv.weight.device.type == "cpu", stride=stride)
-
-    def local(
-        self, net: LocalNet, picture: Picture, first: Picture, z: Tensor | None
-    ) -> Iterator[tuple[tuple[int, int, int, int], Tensor]]:
-        """LocalNet's result, tile by tile: ((top, bottom, left, right), (3, …)); sides multiples of 4."""
-        yield from _Local(self, net, picture, first, z).run()
 
 
 class _Local:
@@ -232,7 +227,7 @@ class _Local:
         self.each, self.kept = engine.workers.each, engine.kept
         self.sizes = [(picture.size[0] >> level, picture.size[1] >> level) for level in range(3)]
         self.like = net.head.weight
-        self.head = engine._first_conv(net.head)
+        self.head = engine.first_conv(net.head)
         self.bias = net.condition(z)[0] if net.condition is not None and z is not None else None
         self.convs = [Convs(block, engine.dtype) for block in net.blocks]
         self.downs = [Conv(conv.weight, conv.bias, engine.dtype, stride=2) for conv in net.down]
@@ -241,7 +236,7 @@ class _Local:
         self.r: list[Tensor] = []
 
     def run(self) -> Iterator[tuple[tuple[int, int, int, int], Tensor]]:
-        """See ``Engine.local``."""
+        """The result, tile by tile: ((top, bottom, left, right), (3, …)); sides multiples of 4."""
         kept = self.kept
         tiles = self._tiles()
         for number in range(2 * kept):
@@ -306,12 +301,13 @@ class _Local:
     def _measure(self, number: int, tiles: list[_Tile]) -> None:
         """Find the channel scales of a block above the kept level: everything before it, and its phase A, per tile."""
         level = number // 2 if number < _BLOCKS // 2 else (_BLOCKS - 1 - number) // 2
-        pooled = []
-        for tile in tiles:
+
+        def pooled(tile: _Tile) -> list[tuple[Tensor, Tensor]]:  # of its own, so that no tile outlives its turn
             made = _Made(self, tile)
             made.until(number)
-            pooled += self.each(made.core(level), stages.block_a, self.convs[number], made.x[level], made.r[level])
-        self._scale(number, level, pooled)
+            return self.each(made.core(level), stages.block_a, self.convs[number], made.x[level], made.r[level])
+
+        self._scale(number, level, [part for tile in tiles for part in pooled(tile)])
 
     def _store(self, tile: _Tile) -> None:
         """The kept level's x within a tile, from the level above."""
@@ -479,13 +475,13 @@ def through(
         if tone is not None:
             picture = _toned(engine, tone, engine.coefficients(tone, first, first, z), first)
         if local is not None:
-            yield from engine.local(local, picture, first, z)
+            yield from _Local(engine, local, picture, first, z).run()
             return
     else:
         if local is not None:
             height, width = first.size
             planes: Tensor | None = None
-            for (top, bottom, left, right), part in engine.local(local, first, first, z):
+            for (top, bottom, left, right), part in _Local(engine, local, first, first, z).run():
                 if planes is None:
                     planes = part.new_empty(3, height + 2, width + 2)
                 planes[:, top + 1 : bottom + 1, left + 1 : right + 1] = part

@@ -23,7 +23,6 @@ from paramisp_cli.types import Camera, Direction
 AUTO = "auto"
 """What ``--weights`` calls the weights that the command line picks by itself."""
 
-
 _SINGLY, _FOLDS = 8, 4
 """Photographs of a camera up to which every one has baselines of its own, and how many parts more are cut into."""
 

@@ -194,6 +194,17 @@ def test_what_is_measured_and_what_fitted_on() -> None:
         trials.plan([a], ["z"])
 
 
+def test_many_photographs_share_four_fits_and_none_is_fitted_on_itself() -> None:
+    picture = (scene(32, 64) * 255).astype(np.uint8)
+    items = [_loaded(picture, name=str(number)) for number in range(10)]
+    found = trials.plan(items)
+    assert sorted(trial.item.name for trial in found) == sorted(item.name for item in items)
+    assert len({id(trial.fitting) for trial in found}) == 4  # ``run`` fits once for each
+    assert not any(trial.fitted_on_itself for trial in found)
+    assert all(len(trial.fitting) in (7, 8) for trial in found)
+    assert all(len(trial.fitting) == 7 for trial in trials.plan(items[:8]))
+
+
 def test_optics_of_the_next_photograph() -> None:
     picture = (scene(32, 64) * 255).astype(np.uint8)
     items = []
