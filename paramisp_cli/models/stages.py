@@ -60,6 +60,65 @@ class Conv:
         return F.conv2d(planes, self.weight, self.bias, self.stride)[0].permute(1, 2, 0)
 
 
+class Conv3:
+    """A 3×3 convolution without padding, channels last: (h + 2, w + 2, I) → (h, w, O).
+
+    On CPUs in float32 four rows at a time, by Winograd's F(4, 3) along the rows: sums of six rows, six 1×3 convolutions
+    instead of twelve, and sums of their results. The points are 0, ±1, ±3/2 and infinity: with them rounding is twice
+    that of the direct way, and less than with the usual ±2 (Barabasz et al., ACM TOMS 46:4, 2020, has the method).
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
+        self.direct = Conv(weight, bias, dtype)
+        self.dtype, self.outputs = dtype, weight.shape[0]
+        self.six: list[Conv] = []
+        if weight.device.type == "cpu" and dtype == torch.float32:
+            top, middle, bottom = weight.double().unbind(2)
+            one, p = 2 * (1 - _POINT**2), 2 * _POINT**2 * (_POINT**2 - 1)
+            ends, far = top + bottom, top + _POINT**2 * bottom
+            rows = [top / _POINT**2, (ends + middle) / one, (ends - middle) / one]
+            rows += [(far + _POINT * middle) / p, (far - _POINT * middle) / p, bottom]
+            self.six = [Conv(row[:, :, None], bias if i == 1 else None, dtype) for i, row in enumerate(rows)]
+
+    def __call__(self, rows: Tensor, out: Tensor | None = None) -> Tensor:
+        """→ ``out``, or a new tensor."""
+        height, width = rows.shape[0] - 2, rows.shape[1] - 2
+        fours = height // 4 * 4 if self.six else 0
+        if out is None:
+            if not fours:
+                return self.direct(rows)
+            out = rows.new_empty(height, width, self.outputs)
+        if fours:
+            self._by_fours(rows, fours, out)
+        if fours < height:
+            out[fours:] = self.direct(rows[fours:])
+        return out
+
+    def _by_fours(self, rows: Tensor, height: int, out: Tensor) -> None:
+        """The first ``height`` rows, a multiple of 4."""
+        d0, d1, d2, d3, d4, d5 = (rows[i : i + height - 3 : 4] for i in range(6))
+        zero, one, minus_one, point, minus_point, infinity = self.six
+        # Each sum goes through its convolution before the next is made, in the same memory: so they stay in the cache.
+        even, odd, v = d4 - d2, d3 - d1, d0 - d2
+        m0 = zero(torch.add(even, v, alpha=_POINT**2, out=v))
+        m3 = point(torch.add(even, odd, alpha=_POINT, out=v))
+        m4 = minus_point(torch.sub(even, odd, alpha=_POINT, out=v))
+        m5 = infinity(torch.sub(torch.sub(d5, d3, out=v), odd, alpha=_POINT**2, out=v))
+        torch.sub(d4, d2, alpha=_POINT**2, out=even)
+        torch.sub(d3, d1, alpha=_POINT**2, out=odd)
+        m1, m2 = one(torch.add(even, odd, out=v)), minus_one(torch.sub(even, odd, out=v))
+        near, near_odd = m1 + m2, m1.sub_(m2)
+        far, far_odd = torch.add(m3, m4, out=m2), m3.sub_(m4)
+        torch.add(m0.add_(near), far, out=out[0:height:4])
+        torch.add(near_odd, far_odd, alpha=_POINT, out=out[1:height:4])
+        torch.add(near, far, alpha=_POINT**2, out=out[2:height:4])
+        torch.add(near_odd.add_(far_odd, alpha=_POINT**3), m5, out=out[3:height:4])
+
+
+_POINT = 1.5
+"""Where the row polynomials are taken, beside 0, ±1 and infinity."""
+
+
 def _elu(v: Tensor, out: Tensor) -> None:
     """ELU of v, which is used up, into ``out``: max(v, 0) + exp(min(v, 0)) − 1, in half the time of torch's own."""
     v = v.float() if v.dtype in (torch.bfloat16, torch.float16) else v
@@ -232,8 +291,8 @@ class Convs:
     """A block's convolutions, prepared."""
 
     def __init__(self, block: Block, dtype: torch.dtype) -> None:
-        self.first = Conv(block.conv1.weight, block.conv1.bias, dtype)
-        self.second = Conv(block.conv2.weight, block.conv2.bias, dtype)
+        self.first = Conv3(block.conv1.weight, block.conv1.bias, dtype)
+        self.second = Conv3(block.conv2.weight, block.conv2.bias, dtype)
         self.spatial = block.spatial
         self.banded: Tensor | None = None
         if block.spatial.weight.device.type == "cpu":
@@ -287,11 +346,10 @@ def block_a(convs: Convs, x: Tensor, r: Tensor, region: Region) -> tuple[Tensor,
             inner[0] = inner[1]
         if end == height:
             inner[n + 1] = inner[n]
-        out = convs.second(inner[: n + 2]).to(r.dtype)
-        r[begin:end, region.left : region.right] = out
-        pixels = out.reshape(-1, 64)
-        total += pixels.sum(0).double()
-        peak = torch.maximum(peak, pixels.amax(0))
+        out = convs.second(inner[: n + 2], r[begin:end, region.left : region.right])
+        row = out.flatten(1)  # rows first: (0, 1) at once would be ten times slower where columns are cut
+        total += row.sum(0).view(-1, 64).sum(0).double()
+        peak = torch.maximum(peak, row.amax(0).view(-1, 64).amax(0))
         inner[:2] = inner[n : n + 2].clone()
     return total, peak
 
