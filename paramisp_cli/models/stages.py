@@ -176,7 +176,9 @@ class FirstConv:
         self.sobel = Conv(sobel, bias, weight.dtype, stride)
         self.sobel_and_mask = Conv(torch.cat([sobel, mask], 1), bias, weight.dtype, stride)
 
-    def __call__(self, planes: Tensor, first: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
+    def __call__(
+        self, planes: Tensor, first: Tensor, top: int, left: int, height: int, width: int, out: Tensor | None = None
+    ) -> Tensor:
         """(h, w, 64): one result for each ``stride`` of the pixels [top, top + height) × [left, left + width)."""
         from paramisp_cli.models.paramisp import BINS, overexposure, soft_histogram
 
@@ -185,12 +187,13 @@ class FirstConv:
         sobel = _gradient(planes, top, left, height, width)
         if self.table is None:
             histograms = [soft_histogram(image[None], bins)[0] for bins in BINS]
-            return self.dense(torch.cat([image, sobel, *histograms, mask]).permute(1, 2, 0))
+            made = self.dense(torch.cat([image, sobel, *histograms, mask]).permute(1, 2, 0))
+            return made if out is None else out.copy_(made)
         if bool(mask.any()):
-            out = self.sobel_and_mask(torch.cat([sobel, mask]).permute(1, 2, 0).contiguous())
+            made = self.sobel_and_mask(torch.cat([sobel, mask]).permute(1, 2, 0).contiguous())
         else:
-            out = self.sobel(sobel.permute(1, 2, 0).contiguous())
-        return out.add_(self._looked_up(image).view(out.shape))
+            made = self.sobel(sobel.permute(1, 2, 0).contiguous())
+        return torch.add(made, self._looked_up(image).view(made.shape), out=made if out is None else out)
 
     def _looked_up(self, image: Tensor) -> Tensor:
         """Value and histograms of (3, h + 2, w + 2) → (pixels, 64)."""
@@ -263,11 +266,11 @@ def first_layer(conv: FirstConv, planes: Tensor, first: Tensor, layer: Tensor, r
 # --- LocalNet ---------------------------------------------------------------------------------------------------------
 
 
-def head(conv: FirstConv, bias: Tensor | None, planes: Tensor, first: Tensor, x: Tensor, region: Region) -> None:
-    """Features and first convolution → x; ``bias`` (64,) is what z adds."""
+def head(conv: FirstConv, planes: Tensor, first: Tensor, x: Tensor, region: Region) -> None:
+    """Features and first convolution → x."""
     for begin, end in region.strips():
-        rows = conv(planes, first, begin, region.left, end - begin, region.width)
-        x[begin + 1 : end + 1, region.left + 1 : region.right + 1] = rows if bias is None else rows.add_(bias)
+        target = x[begin + 1 : end + 1, region.left + 1 : region.right + 1]
+        conv(planes, first, begin, region.left, end - begin, region.width, target)
     ring(x, region)
 
 
@@ -371,13 +374,14 @@ def block_b(convs: Convs, scale: Tensor, x: Tensor, r: Tensor, region: Region) -
     full = -(-region.width // _TOGETHER) * _TOGETHER + 6
     padded = r.new_zeros(2, region.bottom - region.top + 6, full)
     where = padded[..., : region.width + 6]
+    scaled = r.new_empty(region.rows + 6, right - left, 64)  # row i is image row begin − 3 + i
     done = max(region.top - 3, 0)
     for begin, end in region.strips():
-        ahead = min(end + 3, height)
-        scaled = r[done:ahead, left:right] * scale
+        n, ahead = end - begin, min(end + 3, height)
+        rows = torch.mul(r[done:ahead, left:right], scale, out=scaled[done - begin + 3 : ahead - begin + 3])
         new = where[:, done - region.top + 3 : ahead - region.top + 3]
-        torch.mean(scaled, 2, out=new[0, :, before : new.shape[2] - behind])
-        torch.amax(scaled, 2, out=new[1, :, before : new.shape[2] - behind])
+        torch.mean(rows, 2, out=new[0, :, before : new.shape[2] - behind])
+        torch.amax(rows, 2, out=new[1, :, before : new.shape[2] - behind])
         if before:
             new[..., :before] = new[..., before : before + 1]
         if behind:
@@ -389,7 +393,9 @@ def block_b(convs: Convs, scale: Tensor, x: Tensor, r: Tensor, region: Region) -
             where[:, last + 1 :] = where[:, last, None]
         done = ahead
         attention = convs.places(padded[:, begin - region.top : end - region.top + 6], region.width)
-        x[begin + 1 : end + 1, region.left + 1 : region.right + 1].addcmul_(r[begin:end, columns], attention * scale)
+        rows = scaled[3 : n + 3, region.left - left : region.right - left]
+        x[begin + 1 : end + 1, region.left + 1 : region.right + 1].addcmul_(rows, attention)
+        scaled[3:6] = scaled[n + 3 : n + 6].clone()
     ring(x, region)
 
 
@@ -404,14 +410,14 @@ def down(conv: Conv, x: Tensor, half: Tensor, region: Region) -> None:
 def up(conv: nn.ConvTranspose2d, half: Tensor, x: Tensor, region: Region) -> None:
     """x += 2×2 transposed convolution of half with stride 2: x is its own skip connection; the region is half's."""
     assert conv.bias is not None
+    # Strides of 2 do not overlap: a product with (64, 2 · 2 · 64), its results laid side by side.
+    weight, bias = conv.weight.permute(0, 2, 3, 1).reshape(64, 256), conv.bias.repeat(4)
     for begin, end in region.strips():
         rows = half[begin + 1 : end + 1, region.left + 1 : region.right + 1]
-        # Strides of 2 do not overlap: a product with (64, 2 · 2 · 64), its results laid side by side.
-        made = rows @ conv.weight.permute(0, 2, 3, 1).reshape(64, 256)
+        made = torch.addmm(bias, rows.reshape(-1, 64), weight)
         target = x[2 * begin + 1 : 2 * end + 1, 2 * region.left + 1 : 2 * region.right + 1]
         made = made.view(end - begin, region.width, 2, 2, 64).permute(0, 2, 1, 3, 4)
         target.unflatten(0, (-1, 2)).unflatten(2, (-1, 2)).add_(made)
-        target += conv.bias
     ring(x, Region(2 * region.top, 2 * region.bottom, 2 * region.left, 2 * region.right, 1))
 
 

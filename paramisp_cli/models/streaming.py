@@ -45,6 +45,8 @@ which those above are made). Each needs less memory than the one before it, and 
 size, margins counted: 1, 4, 8 and 14 times as many as must be."""
 CPU_STRIP, DEVICE_STRIP = 8192, 1 << 22
 """Pixels a strip: on a CPU what a core's cache holds, elsewhere enough to fill the device."""
+_TONE_STRIP = 32768
+"""The same for the tone stages on a CPU: three channels and many small operations, half in Python below 16 thousand."""
 _BAND = 1024
 """Rows of an image that are made at a time where it is made in rows."""
 _COLUMNS = 512
@@ -209,15 +211,16 @@ class Engine:
         """(3, …) through the tone stages → a new tensor of that shape."""
         out = torch.empty_like(pixels, memory_format=torch.contiguous_format)
         source, target = pixels.reshape(3, -1), out.view(3, -1)
-        strip = self.strip_pixels or (CPU_STRIP if pixels.device.type == "cpu" else DEVICE_STRIP)
+        strip = self.strip_pixels or (_TONE_STRIP if pixels.device.type == "cpu" else DEVICE_STRIP)
         parts = [Region(0, 1, *part, 1) for part in _cut(source.shape[1], strip, 1)]
         self.workers.each(parts, stages.tone, net, coefficients, source, target)
         return out
 
-    def first_conv(self, conv: torch.nn.Conv2d, stride: int = 1) -> FirstConv:
-        """GlobalNet's or LocalNet's first convolution, in the way that suits the device."""
+    def first_conv(self, conv: torch.nn.Conv2d, stride: int = 1, more: Tensor | None = None) -> FirstConv:
+        """GlobalNet's or LocalNet's first convolution, in the way that suits the device; ``more`` adds to its bias."""
         assert conv.bias is not None
-        return FirstConv(conv.weight, conv.bias, self.dtype, table=conv.weight.device.type == "cpu", stride=stride)
+        bias = conv.bias if more is None else conv.bias + more
+        return FirstConv(conv.weight, bias, self.dtype, table=conv.weight.device.type == "cpu", stride=stride)
 
 
 class _Local:
@@ -228,8 +231,8 @@ class _Local:
         self.each, self.kept = engine.workers.each, engine.kept
         self.sizes = [(picture.size[0] >> level, picture.size[1] >> level) for level in range(3)]
         self.like = net.head.weight
-        self.head = engine.first_conv(net.head)
-        self.bias = net.condition(z)[0] if net.condition is not None and z is not None else None
+        steered = net.condition(z)[0] if net.condition is not None and z is not None else None
+        self.head = engine.first_conv(net.head, more=steered)
         self.convs = [Convs(block, engine.dtype) for block in net.blocks]
         self.downs = [Conv(conv.weight, conv.bias, engine.dtype, stride=2) for conv in net.down]
         self.scales: list[Tensor] = [self.like.new_empty(0)] * _BLOCKS
@@ -249,7 +252,7 @@ class _Local:
         parts = [self._regions(level) for level in range(3)]
         if not kept:
             planes, mask_of = (p.window(0, self.sizes[0][0], 0, self.sizes[0][1]) for p in (self.picture, self.first))
-            self.each(parts[0], stages.head, self.head, self.bias, planes, mask_of, x[0])
+            self.each(parts[0], stages.head, self.head, planes, mask_of, x[0])
         for level in range(kept, 3):
             if level > kept:
                 self.each(parts[level], stages.down, self.downs[level - 1], self.x[level - 1], self.x[level])
@@ -356,7 +359,7 @@ class _Made:
         """Everything before block ``number``, of those above the kept level: down, and from the kept level up again."""
         local, kept = self.local, self.local.kept
         each, net = local.each, local.net
-        each(self.parts[0], stages.head, local.head, local.bias, self.planes, self.first, self.x[0])
+        each(self.parts[0], stages.head, local.head, self.planes, self.first, self.x[0])
         for n in range(min(number + 1, 2 * kept)):
             level = n // 2
             if n and n % 2 == 0:
