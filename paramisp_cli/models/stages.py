@@ -294,8 +294,17 @@ class Convs:
     """A block's convolutions, prepared."""
 
     def __init__(self, block: Block, dtype: torch.dtype) -> None:
-        self.first = Conv3(block.conv1.weight, block.conv1.bias, dtype)
-        self.second = Conv3(block.conv2.weight, block.conv2.bias, dtype)
+        first, second = block.conv1, block.conv2
+        assert first.bias is not None
+        assert second.bias is not None
+        weight, bias, bias2 = first.weight, first.bias, second.bias
+        # In float32, ELU without two of its passes over the memory: conv1 gives v / ln 2, for which exp2 is exp, and
+        # conv2 takes ELU + 1, whose 1 (in the ring, too: it is a copy) is in its bias.
+        self.folded = dtype == torch.float32
+        if self.folded:
+            weight, bias = (v.double().mul(math.log2(math.e)).float() for v in (weight, bias))
+            bias2 = (bias2.double() - second.weight.double().sum((1, 2, 3))).float()
+        self.first, self.second = Conv3(weight, bias, dtype), Conv3(second.weight, bias2, dtype)
         self.spatial = block.spatial
         self.banded: Tensor | None = None
         if block.spatial.weight.device.type == "cpu":
@@ -305,6 +314,14 @@ class Convs:
             for shift in range(_TOGETHER):
                 banded[:, :, shift : shift + 7, shift] = block.spatial.weight[0]
             self.banded = banded.view(-1, _TOGETHER)
+
+    def elu(self, v: Tensor, out: Tensor) -> None:
+        """What lies between the convolutions, of v, which is used up, into ``out``."""
+        if not self.folded:
+            _elu(v, out)
+            return
+        low = v.clamp(max=0).exp2_()
+        torch.add(low, v.clamp_(min=0), alpha=math.log(2), out=out)
 
     def places(self, where: Tensor, width: int) -> Tensor:
         """sigmoid(7×7 convolution): (2, n + 6, ≥ width + 6 and a multiple of 16, plus 6) → (n, width, 1)."""
@@ -328,7 +345,7 @@ def block_a(convs: Convs, x: Tensor, r: Tensor, region: Region) -> tuple[Tensor,
     """r := conv2(ELU(conv1 x)) → each channel's sum (64,), float64, and maximum over the region."""
     height, width = r.shape[:2]
     left, right = max(region.left - 1, 0), min(region.right + 1, width)
-    # ELU(conv1 x): row i is image row begin − 1 + i, column j is image column region.left − 1 + j.
+    # Of ELU(conv1 x), row i is image row begin − 1 + i, column j is image column region.left − 1 + j.
     inner = torch.empty(region.rows + 2, region.width + 2, 32, dtype=convs.second.dtype, device=x.device)
     columns = slice(left - region.left + 1, right - region.left + 1)
     total = torch.zeros(64, dtype=torch.float64, device=x.device)
@@ -339,7 +356,7 @@ def block_a(convs: Convs, x: Tensor, r: Tensor, region: Region) -> tuple[Tensor,
         start, stop = begin + 1 if begin > region.top else max(begin - 1, 0), min(end + 1, height)
         if stop > start:
             rows = convs.first(x[start : stop + 2, left : right + 2])
-            _elu(rows, inner[start - begin + 1 : stop - begin + 1, columns])
+            convs.elu(rows, inner[start - begin + 1 : stop - begin + 1, columns])
         # Replicate padding repeats conv1's *output*: its ring is a copy, not conv1 of an extended x.
         if left == region.left:
             inner[:, 0] = inner[:, 1]
@@ -429,8 +446,8 @@ def tail(conv: nn.Conv2d, x: Tensor, planes: Tensor, out: Tensor, region: Region
     width, bias = region.width, conv.bias[:, None, None]
     for begin, end in region.strips():
         n = end - begin
-        rows = x[begin : end + 2, region.left : region.right + 2].reshape(-1, 64)
-        taps = (weight @ rows.t()).view(3, 3, 3, n + 2, width + 2)
+        rows = x[begin : end + 2, region.left : region.right + 2]
+        taps = (weight @ rows.transpose(1, 2)).view(n + 2, 3, 3, 3, width + 2).permute(1, 2, 3, 0, 4)
         inside = (slice(None), slice(begin + 1, end + 1), slice(region.left + 1, region.right + 1))
         torch.add(planes[inside], bias, out=out[inside])
         for dy in range(3):

@@ -43,7 +43,7 @@ PLANS = {"whole": (0, 1), "half": (1, 1024), "quarter": (2, 1024), "tiny": (2, 2
 """Name → (the level that feature maps are kept from: full, half or quarter size; side of the tiles [px, full size] in
 which those above are made). Each needs less memory than the one before it, and does more of the convolutions at full
 size, margins counted: 1, 4, 8 and 14 times as many as must be."""
-CPU_STRIP, DEVICE_STRIP = 8192, 1 << 22
+CPU_STRIP, DEVICE_STRIP = 16384, 1 << 22
 """Pixels a strip: on a CPU what a core's cache holds, elsewhere enough to fill the device."""
 _TONE_STRIP = 32768
 """The same for the tone stages on a CPU: three channels and many small operations, half in Python below 16 thousand."""
@@ -53,7 +53,7 @@ _COLUMNS = 512
 """Columns of a region on a CPU, at most."""
 _SHORTEST = 64
 """Rows of a region on a CPU, at least, if that keeps all threads busy: the rows between two are made twice."""
-_REGIONS = 4
+_REGIONS = 3
 """Regions a thread, at least: none waits long for the last."""
 _GIVEN = 256
 """Rows of the result that are finished at a time."""

@@ -18,9 +18,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 
 import torch
 
+from paramisp_cli import memory
 from paramisp_cli.models import Params
 from paramisp_cli.models.paramisp import ParamISP
 
@@ -63,7 +65,7 @@ def serve(way: str, direction: str, megapixels: float) -> None:
         keep_memory()
     if way != "ours":  # the differentiable way without its graph: the network written the straightforward way
         model.training = True
-    with torch.inference_mode():
+    with torch.inference_mode(), memory.kept() if way == "ours" else nullcontext():  # as a batch does
         for line in sys.stdin:
             spent = seconds(lambda: model(x, params))
             if line.strip() == "save":
