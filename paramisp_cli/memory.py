@@ -72,7 +72,7 @@ def pool(count: int, like: Tensor) -> Tensor:
     mapping = next((spare for spare in sorted(_spare, key=len) if len(spare) >= size and _taken(spare)), None)
     if mapping is None:
         _spare.clear()  # too small: of no use to anyone, and its room may be needed
-        mapping = mmap.mmap(-1, size)
+        mapping = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # a shared one gets no large pages
         mapping.madvise(mmap.MADV_HUGEPAGE)
     # Not the mapping itself: this one ends with the last view of the tensor, and can say so.
     lent = (ctypes.c_char * len(mapping)).from_buffer(mapping)
