@@ -46,7 +46,7 @@ def test_what_was_asked_for_is_an_error(generic, make_jpeg, tmp_path, asked):
 
 
 @pytest.mark.parametrize(
-    ("limit", "name"), [("16GB", "whole"), ("7GB", "half"), ("4GB", "quarter"), ("2500MB", "tiny")]
+    ("limit", "name"), [("16GB", "whole"), ("7GB", "half"), ("4GB", "quarter"), ("3GB", "small"), ("2500MB", "tiny")]
 )
 def test_less_memory_takes_another_plan(generic, make_jpeg, tmp_path, limit, name):
     plain = pipeline.plan_unprocess(formats.read(make_jpeg(tmp_path / "photo.jpg")))

@@ -39,10 +39,10 @@ if TYPE_CHECKING:
     from paramisp_cli.models.base import Params, Sink, Source
     from paramisp_cli.models.paramisp import GlobalNet, LocalNet, ParamISP
 
-PLANS = {"whole": (0, 1), "half": (1, 1024), "quarter": (2, 1024), "tiny": (2, 256)}
+PLANS = {"whole": (0, 1), "half": (1, 1024), "quarter": (2, 1024), "small": (2, 512), "tiny": (2, 256)}
 """Name → (the level that feature maps are kept from: full, half or quarter size; side of the tiles [px, full size] in
 which those above are made). Each needs less memory than the one before it, and does more of the convolutions at full
-size, margins counted: 1, 4, 8 and 14 times as many as must be."""
+size, margins counted: 1, 4, 8, 10 and 14 times as many as must be."""
 CPU_STRIP, DEVICE_STRIP = 16384, 1 << 22
 """Pixels a strip: on a CPU what a core's cache holds, elsewhere enough to fill the device."""
 _TONE_STRIP = 32768
@@ -57,7 +57,7 @@ _REGIONS = 3
 """Regions a thread, at least: none waits long for the last."""
 _GIVEN = 256
 """Rows of the result that are finished at a time."""
-_HEAD_ROOM = 384 << 20
+_HEAD_ROOM = 512 << 20
 _BLOCKS = 10
 _BLOCK_REACH, _HEAD_REACH, _TAIL_REACH = 5, 1, 1
 """How far [px, at the level] a block sees (3×3, 3×3 and 7×7), the gradient among the features, and the last layer."""
@@ -74,14 +74,14 @@ def margin(kept: int) -> int:
 def peak_bytes(height: int, width: int, plan: str = "whole") -> int:
     """An upper estimate [bytes] of a float32 run of one padded image, its input and output not counted.
 
-    x and r with ring from the plan's level on, images, what tiles need, and a fixed part for strips and threads: twice
-    as much where tiles come and go, which leave gaps in what the allocator keeps (measured: 0.3 GB at 8 megapixels).
+    x and r with ring from the plan's level on, images, what tiles need, and a fixed part for strips and threads: half as
+    much again where tiles come and go, which leave gaps in what the allocator keeps (measured at 8 megapixels).
     """
     (kept, side), pixels = PLANS[plan], (height + 2) * (width + 2)
     if not kept:
         return pixels * (512 + 56) + _HEAD_ROOM
     rows, columns = (min(size, side + 2 * margin(kept)) for size in (height, width))
-    return pixels * (512 >> 2 * kept) + pixels * 24 + rows * columns * 720 + rows * width * 60 + 2 * _HEAD_ROOM
+    return pixels * (512 >> 2 * kept) + pixels * 24 + rows * columns * 720 + rows * width * 60 + _HEAD_ROOM * 3 // 2
 
 
 # --- images, looked at in windows -------------------------------------------------------------------------------------
