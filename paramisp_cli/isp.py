@@ -98,7 +98,8 @@ def demosaic_interior(mosaic: Tensor, cfa: str) -> Tensor:
     ``cfa`` is that of the outermost corner, which is that of the result's corner too.
     """
     packed = F.pixel_unshuffle(mosaic, 2)
-    return F.pixel_shuffle(F.conv2d(packed, _packed_demosaic_kernel(cfa, packed.device, packed.dtype)), 2)
+    with torch.autocast(packed.device.type, enabled=False):  # lower precision is for networks
+        return F.pixel_shuffle(F.conv2d(packed, _packed_demosaic_kernel(cfa, packed.device, packed.dtype)), 2)
 
 
 def mosaic(rgb: Tensor, cfa: str) -> Tensor:
@@ -112,7 +113,8 @@ def mosaic(rgb: Tensor, cfa: str) -> Tensor:
 
 def apply_matrix(rgb: Tensor, matrix: Tensor) -> Tensor:
     """(N, 3, H, W) pixels as columns, times (N, 3, 3)."""
-    return torch.baddbmm(rgb.new_zeros(()), matrix, rgb.flatten(2), beta=0).view_as(rgb)
+    with torch.autocast(rgb.device.type, enabled=False):
+        return torch.baddbmm(rgb.new_zeros(()), matrix.to(rgb.dtype), rgb.flatten(2), beta=0).view_as(rgb)
 
 
 def apply_gains(rgb: Tensor, gains: Tensor) -> Tensor:

@@ -380,10 +380,11 @@ class ParamISP(IspModel):
         x = isp.reflect_pad(x, 0, self._padding(width), 0, self._padding(height))
         lean = not torch.is_grad_enabled() and not self.training
         image = cano_render(x, params, self.demosaic_border) if self.direction == Direction.RENDER else x
-        z = self.paramnet(params, self.generator) if self.paramnet is not None else None
+        with torch.autocast(x.device.type, enabled=False):  # its few numbers steer the whole picture
+            z = self.paramnet(params, self.generator) if self.paramnet is not None else None
         subnetworks = streaming.run(self, image, z) if lean else self._plain(image, z)
         out = subnetworks[..., :height, :width]
-        return out if self.direction == Direction.RENDER else cano_unprocess(out, params)
+        return out if self.direction == Direction.RENDER else cano_unprocess(out.to(x.dtype), params)
 
     def _plain(self, image: Tensor, z: Tensor | None) -> Tensor:
         """Both sub-networks in the direction's order: (N, 3, H, W), padded → the same shape."""

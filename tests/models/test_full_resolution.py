@@ -1,0 +1,148 @@
+"""The same output at any tile size and memory limit: every architecture, both directions, every CFA.
+
+The bound is rounding's: 2e-5 of full scale in float32 from the plain whole-image network, one code of 16383 (255) in
+files. In bf16 and fp16, which users must ask for, 60 dB from float32.
+"""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from paramisp_cli import formats, pipeline, tiling, weights
+from paramisp_cli.models import ARCHITECTURES, Params, streaming
+from paramisp_cli.models.paramisp import ParamISP
+from paramisp_cli.types import CFA_PATTERNS, Direction, RawImage, SrgbImage
+
+CPU = torch.device("cpu")
+CASES = [(kind, direction) for kind in ARCHITECTURES for direction in kind.directions]
+IDS = [f"{kind.name}-{direction}" for kind, direction in CASES]
+SIZES = [(118, 106), (86, 254), (262, 90)]
+"""Twice a prime, and odd aspects; a mosaic's sides are even. Pictures of prime sides are made below, as files."""
+TILES = [40, 72, 160]
+KEPT = {name: kept for name, (kept, _) in streaming.PLANS.items() if name in ("whole", "half", "quarter")}
+"""The others are these with other tiles."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Small images: threads that wait for each other cost more than they give, most of all on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def params(cfa):
+    one = torch.ones(1)
+    matrix = torch.tensor([[[1.7, -0.6, -0.1], [-0.2, 1.5, -0.3], [0.0, -0.5, 1.5]]])
+    return Params(torch.tensor([[2.1, 1.0, 1.5]]), matrix, 200 * one, one / 60, 4 * one, 50 * one, cfa=cfa)
+
+
+def model_of(kind, direction):
+    torch.manual_seed(0)
+    model = kind(direction).eval()
+    if isinstance(model, ParamISP):
+        with torch.no_grad():  # what initial weights attend to is nearly constant; this makes it matter
+            for block in model.localnet.blocks:
+                block.spatial.weight.mul_(20)
+                block.channel2.weight.mul_(5)
+    return model
+
+
+@pytest.mark.parametrize(("kind", "direction"), CASES, ids=IDS)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("side", TILES)
+def test_tiles_and_memory_do_not_show(kind, direction, size, side, monkeypatch):
+    monkeypatch.setattr(streaming, "PLANS", {name: (kept, side) for name, kept in KEPT.items()})
+    monkeypatch.setattr(streaming, "_BAND", 32)
+    cfa = CFA_PATTERNS[(SIZES.index(size) + TILES.index(side)) % len(CFA_PATTERNS)]
+    model, shot = model_of(kind, direction), params(cfa)
+    x = torch.rand(1, 3 if direction == Direction.UNPROCESS else 1, *size)
+    want = model(x, shot).detach()  # with gradients: the plain network
+    plans = list(model.plans())
+    monkeypatch.setattr(  # of pictures as small as these every plan needs about the same
+        model, "peak_bytes", lambda _height, _width, plan=plans[0]: 1000 * (len(plans) - plans.index(plan))
+    )
+    ran = []
+    for limit in range(1000, 1000 * len(plans) + 1, 1000):
+        got = torch.empty_like(want)
+
+        def sink(top, rows, got=got):
+            got[:, :, top : top + rows.shape[2]] = rows
+
+        ran.append(
+            tiling.run(
+                model, shot, size, lambda first, end: x[:, :, first:end], sink,
+                device=CPU, max_memory=limit, strip_rows=None if model.halo is None else side,
+            )
+        )  # fmt: skip
+        torch.testing.assert_close(got, want, atol=2e-5, rtol=1e-5)
+    assert ran == plans[::-1]
+
+
+@pytest.fixture
+def generic(tmp_path, monkeypatch):
+    """Weights of random numbers for any camera, both directions."""
+    for direction in Direction:
+        path = tmp_path / "store" / "paramisp" / f"generic.{direction}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(1)
+        about = {"camera": "generic", "recipe": "none", "licence": "MIT"}
+        weights.save(ParamISP(direction), path, training={}, metrics={}, **about)
+    monkeypatch.setenv("PARAMISP_WEIGHTS", str(tmp_path / "store"))
+
+
+@pytest.mark.parametrize("size", [(127, 131), (89, 239)], ids=str)
+@pytest.mark.parametrize("cfa", CFA_PATTERNS)
+@pytest.mark.usefixtures("generic")
+def test_files_of_prime_sides(size, cfa, make_jpeg, tmp_path, monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8)
+    photo = formats.read(make_jpeg(tmp_path / "photo.jpg", pixels))
+    plan, settings = pipeline.plan_unprocess(photo, pipeline.Settings(camera="Canon EOS 60D")), pipeline.Settings()
+    plan = replace(plan, canonical=replace(plan.canonical, cfa=cfa))
+    raws: dict[object, RawImage] = {}
+    pictures: dict[object, SrgbImage] = {}
+    for name, kept in KEPT.items():
+        for side in TILES[1:] if kept else TILES[:1]:
+            monkeypatch.setitem(streaming.PLANS, name, (kept, side))
+            raw = raws[name, side] = pipeline.run_unprocess(photo, replace(plan, memory_plan=name), settings)
+            first = next(iter(raws.values()))
+            back = replace(pipeline.plan_render(first), memory_plan=name)
+            pictures[name, side] = pipeline.run_render(first, back, settings)
+    assert len(raws) == 5
+    mosaics, images = ([v.astype(int) for v in of] for of in (
+        [raw.mosaic for raw in raws.values()], [picture.pixels for picture in pictures.values()]
+    ))  # fmt: skip
+    assert mosaics[0].shape == tuple(side + side % 2 for side in size)
+    assert images[0].shape == (*size, 3)
+    for mosaic, image in zip(mosaics, images, strict=True):
+        assert np.abs(mosaic - mosaics[0]).max() <= 1  # where rounding falls the other way
+        assert np.abs(image - images[0]).max() <= 1
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+@pytest.mark.parametrize("direction", list(Direction))
+def test_lower_precision_is_60_decibels_from_float32(dtype, direction):
+    """With weights that were trained: random ones change the picture less, and lose less."""
+    path = weights.find("generic", direction).path
+    model = weights.load(path)
+    y, x = torch.meshgrid(torch.linspace(0, 1, 120), torch.linspace(0, 1, 160), indexing="ij")
+    wave = (torch.sin(40 * x * y) + 1) / 2
+    picture = torch.stack([0.8 * x + 0.2 * wave, y * (0.4 + 0.6 * wave), 1 - x * y]).clamp(0, 1)[None]
+    source = picture if direction == Direction.UNPROCESS else picture[:, 1:2] ** 2.2
+    out = {}
+    for name in ("fp32", dtype):
+        got = torch.empty(1, 1 if direction == Direction.UNPROCESS else 3, 120, 160)
+
+        def sink(top, rows, got=got):
+            got[:, :, top : top + rows.shape[2]] = rows
+
+        kind = getattr(torch, pipeline.DTYPES[name])
+        tiling.run(model, params("RGGB"), (120, 160), lambda a, b: source[:, :, a:b], sink, device=CPU, dtype=kind)
+        out[name] = got.clamp(0, 1)
+    error = (out[dtype] - out["fp32"]).square().mean().item()
+    assert error > 0
+    assert -10 * math.log10(error) > 60
