@@ -15,7 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from paramisp_cli import formats, pipeline
+from paramisp_cli import formats, memory, pipeline
 from paramisp_cli.errors import (
     ConfigError,
     FileAccessError,
@@ -254,7 +254,7 @@ def run(
     work = _Work(direction, settings, options, on_exists, dry_run)
     ahead: deque[tuple[Job, Future[_Step]]] = deque()
     behind: deque[Future[_Step]] = deque()
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer, memory.kept():
         left = iter(jobs)
         try:
             while True:

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def free() -> int:
@@ -46,7 +47,7 @@ def keep_freed() -> None:
 
 
 _spare: list[mmap.mmap] = []
-_keeping = 0
+_keepers: list[None] = []
 
 
 @contextmanager
@@ -54,24 +55,30 @@ def kept() -> Iterator[None]:
     """Inside it, what ``pool`` gave stays when it is done with, for the next picture: giving it back to the system and
     having it zeroed again is a twentieth of a network's time.
     """  # fmt: skip
-    global _keeping
-    _keeping += 1
+    _keepers.append(None)
     try:
         yield
     finally:
-        _keeping -= 1
-        if not _keeping:
-            _spare.clear()
+        _keepers.pop()
+        if not _keepers:
+            release()
+
+
+def release() -> None:
+    """Give back to the system what is kept and not used now."""
+    _spare.clear()
 
 
 def pool(count: int, like: Tensor) -> Tensor:
     """(count,) uninitialised numbers, on 2-MB pages where the system has them (first touch of 4-kB pages is 1 s/GB)."""
+    import torch  # here, for who only lists files does not wait for it
+
     size = count * like.element_size()
     if like.device.type != "cpu" or not hasattr(mmap, "MADV_HUGEPAGE") or size < 8 << 20:
         return torch.empty(count, dtype=like.dtype, device=like.device)
-    mapping = next((spare for spare in sorted(_spare, key=len) if len(spare) >= size and _taken(spare)), None)
+    mapping = next((spare for spare in _spare[:] if size <= len(spare) <= size * 1.1 and _taken(spare)), None)
     if mapping is None:
-        _spare.clear()  # too small: of no use to anyone, and its room may be needed
+        release()  # pictures of another size have come, and what these left would only take their room
         mapping = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # a shared one gets no large pages
         mapping.madvise(mmap.MADV_HUGEPAGE)
     # Not the mapping itself: this one ends with the last view of the tensor, and can say so.
@@ -91,5 +98,5 @@ def _taken(mapping: mmap.mmap) -> bool:
 
 def _back(mapping: mmap.mmap) -> None:
     """Keep a mapping that nobody uses any more, or let go of it, which unmaps it."""
-    if _keeping:
+    if _keepers:
         _spare.append(mapping)

@@ -87,6 +87,7 @@ def run(
         else:
             return left[0]
         left = left[1:]
+        memory.release()
         if device.type == "cuda":
             torch.cuda.empty_cache()
 

@@ -386,7 +386,6 @@ def block_b(convs: Convs, scale: Tensor, x: Tensor, r: Tensor, region: Region) -
     height, width = r.shape[:2]
     left, right = max(region.left - 3, 0), min(region.right + 3, width)
     before, behind = left - (region.left - 3), region.right + 3 - right
-    columns = slice(region.left, region.right)
     # Mean and maximum with the 7×7's ring of 3: row i is image row region.top − 3 + i, and columns likewise.
     full = -(-region.width // _TOGETHER) * _TOGETHER + 6
     padded = r.new_zeros(2, region.bottom - region.top + 6, full)

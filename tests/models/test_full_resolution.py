@@ -108,7 +108,7 @@ def test_files_of_prime_sides(size, cfa, make_jpeg, tmp_path, monkeypatch):
     for name, kept in KEPT.items():
         for side in TILES[1:] if kept else TILES[:1]:
             monkeypatch.setitem(streaming.PLANS, name, (kept, side))
-            raw = raws[name, side] = pipeline.run_unprocess(photo, replace(plan, memory_plan=name), settings)
+            raws[name, side] = pipeline.run_unprocess(photo, replace(plan, memory_plan=name), settings)
             first = next(iter(raws.values()))
             back = replace(pipeline.plan_render(first), memory_plan=name)
             pictures[name, side] = pipeline.run_render(first, back, settings)
