@@ -8,6 +8,7 @@ import pickle
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,6 +40,14 @@ class Progress:
     steps: int
     loss: float
     seconds_left: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Draw:
+    """What a step is made of: crops, and for every direction the noise (σ = 1) on what goes in."""
+
+    batch: Batch
+    noise: dict[Direction, Tensor]
 
 
 def build(recipe: Recipe, direction: Direction) -> IspModel:
@@ -165,9 +174,13 @@ class Trainer:
         """
         recipe = self.recipe
         loss_sum, since, begin, first, earlier = 0.0, 0, time.monotonic(), self.step, self.seconds
+        ahead = ThreadPoolExecutor(1)  # the crops of the next step, while this one is computed
         try:
+            drawn = ahead.submit(self._draw, sampler, self.step)
             while self.step < recipe.steps:
-                loss_sum += self._one(sampler)
+                draw = drawn.result()
+                drawn = ahead.submit(self._draw, sampler, min(self.step + 1, recipe.steps - 1))
+                loss_sum += self._one(draw)
                 since += 1
                 self.step += 1
                 self.seconds = earlier + time.monotonic() - begin
@@ -182,19 +195,35 @@ class Trainer:
                     evaluate(self)
                 check()
         finally:
+            ahead.shutdown()
             self.save_checkpoint()
 
-    def _one(self, sampler: Sampler) -> float:
-        """One step; everything random in it follows from the seed and the step's number, so resuming is exact."""
+    def _draw(self, sampler: Sampler, step: int) -> _Draw:
+        """A step's crops; everything random in it follows from the seed and its number, so resuming is exact."""
         recipe = self.recipe
-        generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + self.step)
+        generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
+        phase = recipe.phase_at(step)
+        batch = sampler.batch(phase.batch, phase.crop, generator)
+        noise = {
+            direction: torch.randn(
+                (batch.srgb if direction == Direction.UNPROCESS else batch.mosaic).shape, generator=generator
+            )
+            for direction in self.models
+        }
+        if self.device.type == "cuda":
+            pinned = replace(batch, srgb=batch.srgb.pin_memory(), mosaic=batch.mosaic.pin_memory())
+            return _Draw(pinned, {direction: each.pin_memory() for direction, each in noise.items()})
+        return _Draw(batch, noise)
+
+    def _one(self, draw: _Draw) -> float:
+        """One step; its dropout, too, follows from its number."""
+        recipe = self.recipe
         self.dropout.manual_seed(recipe.seed * 1_000_003 + self.step)
         phase = recipe.phase_at(self.step)
-        batch = sampler.batch(phase.batch, phase.crop, generator)
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate(self.step)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self._loss(batch, generator, phase.part == "global")
+        loss = self._loss(draw, phase.part == "global")
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.all.parameters(), recipe.grad_clip)
         self.optimizer.step()
@@ -205,10 +234,11 @@ class Trainer:
                     self.average[name].lerp_(p, 1 - decay)
         return float(loss.detach())
 
-    def _loss(self, batch: Batch, generator: torch.Generator, only_global: bool) -> Tensor:
+    def _loss(self, draw: _Draw, only_global: bool) -> Tensor:
         """Mean absolute error, of every direction, and of there and back again if there are both."""
-        params = batch.params.to(self.device)
-        sides = {Direction.UNPROCESS: (batch.srgb, batch.mosaic), Direction.RENDER: (batch.mosaic, batch.srgb)}
+        batch, params = draw.batch, draw.batch.params.to(self.device)
+        srgb, mosaic = (side.to(self.device, non_blocking=True) for side in (batch.srgb, batch.mosaic))
+        sides = {Direction.UNPROCESS: (srgb, mosaic), Direction.RENDER: (mosaic, srgb)}
         bits = {Direction.UNPROCESS: torch.full_like(batch.bit, 1 / 255), Direction.RENDER: batch.bit}
         outs = {}
 
@@ -221,16 +251,16 @@ class Trainer:
         loss = torch.zeros((), device=self.device)
         for direction in self.models:
             source, wanted = sides[direction]
-            noise = torch.randn(source.shape, generator=generator) * self.recipe.noise  # dequantisation
-            source = source + noise * bits[direction][:, None, None, None]
-            outs[direction] = run(direction, source.to(self.device, memory_format=torch.channels_last))
-            loss = loss + (outs[direction] - wanted.to(self.device)).abs().mean()
+            noise = draw.noise[direction].to(self.device, non_blocking=True) * self.recipe.noise  # dequantisation
+            source = source + noise * bits[direction].to(self.device)[:, None, None, None]
+            outs[direction] = run(direction, source.contiguous(memory_format=torch.channels_last))
+            loss = loss + (outs[direction] - wanted).abs().mean()
             if direction == Direction.UNPROCESS and self.recipe.shadows:
-                roots = _root(outs[direction]) - _root(wanted.to(self.device))
+                roots = _root(outs[direction]) - _root(wanted)
                 loss = loss + self.recipe.shadows * roots.abs().mean()
         if len(self.models) == 2:
             again = run(Direction.RENDER, outs[Direction.UNPROCESS])
-            loss = loss + (again - batch.srgb.to(self.device)).abs().mean()
+            loss = loss + (again - srgb).abs().mean()
         return loss
 
     def _rate(self, step: int) -> float:

@@ -440,7 +440,7 @@ def test_shadows_change_the_loss_of_unprocessing_alone(dataset: Path, tmp_path: 
         for shadows in (0.0, 1.0):
             recipe = replace(config.parse(TINY, "tiny"), shadows=shadows)
             one = trainer(recipe, tmp_path / f"{direction}{shadows}", direction)
-            losses[direction, shadows] = one._one(data.Sampler(data.load(dataset)))
+            losses[direction, shadows] = one._one(one._draw(data.Sampler(data.load(dataset)), 0))
     assert losses[Direction.UNPROCESS, 1.0] > losses[Direction.UNPROCESS, 0.0]
     assert losses[Direction.RENDER, 1.0] == losses[Direction.RENDER, 0.0]
     with pytest.raises(ConfigError, match="shadows must be in"):
