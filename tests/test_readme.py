@@ -69,6 +69,23 @@ def test_shell_examples(folder: Path) -> None:
         assert picture.size == (96, 64)
 
 
+def test_ray_recipe(folder: Path) -> None:
+    """On one machine that says it has two GPUs, so there are two actors; twice, the second time with nothing to do."""
+    pytest.importorskip("ray", reason="needs Ray")
+    (recipe,) = re.findall(r"<!-- ray -->\n```python\n(.*?)```", README, re.DOTALL)
+    (folder / "photos" / "bad.jpg").write_bytes(b"not a picture")
+    (folder / "recipe.py").write_text(
+        f"import ray\nray.init(num_cpus=2, num_gpus=2, include_dashboard=False)\n{recipe}", encoding="utf-8"
+    )
+    for _ in range(2):
+        done = run(folder, sys.executable, "recipe.py")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("3 photos;"), done.stdout
+        assert "bad.jpg: not a JPEG" in done.stdout
+        made = {str(path.relative_to(folder)) for path in (folder / "raws-by-ray").rglob("*") if path.is_file()}
+        assert made == {"raws-by-ray/one.dng", "raws-by-ray/trip/two.dng"}
+
+
 def test_python_examples(folder: Path) -> None:
     assert len(blocks("python")) == 2
     for block in blocks("python"):
