@@ -97,9 +97,36 @@ def demosaic_interior(mosaic: Tensor, cfa: str) -> Tensor:
 
     ``cfa`` is that of the outermost corner, which is that of the result's corner too.
     """
-    packed = F.pixel_unshuffle(mosaic, 2)
+    packed = _unshuffle(mosaic)
     with torch.autocast(packed.device.type, enabled=False):  # lower precision is for networks
-        return F.pixel_shuffle(F.conv2d(packed, _packed_demosaic_kernel(cfa, packed.device, packed.dtype)), 2)
+        return _shuffle(F.conv2d(packed, _packed_demosaic_kernel(cfa, packed.device, packed.dtype)))
+
+
+def _in_pairs(x: Tensor) -> bool:
+    """Whether two neighbours in a row may be looked at as one complex number, ten times faster than one by one."""
+    plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled()
+    return plain and x.is_contiguous() and x.storage_offset() % 2 == 0
+
+
+def _unshuffle(mosaic: Tensor) -> Tensor:
+    """``F.pixel_unshuffle(mosaic, 2)`` of (N, 1, H, W)."""
+    if not _in_pairs(mosaic):
+        return F.pixel_unshuffle(mosaic, 2)
+    pairs = mosaic.view(torch.complex64)[:, 0].unflatten(1, (-1, 2))  # (N, H/2, 2, W/2)
+    return torch.stack([part for row in pairs.unbind(2) for part in (row.real, row.imag)], 1)
+
+
+def _shuffle(packed: Tensor) -> Tensor:
+    """``F.pixel_shuffle(packed, 2)`` of (N, 4·C, H, W)."""
+    if not _in_pairs(packed):
+        return F.pixel_shuffle(packed, 2)
+    count, _, height, width = packed.shape
+    parts = packed.view(count, -1, 2, 2, height, width)
+    out = packed.new_empty(count, parts.shape[1], 2 * height, 2 * width)
+    pairs = out.view(torch.complex64).unflatten(2, (height, 2))
+    for row in (0, 1):
+        torch.complex(parts[:, :, row, 0], parts[:, :, row, 1], out=pairs[:, :, :, row])
+    return out
 
 
 def mosaic(rgb: Tensor, cfa: str) -> Tensor:
@@ -124,12 +151,19 @@ def apply_gains(rgb: Tensor, gains: Tensor) -> Tensor:
 
 def srgb_encode(linear: Tensor) -> Tensor:
     """Linear light in [0, 1] → sRGB transfer function (IEC 61966-2-1); negatives follow the linear part."""
-    return torch.where(linear <= 0.0031308, linear * 12.92, linear.clamp(min=0.0031308) ** (1 / 2.4) * 1.055 - 0.055)
+    powers = _power(linear.clamp(min=0.0031308), 1 / 2.4).mul_(1.055).sub_(0.055)
+    return torch.where(linear <= 0.0031308, linear * 12.92, powers)
 
 
 def srgb_decode(encoded: Tensor) -> Tensor:
     """sRGB transfer function → linear light; negatives follow the linear part."""
-    return torch.where(encoded <= 0.04045, encoded / 12.92, ((encoded.clamp(min=0.04045) + 0.055) / 1.055) ** 2.4)
+    powers = _power(encoded.clamp(min=0.04045).add_(0.055).div_(1.055), 2.4)
+    return torch.where(encoded <= 0.04045, encoded / 12.92, powers)
+
+
+def _power(base: Tensor, exponent: float) -> Tensor:
+    """base ** exponent for a positive base, which is used up: half as long by way of binary logarithms."""
+    return base**exponent if base.requires_grad else base.log2_().mul_(exponent).exp2_()
 
 
 def smoothstep(x: Tensor) -> Tensor:
@@ -143,7 +177,9 @@ def inverse_smoothstep(y: Tensor) -> Tensor:
 
 
 def _level_map(black_level: Tensor, height: int, width: int) -> Tensor:
-    """(2, 2) black levels repeated to (1, 1, H, W), without copying more than two rows."""
+    """(2, 2) black levels repeated to (1, 1, H, W), or (1, 1, 1, 1) if they are one."""
+    if bool((black_level == black_level[0, 0]).all()):
+        return black_level[:1, :1].view(1, 1, 1, 1)
     rows = black_level.repeat(1, (width + 1) // 2)[:, :width]
     return rows.repeat((height + 1) // 2, 1)[:height].view(1, 1, height, width)
 

@@ -472,8 +472,11 @@ def run_render(raw: RawImage, plan: Plan, settings: Settings) -> SrgbImage:
         return linear if gain == 1 else linear * gain
 
     def sink(top: int, rows: torch.Tensor) -> None:
-        codes = rows.clamp_(0, 1).mul_(top_code).round_()
-        pixels[top : top + rows.shape[2]] = codes[0].permute(1, 2, 0).numpy()
+        codes = rows.clamp_(0, 1).mul_(top_code).round_()[0]
+        narrow = (
+            codes.to(torch.uint8) if top_code == 255 else codes
+        )  # first, for a quarter as much is then turned round
+        pixels[top : top + rows.shape[2]] = narrow.permute(1, 2, 0).numpy()
 
     model, device, dtype = _model(plan, settings, exposure)
     params = Params.of(canonical, plan.optical, model.color_matrix_row_sum)

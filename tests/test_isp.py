@@ -72,6 +72,17 @@ def test_demosaic_by_the_paper(cfa):
                 assert abs((padded[y : y + 5, x : x + 5] * kernel).sum() - out[want, y, x]) < 1e-6
 
 
+@pytest.mark.parametrize("cfa", CFA_PATTERNS)
+@pytest.mark.parametrize("offset", [0, 1, 2])
+def test_demosaic_with_and_without_gradients(cfa, offset):
+    """Without, neighbours go in pairs where memory allows: not from an odd place on, and not in float64."""
+    x = torch.rand(3 * 1 * 12 * 16 + offset)[offset:].view(3, 1, 12, 16)
+    want = isp.demosaic_interior(x.double().requires_grad_(), cfa).detach()
+    with torch.inference_mode():
+        torch.testing.assert_close(isp.demosaic_interior(x, cfa).double(), want, atol=1e-6, rtol=0)
+        assert torch.equal(isp.demosaic_interior(x.double(), cfa), want)
+
+
 def test_demosaic_interior_is_a_part_of_the_whole():
     mosaic = isp.mosaic(image(20, 24), "GRBG")
     whole = isp.demosaic(mosaic, "GRBG")
@@ -134,6 +145,15 @@ def test_srgb_pair():
     inside = x[x >= 0]
     np.testing.assert_allclose(isp.srgb_encode(inside).numpy(), color.srgb_encode(inside.numpy()), atol=1e-12)
     np.testing.assert_allclose(isp.srgb_decode(inside).numpy(), color.srgb_decode(inside.numpy()), atol=1e-12)
+
+
+def test_srgb_is_the_same_without_gradients():
+    x = torch.linspace(-0.2, 1.2, 100_001)
+    for curve in (isp.srgb_encode, isp.srgb_decode):
+        want = curve(x.double().requires_grad_()).detach()
+        kept = x.clone()
+        torch.testing.assert_close(curve(x).double(), want, atol=4e-7, rtol=0)
+        assert torch.equal(x, kept)
 
 
 def test_srgb_gradients_are_finite():

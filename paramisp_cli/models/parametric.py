@@ -54,15 +54,28 @@ class Parametric(IspModel):
         return self._unprocess(x, params) if self.direction == Direction.UNPROCESS else self._render(x, params)
 
     def _unprocess(self, srgb: Tensor, params: Params) -> Tensor:
-        linear = isp.srgb_decode(isp.inverse_smoothstep(srgb.clamp(0, 1))) / self.digital_gain
-        camera = isp.apply_matrix(linear, torch.linalg.inv(params.cam_to_srgb))
+        camera = isp.apply_matrix(self._linear(srgb), torch.linalg.inv(params.cam_to_srgb))
         grey = camera.mean(1, keepdim=True)
         bend = ((grey - _INFLECTION) / (1 - _INFLECTION)).clamp(min=0).square()
         inverse = (1 / params.wb_gains)[:, :, None, None]
-        gains = torch.maximum(torch.lerp(inverse, torch.ones_like(inverse), bend), inverse)
+        gains = torch.addcmul(inverse, (1 - inverse).clamp(min=0), bend)  # towards 1, and never below the inverse
         return isp.mosaic((camera * gains).clamp(0, 1), params.cfa)
 
+    def _linear(self, srgb: Tensor) -> Tensor:
+        """Linear light before tone curve and digital gain."""
+
+        def made(values: Tensor) -> Tensor:
+            return isp.srgb_decode(isp.inverse_smoothstep(values.clamp(0, 1))) / self.digital_gain
+
+        if not torch.is_grad_enabled() and srgb.device.type == "cpu" and srgb.numel() > 1 << 12:
+            levels = srgb * 255
+            codes = levels.round()
+            if torch.equal(codes / 255, srgb) and codes.min() >= 0 and codes.max() <= 255:  # of a file of 8 bits
+                table = made(torch.arange(256, device=srgb.device) / 255)
+                return table.index_select(0, codes.int().flatten()).view(srgb.shape)
+        return made(srgb)
+
     def _render(self, mosaic: Tensor, params: Params) -> Tensor:
-        camera = isp.apply_gains(isp.demosaic(mosaic, params.cfa), params.wb_gains * self.digital_gain).clamp(0, 1)
-        linear = isp.apply_matrix(camera, params.cam_to_srgb).clamp(0, 1)
-        return isp.smoothstep(isp.srgb_encode(linear).clamp(0, 1))
+        camera = isp.apply_gains(isp.demosaic(mosaic, params.cfa), params.wb_gains * self.digital_gain).clamp_(0, 1)
+        linear = isp.apply_matrix(camera, params.cam_to_srgb).clamp_(0, 1)
+        return isp.smoothstep(isp.srgb_encode(linear).clamp_(0, 1))

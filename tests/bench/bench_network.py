@@ -1,11 +1,13 @@
 """ParamISP's inference against the plain whole-image forward, or one large image with its memory.
 
     python tests/bench/bench_network.py                            ratios at 1 megapixel, paired A B C A B C
+    python tests/bench/bench_network.py --brought                  ... and with one measure at a time left out
     python tests/bench/bench_network.py --megapixels 12 --memory   seconds and peak memory of one streamed image
+    python tests/bench/bench_network.py --device cuda --dtype fp16 --megapixels 24   on a GPU: ours alone, its ceilings
 
-The plain way is run as a user would find it, and again with an allocator that keeps its memory (see PERFORMANCE:
-page faults are half of the published network's time), each in a process of its own. Correctness is checked before any
-clock.
+The plain way is run as a user would find it, and again with an allocator that keeps its memory (page faults are half of
+the published network's time), each in a process of its own. Before any clock, all are compared with the plain way in
+float64, which is taken for the truth; both ways in float32 must be as close to it as the bound says.
 """
 
 import argparse
@@ -19,12 +21,14 @@ import sys
 import tempfile
 import time
 from contextlib import nullcontext
+from dataclasses import fields
 
 import torch
 
 from paramisp_cli import memory
-from paramisp_cli.models import Params
+from paramisp_cli.models import Params, stages, streaming
 from paramisp_cli.models.paramisp import ParamISP
+from paramisp_cli.pipeline import DTYPES
 
 
 def shot() -> Params:
@@ -58,14 +62,56 @@ def keep_memory() -> None:
 WAYS = ("as shipped", "tuned allocator", "ours")
 
 
+def after_init(owner: type, name: str, value: object) -> None:
+    """Every new object's attribute, which must be there."""
+    real = owner.__init__
+
+    def init(self, *args, **more):
+        real(self, *args, **more)
+        assert hasattr(self, name), name
+        setattr(self, name, value)
+
+    owner.__init__ = init
+
+
+def set_to(owner: object, name: str, value: object) -> None:
+    """An attribute that must be there."""
+    assert hasattr(owner, name), name
+    setattr(owner, name, value)
+
+
+def dense(self, conv, stride=1, more=None):
+    """``Engine.first_conv`` without its table."""
+    bias = conv.bias if more is None else conv.bias + more
+    return stages.FirstConv(conv.weight, bias, self.dtype, table=False, stride=stride)
+
+
+LEFT_OUT = {
+    "without F(4, 3)": lambda: after_init(stages.Conv3, "six", []),
+    "without the table": lambda: set_to(streaming.Engine, "first_conv", dense),
+    "without 16 places at once": lambda: after_init(stages.Convs, "banded", None),
+    "without strips": lambda: set_to(streaming, "CPU_STRIP", 1 << 18),
+    "without regions": lambda: set_to(streaming.Workers, "__enter__", lambda self: (memory.keep_freed(), self)[1]),
+    "without kept memory": lambda: set_to(memory, "_back", lambda mapping: None),
+}
+"""Ours with one measure left out."""
+
+
 def serve(way: str, direction: str, megapixels: float) -> None:
     """One way of running the network, in a process of its own: a run and its seconds for every line on stdin."""
     model, params, x = ParamISP(direction).eval(), shot(), picture(direction, megapixels)
     if way == "tuned allocator":
         keep_memory()
-    if way != "ours":  # the differentiable way without its graph: the network written the straightforward way
+    if way in LEFT_OUT:
+        LEFT_OUT[way]()
+    plain = way in ("as shipped", "tuned allocator", "float64")
+    if plain:  # the differentiable way without its graph: the network written the straightforward way
         model.training = True
-    with torch.inference_mode(), memory.kept() if way == "ours" else nullcontext():  # as a batch does
+    if way == "float64":
+        model, x = model.double(), x.double()
+        numbers = {field.name: getattr(params, field.name) for field in fields(params)}
+        params = Params(**{k: v.double() if torch.is_tensor(v) else v for k, v in numbers.items()})
+    with torch.inference_mode(), nullcontext() if plain else memory.kept():  # as a batch does
         for line in sys.stdin:
             spent = seconds(lambda: model(x, params))
             if line.strip() == "save":
@@ -76,34 +122,81 @@ def serve(way: str, direction: str, megapixels: float) -> None:
 def compare(args: argparse.Namespace) -> None:
     """Paired ratios of the plain whole-image network to ours, each in a process of its own, in turns."""
     begin = [sys.executable, *sys.argv, "--serve"]
+    ways = (*WAYS, *LEFT_OUT) if args.brought else WAYS
     with tempfile.TemporaryDirectory() as folder:
-        files = {way: f"{folder}/{number}" for number, way in enumerate(WAYS)}
-        there = {
-            way: subprocess.Popen([*begin, way, files[way]], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            for way in WAYS
-        }
 
-        def ask(way: str, what: str = "") -> float:
-            child = there[way]
+        def start(way: str) -> subprocess.Popen:
+            return subprocess.Popen(
+                [*begin, way, f"{folder}/{way}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+
+        def ask(child: subprocess.Popen, what: str = "") -> float:
             child.stdin.write(f"{what}\n")
             child.stdin.flush()
             return float(child.stdout.readline())
 
-        for way in WAYS:
-            ask(way, "save")  # warm-up
-        results = {way: torch.load(path) for way, path in files.items()}
-        error = (results["ours"] - results["as shipped"]).abs().max().item()
-        assert error < args.bound, f"ours differs from the plain way by {error}"
-        times = [{way: ask(way) for way in WAYS} for _ in range(args.pairs)]
+        if not args.no_truth:
+            with start("float64") as child:
+                ask(child, "save")
+                child.stdin.close()
+        there = {way: start(way) for way in ways}
+        for child in there.values():
+            ask(child, "save")  # warm-up
+        results = {way: torch.load(f"{folder}/{way}") for way in ways}
+        truth = results["as shipped"] if args.no_truth else torch.load(f"{folder}/float64")
+        errors = {way: (result - truth).abs().max().item() for way, result in results.items()}
+        assert max(errors.values()) < args.bound, errors
+        apart = (results["ours"] - results["as shipped"]).abs().max().item()
+        times = [{way: ask(child) for way, child in there.items()} for _ in range(args.pairs)]
         for child in there.values():
             child.stdin.close()
             child.wait()
     size = results["ours"].shape[-2] * results["ours"].shape[-1] / 1e6
-    print(f"{args.direction}, {size:.2f} MP, largest difference {error:.1e}")
-    for way in WAYS:
+    print(f"{args.direction}, {size:.2f} MP, float32; median of {args.pairs} paired ratios; ", end="")
+    print(f"ours and the plain way at most {apart:.1e} apart")
+    for way in ways:
         ratio = statistics.median(t[way] / t["ours"] for t in times)
         each = statistics.median(t[way] for t in times) / size
-        print(f"  {way:16} {each:6.2f} s/MP, {ratio:.2f} × ours (median of {args.pairs} paired ratios)")
+        print(f"  {way:26} {each:6.2f} s/MP, {ratio:5.2f} × ours, error {errors[way]:.1e}")
+
+
+def on_device(args: argparse.Namespace) -> None:
+    """Ours on a GPU: time of the network, image there and result there, beside what the chip can do at most."""
+    device, dtype = torch.device(args.device), getattr(torch, DTYPES[args.dtype])
+    model, params = ParamISP(args.direction).eval().to(device), shot().to(device)
+    x = picture(args.direction, args.megapixels).to(device)
+    autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+    def once() -> None:
+        with torch.inference_mode(), autocast:
+            model(x, params)
+        torch.cuda.synchronize(device)
+
+    for _ in range(3):
+        once()
+    spent = statistics.median(seconds(once) for _ in range(max(args.pairs, 5)))
+    one = torch.rand(8192, 8192, device=device).to(dtype)
+    big, copy = (
+        torch.empty(1 << 30, dtype=torch.uint8, device=device),
+        torch.empty(1 << 30, dtype=torch.uint8, device=device),
+    )
+
+    def product() -> None:
+        one @ one
+        torch.cuda.synchronize(device)
+
+    def traffic() -> None:
+        copy.copy_(big)
+        torch.cuda.synchronize(device)
+
+    product(), traffic()
+    ceiling = 2 * 8192**3 / min(seconds(product) for _ in range(10))
+    width = 2 * (1 << 30) / min(seconds(traffic) for _ in range(10))
+    pixels = x.shape[-1] * x.shape[-2]
+    work, bytes_ = 543e3 * pixels / spent, 3200 * pixels / spent  # operations and bytes a pixel of the dense network
+    print(f"{torch.cuda.get_device_name(device)}, {args.dtype}, {pixels / 1e6:.1f} MP: {spent * 1000:.0f} ms")
+    print(f"  {work / 1e12:.1f} TFLOP/s of {ceiling / 1e12:.1f} that a product reaches ({100 * work / ceiling:.0f} %)")
+    print(f"  {bytes_ / 1e9:.0f} GB/s of {width / 1e9:.0f} that a copy reaches ({100 * bytes_ / width:.0f} %)")
 
 
 def alone(direction: str, megapixels: float) -> None:
@@ -131,12 +224,18 @@ def main() -> None:
     parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--bound", type=float, default=1e-5, help="largest difference allowed")
+    parser.add_argument("--bound", type=float, default=5e-6, help="largest difference from float64 allowed")
+    parser.add_argument("--no-truth", action="store_true", help="compare with the plain way: less memory")
+    parser.add_argument("--brought", action="store_true", help="also with one measure at a time left out")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=["fp32", "bf16", "fp16"], default="fp32")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     if args.serve:
         serve(args.serve[0], args.direction, args.megapixels)
+    elif args.device != "cpu":
+        on_device(args)
     elif args.memory and not args.child:
         subprocess.run([sys.executable, *sys.argv, "--child"], check=True)
     elif args.child:

@@ -13,6 +13,7 @@ import torch
 
 from paramisp_cli import formats, pipeline, tiling, weights
 from paramisp_cli.models import ARCHITECTURES, Params, streaming
+from paramisp_cli.models.parametric import Parametric
 from paramisp_cli.models.paramisp import ParamISP
 from paramisp_cli.types import CFA_PATTERNS, Direction, RawImage, SrgbImage
 
@@ -81,6 +82,20 @@ def test_tiles_and_memory_do_not_show(kind, direction, size, side, monkeypatch):
         )  # fmt: skip
         torch.testing.assert_close(got, want, atol=2e-5, rtol=1e-5)
     assert ran == plans[::-1]
+
+
+@pytest.mark.parametrize("change", ["none", "one value between codes", "one above white"])
+def test_pictures_of_8_bits_take_a_table(change):
+    """And no others: the parametric model gives the same with gradients, where it computes every value."""
+    model, srgb = (
+        model_of(Parametric, Direction.UNPROCESS),
+        torch.arange(3 * 64 * 64).remainder(256).view(1, 3, 64, 64) / 255,
+    )
+    if change != "none":
+        srgb[0, 1, 5, 7] = 0.4 / 255 if "between" in change else 1.5
+    want = model(srgb, params("RGGB")).detach()
+    with torch.inference_mode():
+        torch.testing.assert_close(model(srgb, params("RGGB")), want, atol=1e-6, rtol=0)
 
 
 @pytest.fixture
