@@ -412,21 +412,21 @@ def run_unprocess(image: SrgbImage, plan: Plan, settings: Settings) -> RawImage:
     even = max(height + height % 2, SMALLEST_MOSAIC), max(width + width % 2, SMALLEST_MOSAIC)
     pixels, canonical = image.pixels, plan.canonical
     scale = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}.get(pixels.dtype, 1.0)
-    black = torch.tensor(canonical.black_level, dtype=torch.float32)
+    exposure = settings.exposure or 0.0
+    model, device, dtype = _model(plan, settings, exposure)
+    black = torch.tensor(canonical.black_level, dtype=torch.float32, device=device)
     mosaic = np.empty(even, np.uint16)
     reflected = isp.reflect_index(height, 0, even[0] - height).numpy()
 
     def source(first: int, end: int) -> torch.Tensor:
         rows = pixels[first:end] if end <= height else pixels[reflected[first:end]]
-        strip = torch.from_numpy(rows.astype(np.float32)).permute(2, 0, 1)[None].contiguous().div_(scale)
+        strip = tiling.codes_on(device, rows).permute(2, 0, 1)[None].contiguous().div_(scale)
         return isp.reflect_pad(strip, 0, even[1] - width, 0, 0)
 
     def sink(top: int, rows: torch.Tensor) -> None:
         levels = isp.quantise(rows, black, canonical.white_level)
-        mosaic[top : top + rows.shape[2]] = levels[0, 0].numpy()
+        mosaic[top : top + rows.shape[2]] = tiling.codes_from(levels[0, 0], mosaic.dtype)
 
-    exposure = settings.exposure or 0.0
-    model, device, dtype = _model(plan, settings, exposure)
     params = Params.of(canonical, plan.optical, model.color_matrix_row_sum)
     used = tiling.run(
         model, params, even, source, sink,
@@ -460,25 +460,22 @@ def run_render(raw: RawImage, plan: Plan, settings: Settings) -> SrgbImage:
     raw = replace(raw, canonical=plan.canonical, optical=plan.optical, camera=plan.camera).cropped()
     canonical, mosaic, crop = raw.canonical, raw.mosaic, raw.crop
     assert crop is not None
-    black = torch.tensor(canonical.black_level, dtype=torch.float32)
+    exposure, notices = _render_exposure(raw, plan, settings)
+    model, device, dtype = _model(plan, settings, exposure)
+    black = torch.tensor(canonical.black_level, dtype=torch.float32, device=device)
     top_code = 255 if settings.bit_depth == 8 else 65535
     pixels = np.empty((*mosaic.shape, 3), np.uint8 if settings.bit_depth == 8 else np.uint16)
-    exposure, notices = _render_exposure(raw, plan, settings)
     gain = 1.0 if plan.architecture == "parametric" else 2.0**exposure
 
     def source(first: int, end: int) -> torch.Tensor:
-        strip = torch.from_numpy(mosaic[first:end].astype(np.float32))[None, None]
+        strip = tiling.codes_on(device, mosaic[first:end])[None, None]
         linear = strip if mosaic.dtype == np.float32 else isp.normalise(strip, black, canonical.white_level)
         return linear if gain == 1 else linear * gain
 
     def sink(top: int, rows: torch.Tensor) -> None:
         codes = rows.clamp_(0, 1).mul_(top_code).round_()[0]
-        narrow = (
-            codes.to(torch.uint8) if top_code == 255 else codes
-        )  # first, for a quarter as much is then turned round
-        pixels[top : top + rows.shape[2]] = narrow.permute(1, 2, 0).numpy()
+        pixels[top : top + rows.shape[2]] = tiling.codes_from(codes, pixels.dtype).transpose(1, 2, 0)
 
-    model, device, dtype = _model(plan, settings, exposure)
     params = Params.of(canonical, plan.optical, model.color_matrix_row_sum)
     used = tiling.run(
         model, params, raw.mosaic.shape, source, sink,

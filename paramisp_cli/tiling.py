@@ -6,7 +6,9 @@ import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -59,6 +61,7 @@ def run(
 
     ``plan`` is how a model that pools over the image uses memory (None: as ``max_memory`` allows); where memory runs
     out all the same, the next one is taken, and rows may be given to ``sink`` again. Returns the plan that it was.
+    What ``sink`` takes is on ``device``; ``source`` may give from anywhere.
     ``strip_rows`` (even) overrides the height of the strips of one that does not. The result depends on neither.
     ``dtype`` below float32 is for convolutions. ``frame``: where the image's corner lies in the picture that it was
     cut from, and that one's size (top, left, height, width), for what depends on the place: lens shading.
@@ -92,6 +95,22 @@ def run(
             torch.cuda.empty_cache()
 
 
+def codes_on(device: torch.device, codes: np.ndarray) -> Tensor:
+    """uint8, uint16 or float32 numbers as float32 on a device, which they go to as they are: it is the shorter way."""
+    if device.type == "cpu":
+        return torch.from_numpy(codes.astype(np.float32))
+    plain = torch.from_numpy(np.ascontiguousarray(codes.view(np.int16) if codes.dtype == np.uint16 else codes))
+    there = (plain.pin_memory() if device.type == "cuda" else plain).to(device, non_blocking=True)
+    return (there.int() & 0xFFFF).float() if codes.dtype == np.uint16 else there.float()
+
+
+def codes_from(values: Tensor, dtype: np.dtype[Any]) -> np.ndarray:
+    """Whole numbers on any device as uint8 or uint16, which they leave it as."""
+    if dtype == np.uint8:
+        return values.to(torch.uint8).cpu().numpy()
+    return values.int().short().cpu().numpy().view(np.uint16)  # its upper half as negative numbers on the way
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Whether that is what an exception says; torch has several words for it."""
     said = str(error).lower()
@@ -112,9 +131,14 @@ def _shaded(
     def gain(first: int, end: int) -> Tensor:
         return isp.shading_gain(shading, cfa, (first, end), frame, width)
 
-    if direction == Direction.UNPROCESS:
-        return source, lambda top, rows: sink(top, rows / gain(top, top + rows.shape[2]))
-    return lambda first, end: source(first, end) * gain(first, end), sink
+    def shaded(top: int, rows: Tensor) -> None:
+        sink(top, rows / gain(top, top + rows.shape[2]).to(rows.device))
+
+    def flat(first: int, end: int) -> Tensor:
+        rows = source(first, end)
+        return rows * gain(first, end).to(rows.device)
+
+    return (source, shaded) if direction == Direction.UNPROCESS else (flat, sink)
 
 
 def _run_in_strips(
@@ -135,7 +159,7 @@ def _run_in_strips(
         end = min(top + rows, height)
         first, last = max(top - halo, 0), min(end + halo, height)
         with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            return model(source(first, last).to(device), params)[:, :, top - first : end - first].float().cpu()
+            return model(source(first, last).to(device), params)[:, :, top - first : end - first].float()
 
     tops = range(0, height, rows)
     with torch.inference_mode():

@@ -155,7 +155,7 @@ class IspModel(nn.Module):
         """
         device = params.iso.device
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            sink(0, self(source(0, size[0]).to(device), params).float().cpu())
+            sink(0, self(source(0, size[0]).to(device), params).float())
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
         """Run the whole image; differentiable."""

@@ -446,7 +446,7 @@ def stream(
         """(3, rows, W) as the model's output, without the padding."""
         for begin in range(top, min(top + image.shape[1], size[0]), _GIVEN):
             part = image[None, :, begin - top : min(begin + _GIVEN, size[0]) - top, : size[1]]
-            sink(begin, (part if render else cano_unprocess(part, params)).float().cpu())
+            sink(begin, (part if render else cano_unprocess(part, params)).float())
 
     z = model.paramnet(params) if model.paramnet is not None else None
     with Workers(device) as workers:

@@ -57,7 +57,7 @@ def network(model: IspModel, device: torch.device) -> Predictor:
         out = np.empty((1 if unprocess else 3, *mosaic.shape), np.float32)
 
         def sink(top: int, rows: Tensor) -> None:
-            out[:, top : top + rows.shape[2]] = rows[0].clamp(0, 1).numpy()
+            out[:, top : top + rows.shape[2]] = rows[0].clamp(0, 1).cpu().numpy()
 
         params = Params.of(item.pair.canonical, item.pair.optical, model.color_matrix_row_sum)
         strips = partial(_strip, x)

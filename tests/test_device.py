@@ -1,0 +1,85 @@
+"""The way of a GPU without one: tensors that have a device and no numbers, which refuse to meet those of another.
+
+It tells that everything lies where it must; not that the numbers are right, which no machine of ours can tell.
+"""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from paramisp_cli import tiling
+
+PROGRAM = """
+import sys
+import numpy as np
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils import backend_registration
+
+backend_registration._setup_privateuseone_for_python_backend("gpu")
+torch.gpu.get_amp_supported_dtype = lambda: [torch.float16, torch.bfloat16]
+
+from paramisp_cli import isp, tiling
+from paramisp_cli.models import Params
+from paramisp_cli.models.paramisp import ParamISP
+from paramisp_cli.models.parametric import Parametric
+
+gpu = torch.device("gpu")
+for kind, plan, dtype in (
+    (ParamISP, "whole", torch.float32), (ParamISP, "whole", torch.float16), (ParamISP, "half", torch.bfloat16),
+    (ParamISP, "quarter", torch.float32), (Parametric, "whole", torch.float32),
+):
+    for direction in ("unprocess", "render"):
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+            torch.set_default_device(gpu)
+            model = kind(direction).eval()
+            torch.set_default_device("cpu")
+            one = torch.ones(1)
+            gains = torch.tensor([[2.1, 1.0, 1.5]])
+            params = Params(gains, torch.eye(3)[None], 160 * one, one / 125, 2.8 * one, 80 * one).to(gpu)
+            channels, given = (3, 1) if direction == "unprocess" else (1, 3), []
+            black = torch.zeros(2, 2, device=gpu)
+
+            def source(first, end):
+                rows = np.zeros((channels[0], end - first, 300), np.uint16)
+                return tiling.codes_on(gpu, rows)[None]
+
+            def sink(top, rows):
+                assert rows.device.type == "gpu", rows.device
+                given.append((top, tuple(rows.shape)))
+
+            model.stream(source, sink, (200, 300), params, dtype=dtype, plan=plan)
+            assert sum(shape[2] for _, shape in given) == 200, given
+            assert {shape[1] for _, shape in given} == {channels[1]}
+        print(kind.__name__, plan, direction, dtype)
+with FakeTensorMode(), torch.no_grad():
+    try:
+        torch.ones(2, device=gpu) + torch.ones(2)
+    except RuntimeError:
+        print("devices do not mix")
+"""
+
+
+@pytest.mark.skipif(
+    not hasattr(torch.utils.backend_registration, "_setup_privateuseone_for_python_backend"),
+    reason="this torch has no devices that are only names",
+)
+def test_everything_lies_on_the_device():
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", PROGRAM], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 11
+    assert lines[-1] == "devices do not mix"
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_codes_there_and_back(dtype):
+    codes = np.arange(0, np.iinfo(dtype).max + 1, 1, dtype)
+    there = tiling.codes_on(torch.device("cpu"), codes)
+    assert there.dtype == torch.float32
+    assert np.array_equal(tiling.codes_from(there, np.dtype(dtype)), codes)
