@@ -25,6 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -151,6 +152,18 @@ class Workers:
             self.pool.shutdown(cancel_futures=True)
             torch.set_num_threads(self.count)
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """For what is one operation on the whole image: torch's own threads, while ours have nothing to do."""
+        if self.pool is None:
+            yield
+            return
+        torch.set_num_threads(self.count)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(1)
+
     def each(self, regions: Sequence[Region], stage: Callable[..., _Result], *arguments: object) -> list[_Result]:
         """``stage(*arguments, region)`` of all regions, in their order."""
         if self.pool is None or len(regions) == 1:
@@ -205,7 +218,8 @@ class Engine:
             planes, mask_of = picture.window(*part), first.window(*part)
             parts = self.regions(planes.device, end - begin, width)
             self.workers.each(parts, stages.first_layer, conv, planes, mask_of, layer[begin:end])
-        return net.coefficients(net.pool(layer.permute(2, 0, 1)[None], layers=(1, 2)), z)
+        with self.workers.together():
+            return net.coefficients(net.pool(layer.permute(2, 0, 1)[None], layers=(1, 2)), z)
 
     def tone(self, net: GlobalNet, coefficients: list[tuple[Tensor, Tensor]], pixels: Tensor) -> Tensor:
         """(3, …) through the tone stages → a new tensor of that shape."""
