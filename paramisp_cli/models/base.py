@@ -81,7 +81,7 @@ WHOLE = "whole"
 """The plan of memory that every model has: everything at once."""
 
 Source = Callable[[int, int], Tensor]
-"""(first row, end row) → (1, C, rows, W) float32 on the CPU."""
+"""(first row, end row) → (1, C, rows, W) float32, on the CPU or on the device that computes."""
 Sink = Callable[[int, Tensor], None]
 """(first row, (1, C, rows, W)) → nothing: keeps the rows."""
 
@@ -150,8 +150,8 @@ class IspModel(nn.Module):
     ) -> None:
         """Inference from rows to rows, on the device of ``params``: what ``forward`` gives for an image of ``size``.
 
-        ``sink`` gets every row once, top to bottom; ``source`` may be asked for rows more than once. ``dtype`` is that
-        of the convolutions; the result depends on ``plan`` by no more than rounding.
+        ``sink`` gets every row once, top to bottom, on that device; ``source`` may be asked for rows more than once.
+        ``dtype`` is that of the convolutions; the result depends on ``plan`` by no more than rounding.
         """
         device = params.iso.device
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
