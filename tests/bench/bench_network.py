@@ -141,12 +141,13 @@ def compare(args: argparse.Namespace) -> None:
             return float(child.stdout.readline())
 
         if args.megapixels > _LARGE:
+            first = None
             for way in WAYS:
                 with start(way) as child:
                     spent = ask(child, "keep")
                     child.stdin.close()
                 result = torch.load(f"{folder}/{way}")
-                first = result if way == WAYS[0] else first
+                first = result if first is None else first
                 size, apart = result.shape[-2] * result.shape[-1] / 1e6, (result - first).abs().max().item()
                 assert apart < 2 * args.bound, apart
                 print(
