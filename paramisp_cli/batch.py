@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from paramisp_cli import formats, memory, pipeline
@@ -248,13 +249,17 @@ def run(
 ) -> Iterator[Outcome]:
     """Do the jobs in order, each for itself: a failure is an outcome, not an exception (an interrupt is one).
 
-    The next file is read and the last one written while one is worked on, and no more than that: memory does not grow
-    with the number of files. Not for a network on a CPU, which needs all of it.
+    The next files are read and the last ones written while one is worked on, as many as keep a device busy and no
+    more: memory does not grow with the number of files. Not for a network on a CPU, which needs all of it. Where there
+    are several GPUs, each works on a file.
     """
     work = _Work(direction, settings, options, on_exists, dry_run)
     ahead: deque[tuple[Job, Future[_Step]]] = deque()
     behind: deque[Future[_Step]] = deque()
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer, memory.kept():
+    with (
+        ThreadPoolExecutor(_BESIDE) as reader, ThreadPoolExecutor(_MOST_DEVICES) as maker,
+        ThreadPoolExecutor(_BESIDE) as writer, memory.kept(),
+    ):  # fmt: skip
         left = iter(jobs)
         try:
             while True:
@@ -264,8 +269,13 @@ def run(
                     break
                 job, reading = ahead.popleft()
                 started(job)
-                step = work.make(reading.result())
-                behind.append(writer.submit(work.write, step))
+                step = reading.result()
+                if len(work.devices) > 1:
+                    making = maker.submit(work.make, step)
+                    behind.append(writer.submit(lambda made: work.write(made.result()), making))
+                else:
+                    step = work.make(step)
+                    behind.append(writer.submit(work.write, step))
                 while len(behind) > (0 if step.done else work.ahead):  # what failed is told before the next is begun
                     yield behind.popleft().result().outcome()
             while behind:
@@ -273,6 +283,10 @@ def run(
         finally:
             for _, reading in ahead:
                 reading.cancel()
+
+
+_BESIDE, _MOST_DEVICES = 4, 16
+"""Threads that read, and that write; GPUs that are used."""
 
 
 @dataclass(slots=True)
@@ -300,8 +314,11 @@ class _Work:
     ) -> None:
         self.direction, self.options, self.on_exists, self.dry_run = direction, options, on_exists, dry_run
         self.settings = settings
+        self.devices: list[str] = []
+        """Those that work at once; the first file shows which."""
+        self.free: SimpleQueue[str] = SimpleQueue()
         self.ahead = 0
-        """Files read, and written, beside the one that is worked on; the first one shows what is right."""
+        """Files read, and written, beside those that are worked on; the first one shows what is right."""
 
     def read(self, job: Job) -> _Step:
         """The image and its plan."""
@@ -364,17 +381,33 @@ class _Work:
         assert step.image is not None
         assert step.plan is not None
         settings, image = self._settings(step.job.target), step.image
+        if not self.devices:
+            self.devices = pipeline.devices(settings.device)
+            for device in self.devices:
+                self.free.put(device)
+        device = self.free.get()
+        try:
+            self._make_on(replace(settings, device=device), step, image)
+        finally:
+            self.free.put(device)
+        return None
+
+    def _make_on(self, settings: Settings, step: _Step, image: SrgbImage | RawImage) -> None:
+        assert step.job.target is not None
+        assert step.plan is not None
         with _named(step.job.source):
             step.plan = pipeline.affordable(step.plan, settings, image.size)
-            network_on_cpu = step.plan.checkpoint is not None and pipeline.pick_device(settings.device).type == "cpu"
-            self.ahead = 0 if network_on_cpu else 1
+            if pipeline.pick_device(settings.device).type == "cpu":
+                beside = 0 if step.plan.checkpoint is not None else 1
+            else:
+                beside = min(max((os.cpu_count() or 1) // 4, 1), _BESIDE)
+            self.ahead = beside + len(self.devices) - 1
         with _folder(step.job.target.parent) as step.folders, _named(step.job.source):  # first, for it may not be had
             if isinstance(image, RawImage):
                 step.result = pipeline.run_render(image, step.plan, settings)
             else:
                 step.result = pipeline.run_unprocess(image, step.plan, settings)
         step.image = None
-        return None
 
     def _write(self, step: _Step) -> Outcome | None:
         job, result = step.job, step.result

@@ -388,9 +388,10 @@ def affordable(plan: Plan, settings: Settings, size: tuple[int, int]) -> Plan:
 
     if plan.checkpoint is None:
         return plan
-    model = _loaded(plan.checkpoint, plan.direction)
+    device = pick_device(settings.device)
+    model = _loaded(plan.checkpoint, plan.direction, device)
     try:
-        memory_plan = tiling.choose_plan(model, *size, pick_device(settings.device), settings.max_memory)
+        memory_plan = tiling.choose_plan(model, *size, device, settings.max_memory)
     except ConfigError as error:
         if settings.model is not None or settings.weights is not None:
             raise
@@ -535,20 +536,29 @@ def _model(plan: Plan, settings: Settings, exposure: float) -> tuple[IspModel, t
     if plan.checkpoint is None:
         model = models.architecture(plan.architecture)(plan.direction, **_gain(plan, exposure))
     else:
-        model = _loaded(plan.checkpoint, plan.direction)
+        model = _loaded(plan.checkpoint, plan.direction, device)
         if model.direction != plan.direction:
             raise ConfigError(f"{plan.checkpoint} is for {model.direction}, not for {plan.direction}")
     return model, device, getattr(torch, DTYPES[settings.dtype])
 
 
-@lru_cache(maxsize=2)
-def _loaded(path: Path, direction: Direction) -> IspModel:
-    """The model of a checkpoint, kept from file to file of a batch."""
-    return weights.load_model(path, direction)
+@lru_cache(maxsize=16)
+def _loaded(path: Path, direction: Direction, device: torch.device) -> IspModel:
+    """The model of a checkpoint, kept from file to file of a batch; one for each device, which may all work at once."""
+    return weights.load_model(path, direction).to(device)
 
 
 def _gain(plan: Plan, exposure: float) -> dict[str, Any]:
     return {"digital_gain": 2.0**exposure} if plan.architecture == "parametric" else {}
+
+
+def devices(name: str) -> list[str]:
+    """Those that "auto" and "cuda" stand for, all GPUs if there are several; a device's own name is that one."""
+    device = pick_device(name)
+    import torch
+
+    count = torch.cuda.device_count() if device.type == "cuda" and device.index is None else 0
+    return [f"cuda:{number}" for number in range(count)] if count > 1 else [name]
 
 
 def pick_device(name: str) -> torch.device:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
-from paramisp_cli import batch
+from paramisp_cli import batch, pipeline
 from paramisp_cli.batch import Job, OnExists
 from paramisp_cli.errors import ConfigError, InputMissingError, OutputExistsError
-from paramisp_cli.formats import RAW_SUFFIXES, SRGB_SUFFIXES
+from paramisp_cli.formats import RAW_SUFFIXES, SRGB_SUFFIXES, WriteOptions
 from paramisp_cli.types import Direction
 
 UNPROCESS, RENDER = Direction.UNPROCESS, Direction.RENDER
@@ -190,3 +193,39 @@ def test_a_shard_does_not_depend_on_the_others_nor_on_the_place(tmp_path):
     assert second(tmp_path / "in") - {"another.jpg"} == before
     (tmp_path / "in").rename(tmp_path / "moved")
     assert second(tmp_path / "moved") - {"another.jpg"} == before
+
+
+def test_several_devices_work_at_once(folder, make_jpeg, monkeypatch):
+    """Two of them here, by name only: both must have a file at the same time, or the barrier breaks."""
+    sources = [make_jpeg(folder / f"{number}.jpg") for number in range(6)]
+    sources[5].write_bytes(b"no picture")
+    jobs = [Job(source, source.with_suffix(".dng")) for source in sources]
+    real, used, both = pipeline.run_unprocess, [], threading.Barrier(2, timeout=60)
+
+    def run(image, plan, settings):
+        used.append(settings.device)
+        if len(used) > 1:  # the first one shows which devices there are
+            both.wait()
+        return real(image, plan, replace(settings, device="cpu"))
+
+    monkeypatch.setattr(pipeline, "devices", lambda name: ["first", "second"])
+    monkeypatch.setattr(pipeline, "pick_device", lambda name: torch.device("cpu"))
+    monkeypatch.setattr(pipeline, "run_unprocess", run)
+    settings = pipeline.Settings(model="parametric")
+    outcomes = list(batch.run(jobs, UNPROCESS, settings, WriteOptions(), OnExists.ERROR))
+    assert [outcome.job.source for outcome in outcomes] == sources
+    assert [outcome.status for outcome in outcomes] == ["done"] * 5 + ["failed"]
+    assert all(job.target.exists() == (job.source != sources[5]) for job in jobs)
+    assert sorted(used[1:])[0] == "first"
+    assert sorted(used[1:])[-1] == "second"
+    assert len(used) == 5
+
+
+def test_gpus_are_all_used(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert pipeline.devices("auto") == pipeline.devices("cuda") == ["cuda:0", "cuda:1", "cuda:2"]
+    assert pipeline.devices("cuda:1") == ["cuda:1"]
+    assert pipeline.devices("cpu") == ["cpu"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert pipeline.devices("auto") == ["auto"]
