@@ -198,7 +198,7 @@ class Engine:
     def regions(self, device: torch.device, height: int, width: int, top: int = 0, left: int = 0) -> list[Region]:
         """Rows and columns cut up: columns that, a few rows high, fit a cache, and rows for every thread."""
         if device.type != "cpu" and self.strip_pixels is None:
-            return [Region(top, top + height, left, left + width, max(DEVICE_STRIP // width // 4 * 4, 4))]
+            return [Region(top, top + height, left, left + width, min(max(DEVICE_STRIP // width // 4 * 4, 4), height))]
         pixels = self.strip_pixels or CPU_STRIP
         columns = _cut(width, min(_COLUMNS, max(pixels // 4, 16)), 16)
         rows = max(pixels // columns[0][1] // 4 * 4, 4)
