@@ -277,12 +277,25 @@ def run(
                     step = work.make(step)
                     behind.append(writer.submit(work.write, step))
                 while len(behind) > (0 if step.done else work.ahead):  # what failed is told before the next is begun
-                    yield behind.popleft().result().outcome()
+                    yield _oldest(behind)
             while behind:
-                yield behind.popleft().result().outcome()
+                yield _oldest(behind)
+        except KeyboardInterrupt:
+            while behind:  # what is being written is finished and told, what only waits for it is not
+                writing = behind.popleft()
+                if not writing.cancel():
+                    yield writing.result().outcome()
+            raise
         finally:
-            for _, reading in ahead:
-                reading.cancel()
+            for waiting in (*(reading for _, reading in ahead), *behind):
+                waiting.cancel()
+
+
+def _oldest(behind: deque[Future[_Step]]) -> Outcome:
+    """What has become of the oldest file; an interrupt while waiting for it leaves it there."""
+    outcome = behind[0].result().outcome()
+    behind.popleft()
+    return outcome
 
 
 _BESIDE, _MOST_DEVICES = 4, 16
