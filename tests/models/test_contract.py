@@ -14,15 +14,6 @@ IDS = [f"{kind.name}-{direction}" for kind, direction in CASES]
 SIZES = [(2, 2), (2, 6), (34, 50), (86, 90), (110, 154)]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Small images: threads that wait for each other cost more than they give, most of all on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def params(n=1, cfa="RGGB"):
     """n shots, each with other parameters."""
     ramp = torch.linspace(0, 1, n) if n > 1 else torch.zeros(1)

@@ -27,15 +27,6 @@ KEPT = {name: kept for name, (kept, _) in streaming.PLANS.items() if name in ("w
 """The others are these with other tiles."""
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Small images: threads that wait for each other cost more than they give, most of all on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def params(cfa):
     one = torch.ones(1)
     matrix = torch.tensor([[[1.7, -0.6, -0.1], [-0.2, 1.5, -0.3], [0.0, -0.5, 1.5]]])

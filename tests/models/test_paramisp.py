@@ -19,15 +19,6 @@ CHECKPOINTS = sorted(PARITY.glob("*.ckpt"))
 NO_PARITY = pytest.mark.skipif(not CHECKPOINTS, reason=f"no stored outputs of the published network at {PARITY}")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Small images: threads that wait for each other cost more than they give, most of all on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def shot(**other):
     values = {"iso": 160.0, "exposure_time": 1 / 125, "f_number": 2.8, "focal_length": 80.0} | other
     matrix = torch.tensor([[[1.7, -0.6, -0.1], [-0.2, 1.5, -0.3], [0.0, -0.5, 1.5]]])
