@@ -53,7 +53,7 @@ _keepers: list[None] = []
 @contextmanager
 def kept() -> Iterator[None]:
     """Inside it, what ``pool`` gave stays when it is done with, for the next picture: giving it back to the system and
-    having it zeroed again is a twentieth of a network's time.
+    having it zeroed again is a twentieth to a seventh of a network's time.
     """  # fmt: skip
     _keepers.append(None)
     try:

@@ -13,7 +13,6 @@ import torch
 from paramisp_cli import tiling
 
 PROGRAM = """
-import sys
 import numpy as np
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -22,7 +21,7 @@ from torch.utils import backend_registration
 backend_registration._setup_privateuseone_for_python_backend("gpu")
 torch.gpu.get_amp_supported_dtype = lambda: [torch.float16, torch.bfloat16]
 
-from paramisp_cli import isp, tiling
+from paramisp_cli import tiling
 from paramisp_cli.models import Params
 from paramisp_cli.models.paramisp import ParamISP
 from paramisp_cli.models.parametric import Parametric

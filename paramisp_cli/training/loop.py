@@ -179,7 +179,8 @@ class Trainer:
             drawn = ahead.submit(self._draw, sampler, self.step)
             while self.step < recipe.steps:
                 draw = drawn.result()
-                drawn = ahead.submit(self._draw, sampler, min(self.step + 1, recipe.steps - 1))
+                if self.step + 1 < recipe.steps:
+                    drawn = ahead.submit(self._draw, sampler, self.step + 1)
                 loss_sum += self._one(draw)
                 since += 1
                 self.step += 1
