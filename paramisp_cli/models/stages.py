@@ -40,10 +40,11 @@ class Region:
         """Columns."""
         return self.right - self.left
 
-    def strips(self) -> Iterator[tuple[int, int]]:
-        """(begin, end) of its strips."""
-        for begin in range(self.top, self.bottom, self.rows):
-            yield begin, min(begin + self.rows, self.bottom)
+    def strips(self, pixels: int = 1) -> Iterator[tuple[int, int]]:
+        """(begin, end) of its strips, fewer rows at a time where each of its pixels stands for several."""
+        rows = max(self.rows // pixels, 1)
+        for begin in range(self.top, self.bottom, rows):
+            yield begin, min(begin + rows, self.bottom)
 
 
 class Conv:
@@ -255,7 +256,7 @@ def pooled_size(size: int) -> int:
 
 def first_layer(conv: FirstConv, planes: Tensor, first: Tensor, layer: Tensor, region: Region) -> None:
     """GlobalNet's first convolution, ELU and 2×2 maximum into ``layer`` (h, w, 64); the region is the layer's."""
-    for begin, end in region.strips():
+    for begin, end in region.strips(4):  # of 16 pixels each, a quarter of which is looked up
         size = 4 * (end - begin) - 1, 4 * region.width - 1  # a pooled row looks at five rows, four apart
         out = conv(planes, first, 4 * begin + 1, 4 * region.left + 1, *size)
         out = torch.maximum(out[0::2], out[1::2])
@@ -417,7 +418,7 @@ def block_b(convs: Convs, scale: Tensor, x: Tensor, r: Tensor, region: Region) -
 
 def down(conv: Conv, x: Tensor, half: Tensor, region: Region) -> None:
     """half := 2×2 convolution of x with stride 2; the region is half's."""
-    for begin, end in region.strips():
+    for begin, end in region.strips(4):
         rows = conv(x[2 * begin + 1 : 2 * end + 1, 2 * region.left + 1 : 2 * region.right + 1])
         half[begin + 1 : end + 1, region.left + 1 : region.right + 1] = rows
     ring(half, region)
@@ -426,14 +427,15 @@ def down(conv: Conv, x: Tensor, half: Tensor, region: Region) -> None:
 def up(conv: nn.ConvTranspose2d, half: Tensor, x: Tensor, region: Region) -> None:
     """x += 2×2 transposed convolution of half with stride 2: x is its own skip connection; the region is half's."""
     assert conv.bias is not None
-    # Strides of 2 do not overlap: a product with (64, 2 · 2 · 64), its results laid side by side.
-    weight, bias = conv.weight.permute(0, 2, 3, 1).reshape(64, 256), conv.bias.repeat(4)
-    for begin, end in region.strips():
+    # Strides of 2 do not overlap: for the upper two of the four results, and for the lower two, a product with
+    # (64, 2 · 64), added where they lie side by side.
+    weight, bias = conv.weight.permute(2, 0, 3, 1).reshape(2, 64, 128), conv.bias.repeat(2)
+    for begin, end in region.strips(4):
         rows = half[begin + 1 : end + 1, region.left + 1 : region.right + 1]
-        made = torch.addmm(bias, rows.reshape(-1, 64), weight)
         target = x[2 * begin + 1 : 2 * end + 1, 2 * region.left + 1 : 2 * region.right + 1]
-        made = made.view(end - begin, region.width, 2, 2, 64).permute(0, 2, 1, 3, 4)
-        target.unflatten(0, (-1, 2)).unflatten(2, (-1, 2)).add_(made)
+        for lower in range(2):
+            pairs = target[lower::2].unflatten(1, (-1, 2)).flatten(2)
+            pairs.add_(bias).baddbmm_(rows, weight[lower].expand(len(rows), -1, -1))
     ring(x, Region(2 * region.top, 2 * region.bottom, 2 * region.left, 2 * region.right, 1))
 
 
