@@ -57,8 +57,12 @@ class Conv:
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Rows of an image, or of a part of one with what lies around it → rows."""
-        planes = rows.to(self.dtype)[None].permute(0, 3, 1, 2)
-        return F.conv2d(planes, self.weight, self.bias, self.stride)[0].permute(1, 2, 0)
+        planes = rows[None].permute(0, 3, 1, 2)
+        return self.of(planes if planes.dtype == self.dtype else planes.to(self.dtype))[0].permute(1, 2, 0)
+
+    def of(self, planes: Tensor) -> Tensor:
+        """The same in the shapes of a convolution, (1, I, h, w) with strides of channels last → (1, O, h', w')."""
+        return torch.conv2d(planes, self.weight, self.bias, self.stride)
 
 
 class Conv3:
@@ -97,23 +101,25 @@ class Conv3:
 
     def _by_fours(self, rows: Tensor, height: int, out: Tensor) -> None:
         """The first ``height`` rows, a multiple of 4."""
-        d0, d1, d2, d3, d4, d5 = (rows[i : i + height - 3 : 4] for i in range(6))
+        # In a convolution's shapes throughout: each call, a view's too, is a chance to wait for another thread's.
+        planes, made = rows.permute(2, 0, 1)[None], out.permute(2, 0, 1)[None, :, :height]
+        d0, d1, d2, d3, d4, d5 = (planes[:, :, i : i + height - 3 : 4] for i in range(6))
         zero, one, minus_one, point, minus_point, infinity = self.six
         # Each sum goes through its convolution before the next is made, in the same memory: so they stay in the cache.
         even, odd, v = d4 - d2, d3 - d1, d0 - d2
-        m0 = zero(torch.add(even, v, alpha=_POINT**2, out=v))
-        m3 = point(torch.add(even, odd, alpha=_POINT, out=v))
-        m4 = minus_point(torch.sub(even, odd, alpha=_POINT, out=v))
-        m5 = infinity(torch.sub(torch.sub(d5, d3, out=v), odd, alpha=_POINT**2, out=v))
+        m0 = zero.of(torch.add(even, v, alpha=_POINT**2, out=v))
+        m3 = point.of(torch.add(even, odd, alpha=_POINT, out=v))
+        m4 = minus_point.of(torch.sub(even, odd, alpha=_POINT, out=v))
+        m5 = infinity.of(torch.sub(torch.sub(d5, d3, out=v), odd, alpha=_POINT**2, out=v))
         torch.sub(d4, d2, alpha=_POINT**2, out=even)
         torch.sub(d3, d1, alpha=_POINT**2, out=odd)
-        m1, m2 = one(torch.add(even, odd, out=v)), minus_one(torch.sub(even, odd, out=v))
+        m1, m2 = one.of(torch.add(even, odd, out=v)), minus_one.of(torch.sub(even, odd, out=v))
         near, near_odd = m1 + m2, m1.sub_(m2)
         far, far_odd = torch.add(m3, m4, out=m2), m3.sub_(m4)
-        torch.add(m0.add_(near), far, out=out[0:height:4])
-        torch.add(near_odd, far_odd, alpha=_POINT, out=out[1:height:4])
-        torch.add(near, far, alpha=_POINT**2, out=out[2:height:4])
-        torch.add(near_odd.add_(far_odd, alpha=_POINT**3), m5, out=out[3:height:4])
+        torch.add(m0.add_(near), far, out=made[:, :, 0::4])
+        torch.add(near_odd, far_odd, alpha=_POINT, out=made[:, :, 1::4])
+        torch.add(near, far, alpha=_POINT**2, out=made[:, :, 2::4])
+        torch.add(near_odd.add_(far_odd, alpha=_POINT**3), m5, out=made[:, :, 3::4])
 
 
 _POINT = 1.5
@@ -199,14 +205,12 @@ class FirstConv:
     def _looked_up(self, image: Tensor) -> Tensor:
         """Value and histograms of (3, h + 2, w + 2) → (pixels, 64)."""
         assert self.table is not None
-        place = image.permute(1, 2, 0) * _GRID + _BELOW
+        place = image.permute(1, 2, 0).contiguous().mul_(_GRID).add_(_BELOW)
         low = place.floor().nan_to_num_().clamp_(0, _KNOTS - 2)
         height, width = image.shape[1:]
-        share = place.new_empty(height, width, 3, 2)  # of the bend below and of the one above
-        torch.sub(place, low, out=share[..., 1])
-        torch.sub(1, share[..., 1], out=share[..., 0])
-        number = torch.empty(height, width, 3, 2, dtype=torch.int32, device=image.device)
-        number[:] = low[..., None]
+        above = place.sub_(low)
+        share = torch.view_as_real(torch.complex(1 - above, above))  # of the bend below and of the one above
+        number = low.long().mul_(2**32 + 1).view(torch.int32)  # twice in its eight bytes
         h, w = (height - 3) // self.stride + 1, (width - 3) // self.stride + 1
         window = (h, w, 3, 18), (self.stride * 6 * width, self.stride * 6, 6 * width, 1)
         rows, weights = (v.as_strided(*window).reshape(-1, 54) for v in (number, share))
@@ -299,13 +303,17 @@ class Convs:
         assert first.bias is not None
         assert second.bias is not None
         weight, bias, bias2 = first.weight, first.bias, second.bias
-        # In float32, ELU without two of its passes over the memory: conv1 gives v / ln 2, for which exp2 is exp, and
-        # conv2 takes ELU + 1, whose 1 (in the ring, too: it is a copy) is in its bias.
-        self.folded = dtype == torch.float32
-        if self.folded:
-            weight, bias = (v.double().mul(math.log2(math.e)).float() for v in (weight, bias))
-            bias2 = (bias2.double() - second.weight.double().sum((1, 2, 3))).float()
-        self.first, self.second = Conv3(weight, bias, dtype), Conv3(second.weight, bias2, dtype)
+        # In float32, ELU in two thirds of its passes over the memory: conv1 gives w = s (v + 1) with s = 1 / ln 2, and
+        # s (ELU(v) + 1) = min(s/e · 2^w, max(w, s)). conv2 undoes s and 1 (in the ring, too: it is a copy).
+        weight2 = second.weight
+        self.fold: Tensor | None = None
+        if dtype == torch.float32:
+            s = math.log2(math.e)
+            weight, bias = (weight.double() * s).float(), ((bias.double() + 1) * s).float()
+            bias2 = (bias2.double() - weight2.double().sum((1, 2, 3))).float()
+            weight2 = (weight2.double() / s).float()
+            self.fold = weight2.new_tensor(s)
+        self.first, self.second = Conv3(weight, bias, dtype), Conv3(weight2, bias2, dtype)
         self.spatial = block.spatial
         self.banded: Tensor | None = None
         if block.spatial.weight.device.type == "cpu":
@@ -318,11 +326,11 @@ class Convs:
 
     def elu(self, v: Tensor, out: Tensor) -> None:
         """What lies between the convolutions, of v, which is used up, into ``out``."""
-        if not self.folded:
+        if self.fold is None:
             _elu(v, out)
             return
-        low = v.clamp(max=0).exp2_()
-        torch.add(low, v.clamp_(min=0), alpha=math.log(2), out=out)
+        torch.exp2(v, out=out).mul_(math.log2(math.e) / math.e)
+        torch.clamp(v, self.fold, out, out=out)
 
     def places(self, where: Tensor, width: int) -> Tensor:
         """sigmoid(7×7 convolution): (2, n + 6, ≥ width + 6 and a multiple of 16, plus 6) → (n, width, 1)."""
