@@ -254,12 +254,23 @@ def run(
     are several GPUs, each works on a file.
     """
     work = _Work(direction, settings, options, on_exists, dry_run)
+    try:
+        with memory.kept():
+            yield from _overlapped(jobs, work, started)
+    except BaseException:
+        work.tidy()  # now that every thread is through
+        raise
+
+
+def _overlapped(jobs: Sequence[Job], work: _Work, started: Callable[[Job], None]) -> Iterator[Outcome]:
+    """Reading, making and writing beside each other."""
     ahead: deque[tuple[Job, Future[_Step]]] = deque()
     behind: deque[Future[_Step]] = deque()
     with (
-        ThreadPoolExecutor(_BESIDE) as reader, ThreadPoolExecutor(_MOST_DEVICES) as maker,
-        ThreadPoolExecutor(_BESIDE) as writer, memory.kept(),
-    ):  # fmt: skip
+        ThreadPoolExecutor(_BESIDE) as reader,
+        ThreadPoolExecutor(_MOST_DEVICES) as maker,
+        ThreadPoolExecutor(_BESIDE) as writer,
+    ):
         left = iter(jobs)
         try:
             while True:
@@ -332,6 +343,8 @@ class _Work:
         self.free: SimpleQueue[str] = SimpleQueue()
         self.ahead = 0
         """Files read, and written, beside those that are worked on; the first one shows what is right."""
+        self.folders: list[Path] = []
+        """Those made."""
 
     def read(self, job: Job) -> _Step:
         """The image and its plan."""
@@ -344,6 +357,12 @@ class _Work:
     def write(self, step: _Step) -> _Step:
         """The file."""
         return self._one(step, self._write)
+
+    def tidy(self) -> None:
+        """Take away the folders made for files that are not to come."""
+        for folder in sorted(self.folders, key=lambda path: len(path.parts), reverse=True):
+            with suppress(OSError):  # most hold files
+                folder.rmdir()
 
     def _one(self, step: _Step, part: Callable[[_Step], Outcome | None]) -> _Step:
         begin = time.monotonic()
@@ -416,6 +435,7 @@ class _Work:
                 beside = min(max((os.cpu_count() or 1) // 4, 1), _BESIDE)
             self.ahead = beside + len(self.devices) - 1
         with _folder(step.job.target.parent) as step.folders, _named(step.job.source):  # first, for it may not be had
+            self.folders += step.folders
             if isinstance(image, RawImage):
                 step.result = pipeline.run_render(image, step.plan, settings)
             else:

@@ -19,7 +19,7 @@ import rawpy
 import tifffile
 from PIL import Image
 
-from paramisp_cli import formats, pipeline
+from paramisp_cli import batch, formats, pipeline
 from paramisp_cli.formats import dng, libraw
 
 EXIT = {
@@ -681,5 +681,19 @@ def test_interrupted_while_writing(photo, monkeypatch, tmp_path, paramisp):
 
     monkeypatch.setattr(formats, "FORMATS", tuple(replace(f, write=f.write and write) for f in formats.FORMATS))
     code, out, err = paramisp("unprocess", photo, "-o", tmp_path / "new" / "out")
+    assert (code, out, err) == (130, [], ["interrupted: 0 done, 1 left; go on with --on-exists skip"])
+    assert tree(tmp_path) == {"photo.jpg"}
+
+
+def test_interrupted_between_making_and_writing(photo, monkeypatch, tmp_path, paramisp):
+    """The folder is there, and nothing that would be written to it comes."""
+    make = batch._Work.make
+
+    def made(work, step):
+        make(work, step)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(batch._Work, "make", made)
+    code, out, err = paramisp("unprocess", photo, "-o", tmp_path / "new" / "out", "--model", "parametric")
     assert (code, out, err) == (130, [], ["interrupted: 0 done, 1 left; go on with --on-exists skip"])
     assert tree(tmp_path) == {"photo.jpg"}
