@@ -54,8 +54,8 @@ _COLUMNS = 512
 """Columns of a region on a CPU, at most."""
 _SHORTEST = 64
 """Rows of a region on a CPU, at least, if that keeps all threads busy: the rows between two are made twice."""
-_REGIONS = 3
-"""Regions a thread, at least: none waits long for the last."""
+_REGIONS, _TALLEST = 3, 512
+"""Regions a thread, at least, and rows of one on a CPU, at most: none waits long for the last."""
 _GIVEN = 256
 """Rows of the result that are finished at a time."""
 _HEAD_ROOM = 512 << 20
@@ -203,7 +203,7 @@ class Engine:
         columns = _cut(width, min(_COLUMNS, max(pixels // 4, 16)), 16)
         rows = max(pixels // columns[0][1] // 4 * 4, 4)
         wanted = -(-_REGIONS * self.workers.count // len(columns))
-        bands = _cut(height, max(-(-height // wanted), min(_SHORTEST, rows)), 4)
+        bands = _cut(height, max(min(-(-height // wanted), _TALLEST), min(_SHORTEST, rows)), 4)
         return [Region(top + t, top + b, left + l, left + r, rows) for t, b in bands for l, r in columns]  # noqa: E741
 
     def coefficients(
