@@ -5,6 +5,7 @@
     python tests/bench/bench_network.py --megapixels 12            large ones: a process at a time, one run in each
     python tests/bench/bench_network.py --megapixels 12 --memory   seconds and peak memory of one streamed image
     python tests/bench/bench_network.py --device cuda --dtype fp16 --megapixels 24   on a GPU: ours alone, its ceilings
+    python tests/bench/bench_network.py --dry-run --megapixels 0.1   the same on the CPU, to see that it runs
 
 The plain way is run as a user would find it, and again with an allocator that keeps its memory (page faults are half of
 the published network's time), each in a process of its own. Before any clock, all are compared with the plain way in
@@ -193,6 +194,8 @@ def compare(args: argparse.Namespace) -> None:
 def on_device(args: argparse.Namespace) -> None:
     """Ours on a GPU: time of the network, image there and result there, beside what the chip can do at most."""
     device, dtype = torch.device(args.device), getattr(torch, DTYPES[args.dtype])
+    dry = device.type == "cpu"
+    side, length = (512, 1 << 22) if dry else (8192, 1 << 30)
     model, params = ParamISP(args.direction).eval().to(device), shot().to(device)
     x = picture(args.direction, args.megapixels).to(device)
     autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
@@ -200,31 +203,33 @@ def on_device(args: argparse.Namespace) -> None:
     def once() -> None:
         with torch.inference_mode(), autocast:
             model(x, params)
-        torch.cuda.synchronize(device)
+        wait()
+
+    def wait() -> None:
+        if not dry:
+            torch.cuda.synchronize(device)
 
     for _ in range(3):
         once()
     spent = statistics.median(seconds(once) for _ in range(max(args.pairs, 5)))
-    one = torch.rand(8192, 8192, device=device).to(dtype)
-    big, copy = (
-        torch.empty(1 << 30, dtype=torch.uint8, device=device),
-        torch.empty(1 << 30, dtype=torch.uint8, device=device),
-    )
+    one = torch.rand(side, side, device=device).to(dtype)
+    big, copy = (torch.empty(length, dtype=torch.uint8, device=device) for _ in range(2))
 
     def product() -> None:
         one @ one
-        torch.cuda.synchronize(device)
+        wait()
 
     def traffic() -> None:
         copy.copy_(big)
-        torch.cuda.synchronize(device)
+        wait()
 
     product(), traffic()
-    ceiling = 2 * 8192**3 / min(seconds(product) for _ in range(10))
-    width = 2 * (1 << 30) / min(seconds(traffic) for _ in range(10))
+    ceiling = 2 * side**3 / min(seconds(product) for _ in range(10))
+    width = 2 * length / min(seconds(traffic) for _ in range(10))
     pixels = x.shape[-1] * x.shape[-2]
     work, bytes_ = 543e3 * pixels / spent, 3200 * pixels / spent  # operations and bytes a pixel of the dense network
-    print(f"{torch.cuda.get_device_name(device)}, {args.dtype}, {pixels / 1e6:.1f} MP: {spent * 1000:.0f} ms")
+    name = "dry run on the CPU" if dry else torch.cuda.get_device_name(device)
+    print(f"{name}, {args.dtype}, {pixels / 1e6:.1f} MP: {spent * 1000:.0f} ms")
     print(f"  {work / 1e12:.1f} TFLOP/s of {ceiling / 1e12:.1f} that a product reaches ({100 * work / ceiling:.0f} %)")
     print(f"  {bytes_ / 1e9:.0f} GB/s of {width / 1e9:.0f} that a copy reaches ({100 * bytes_ / width:.0f} %)")
 
@@ -258,13 +263,14 @@ def main() -> None:
     parser.add_argument("--no-truth", action="store_true", help="compare with the plain way: less memory")
     parser.add_argument("--brought", action="store_true", help="also with one measure at a time left out")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dry-run", action="store_true", help="what --device cuda does, on the CPU")
     parser.add_argument("--dtype", choices=["fp32", "bf16", "fp16"], default="fp32")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     if args.serve:
         serve(args.serve[0], args.direction, args.megapixels)
-    elif args.device != "cpu":
+    elif args.device != "cpu" or args.dry_run:
         on_device(args)
     elif args.memory and not args.child:
         subprocess.run([sys.executable, *sys.argv, "--child"], check=True)
