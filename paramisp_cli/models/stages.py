@@ -312,7 +312,7 @@ class Convs:
             weight, bias = (weight.double() * s).float(), ((bias.double() + 1) * s).float()
             bias2 = (bias2.double() - weight2.double().sum((1, 2, 3))).float()
             weight2 = (weight2.double() / s).float()
-            self.fold = weight2.new_tensor(s)
+            self.fold = weight2.new_full((), s)
         self.first, self.second = Conv3(weight, bias, dtype), Conv3(weight2, bias2, dtype)
         self.spatial = block.spatial
         self.banded: Tensor | None = None
@@ -350,9 +350,10 @@ _TOGETHER = 16
 """Pixels of a row whose 7×7 convolutions are one row of a product."""
 
 
-def block_a(convs: Convs, x: Tensor, r: Tensor, region: Region) -> tuple[Tensor, Tensor]:
-    """r := conv2(ELU(conv1 x)) → each channel's sum (64,), float64, and maximum over the region."""
-    height, width = r.shape[:2]
+def block_a(convs: Convs, x: Tensor, r: Tensor | None, region: Region) -> tuple[Tensor, Tensor]:
+    """r := conv2(ELU(conv1 x)), None: not kept → each channel's sum (64,), float64, and maximum over the region."""
+    height, width = x.shape[0] - 2, x.shape[1] - 2
+    passing = x.new_empty(region.rows if r is None else 0, region.width, 64)
     left, right = max(region.left - 1, 0), min(region.right + 1, width)
     # Of ELU(conv1 x), row i is image row begin − 1 + i, column j is image column region.left − 1 + j.
     inner = torch.empty(region.rows + 2, region.width + 2, 32, dtype=convs.second.dtype, device=x.device)
@@ -375,7 +376,8 @@ def block_a(convs: Convs, x: Tensor, r: Tensor, region: Region) -> tuple[Tensor,
             inner[0] = inner[1]
         if end == height:
             inner[n + 1] = inner[n]
-        out = convs.second(inner[: n + 2], r[begin:end, region.left : region.right])
+        target = passing[:n] if r is None else r[begin:end, region.left : region.right]
+        out = convs.second(inner[: n + 2], target)
         row = out.flatten(1)  # rows first: (0, 1) at once would be ten times slower where columns are cut
         total += row.sum(0).view(-1, 64).sum(0).double()
         peak = torch.maximum(peak, row.amax(0).view(-1, 64).amax(0))

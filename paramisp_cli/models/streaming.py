@@ -10,10 +10,11 @@ be run by itself. Stage by stage instead:
                B, per region: mean and maximum over channels, 7×7 convolution, x += r · scale · sigmoid
 
 What lives between the stages is the plan's to say (``PLANS``). "whole" keeps x and r, 64 channels each, at full size:
-512 bytes a pixel in float32, and the least arithmetic. "half" and "quarter" keep them only from the half-size or the
-quarter-size level on, 128 and 32 bytes a pixel, and make what lies above anew, tile by tile, every time that a
-statistic, the level below or the result needs it: with all scales that are known so far, and with a margin around the
-tile as wide as the stages see. Nothing but rounding differs.
+512 bytes a pixel in float32, and the least arithmetic. "bands" keeps x alone, of every size, and makes r twice: for the
+statistics, and again some rows at a time where it is added to x. "half" and "quarter" keep x and r only from the
+half-size or the quarter-size level on, 128 and 32 bytes a pixel, and make what lies above anew, tile by tile, every
+time that a statistic, the level below or the result needs it: with all scales that are known so far, and with a margin
+around the tile as wide as the stages see. Nothing but rounding differs.
 
 On a CPU every thread takes regions of its own, with single-threaded operations on strips that its cache holds: torch's
 own way, all threads on one operation, has them wait for each other thousands of times an image, and every operation
@@ -40,10 +41,13 @@ if TYPE_CHECKING:
     from paramisp_cli.models.base import Params, Sink, Source
     from paramisp_cli.models.paramisp import GlobalNet, LocalNet, ParamISP
 
-PLANS = {"whole": (0, 1), "half": (1, 1024), "quarter": (2, 1024), "small": (2, 512), "tiny": (2, 256)}
+PLANS = {
+    "whole": (0, 0), "bands": (0, 256), "half": (1, 1024), "quarter": (2, 1024), "small": (2, 512), "tiny": (2, 256)
+}  # fmt: skip
 """Name → (the level that feature maps are kept from: full, half or quarter size; side of the tiles [px, full size] in
-which those above are made). Each needs less memory than the one before it, and does more of the convolutions at full
-size, margins counted: 1, 4, 8, 10 and 14 times as many as must be."""
+which those above are made; for full size, rows of the bands in which r is made again, 0: it is kept). Each needs less
+memory than the one before it, and does more of the convolutions at full size, margins counted: 1, 2, 4, 8, 10 and 14
+times as many as must be."""
 CPU_STRIP, DEVICE_STRIP = 16384, 1 << 22
 """Pixels a strip: on a CPU what a core's cache holds, elsewhere enough to fill the device."""
 _TONE_STRIP = 32768
@@ -79,6 +83,8 @@ def peak_bytes(height: int, width: int, plan: str = "whole") -> int:
     as much again where tiles come and go, which leave gaps in what the allocator keeps (measured at 8 megapixels).
     """
     (kept, side), pixels = PLANS[plan], (height + 2) * (width + 2)
+    if not kept and side:
+        return pixels * (336 + 56) + (max(_cut(height, side, 4)[0]) + 8) * width * 256 + _HEAD_ROOM
     if not kept:
         return pixels * (512 + 56) + _HEAD_ROOM
     rows, columns = (min(size, side + 2 * margin(kept)) for size in (height, width))
@@ -259,7 +265,7 @@ class _Local:
         tiles = self._tiles()
         for number in range(2 * kept):
             self._measure(number, tiles)
-        x, r = _maps(self.sizes[kept:], self.like)
+        x, r = _maps(self.sizes[kept:], self.like, 0 if kept else self.engine.tile)
         self.x, self.r = [x[0]] * kept + x, [r[0]] * kept + r  # (those of smaller numbers are not used)
         for tile in tiles if kept else ():
             self._store(tile)
@@ -292,8 +298,31 @@ class _Local:
         """Two blocks, from ``number`` on, of a level that is kept."""
         for n in (number, number + 1):
             convs, x, r = self.convs[n], self.x[level], self.r[level]
-            pooled = self.each(parts, stages.block_a, convs, x, r)
-            self.each(parts, stages.block_b, convs, self._scale(n, level, pooled), x, r)
+            if self.kept or not self.engine.tile:
+                pooled = self.each(parts, stages.block_a, convs, x, r)
+                self.each(parts, stages.block_b, convs, self._scale(n, level, pooled), x, r)
+                continue
+            pooled = self.each(parts, stages.block_a, convs, x, None)
+            self._in_bands(convs, self._scale(n, level, pooled), x, r)
+
+    def _in_bands(self, convs: Convs, scale: Tensor, x: Tensor, r: Tensor) -> None:
+        """A block's phase B with its r made again for some rows at a time: image row i is row i − begin + 3 of r.
+
+        Phase B looks at three rows of r beside its own, and r at two of x: three rows more are made than are added, and
+        stay for the next band, which so needs no row of x that has been changed.
+        """
+        height, width = x.shape[0] - 2, x.shape[1] - 2
+        for begin, end in _cut(height, self.engine.tile, 4):
+            # Rows [first, last) of r, from what lies around them: the edge of that is the image's, or not looked at.
+            first, last = begin + 3 if begin else 0, min(end + 3, height)
+            low, high = max(first - 2, 0), min(last + 2, height)
+            if last > first:
+                parts = self.engine.regions(x.device, last - first, width, first - low)
+                self.each(parts, stages.block_a, convs, x[low : high + 2], r[low - begin + 3 : high - begin + 3])
+            low, high = max(begin - 3, 0), last
+            parts = self.engine.regions(x.device, end - begin, width, begin - low)
+            self.each(parts, stages.block_b, convs, scale, x[low : high + 2], r[low - begin + 3 : high - begin + 3])
+            r[:6] = r[end - begin : end - begin + 6].clone()
 
     def _scale(self, number: int, level: int, pooled: list[tuple[Tensor, Tensor]]) -> Tensor:
         self.scales[number] = stages.channel_scale(self.net.blocks[number], pooled, math.prod(self.sizes[level]))
@@ -532,13 +561,21 @@ def _cut(size: int, length: int, multiple: int) -> list[tuple[int, int]]:
     return [(begin, min(begin + step, size)) for begin in range(0, size, step)]
 
 
-def _maps(sizes: Sequence[tuple[int, int]], like: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """x with ring and r without, for each level; the lower levels' in the memory of the first one's r."""
+def _maps(sizes: Sequence[tuple[int, int]], like: Tensor, band: int) -> tuple[list[Tensor], list[Tensor]]:
+    """x with ring and r without, for each level; the lower levels' in the memory of the first one's r.
+
+    With rows to a band, r is of a band at every level, with the eight rows around it, in the same memory.
+    """
 
     def taken(pool: Tensor, begin: int, *shape: int) -> tuple[Tensor, int]:
         end = begin + math.prod(shape)
         return pool[begin:end].view(shape), end
 
+    if band:
+        rows = [_cut(height, band, 4)[0][1] + 8 for height, _ in sizes]
+        pool = memory.pool(max(n * width for n, (_, width) in zip(rows, sizes, strict=True)) * 64, like)
+        x = [memory.pool((h + 2) * (w + 2) * 64, like).view(h + 2, w + 2, 64) for h, w in sizes]
+        return x, [taken(pool, 0, n, width, 64)[0] for n, (_, width) in zip(rows, sizes, strict=True)]
     (height, width), *lower = sizes
     lower_pixels = sum((h + 2) * (w + 2) + h * w for h, w in lower)
     big = memory.pool((height + 2) * (width + 2) * 64, like)

@@ -27,7 +27,7 @@ from dataclasses import fields
 
 import torch
 
-from paramisp_cli import memory
+from paramisp_cli import memory, tiling
 from paramisp_cli.models import Params, stages, streaming
 from paramisp_cli.models.paramisp import ParamISP
 from paramisp_cli.pipeline import DTYPES
@@ -120,7 +120,12 @@ def serve(way: str, direction: str, megapixels: float) -> None:
     with torch.inference_mode(), nullcontext() if plain else memory.kept():  # as a batch does
         for line in sys.stdin:
             begin = time.perf_counter()
-            result = model(x, params)
+            try:
+                result = model(x, params)
+            except RuntimeError as error:
+                if tiling.is_out_of_memory(error):
+                    return
+                raise
             spent = time.perf_counter() - begin
             if line.strip():
                 torch.save(result, sys.argv[-1])

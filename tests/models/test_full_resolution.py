@@ -23,8 +23,8 @@ IDS = [f"{kind.name}-{direction}" for kind, direction in CASES]
 SIZES = [(118, 106), (86, 254), (262, 90)]
 """Twice a prime, and odd aspects; a mosaic's sides are even. Pictures of prime sides are made below, as files."""
 TILES = [40, 72, 160]
-KEPT = {name: kept for name, (kept, _) in streaming.PLANS.items() if name in ("whole", "half", "quarter")}
-"""The others are these with other tiles."""
+KINDS = {name: plan for name, plan in streaming.PLANS.items() if name not in ("small", "tiny")}
+"""These two are "quarter" with other tiles."""
 
 
 def params(cfa):
@@ -48,7 +48,7 @@ def model_of(kind, direction):
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("side", TILES)
 def test_tiles_and_memory_do_not_show(kind, direction, size, side, monkeypatch):
-    monkeypatch.setattr(streaming, "PLANS", {name: (kept, side) for name, kept in KEPT.items()})
+    monkeypatch.setattr(streaming, "PLANS", {name: (kept, own and side) for name, (kept, own) in KINDS.items()})
     monkeypatch.setattr(streaming, "_BAND", 32)
     cfa = CFA_PATTERNS[(SIZES.index(size) + TILES.index(side)) % len(CFA_PATTERNS)]
     model, shot = model_of(kind, direction), params(cfa)
@@ -111,14 +111,14 @@ def test_files_of_prime_sides(size, cfa, make_jpeg, tmp_path, monkeypatch):
     plan = replace(plan, canonical=replace(plan.canonical, cfa=cfa))
     raws: dict[object, RawImage] = {}
     pictures: dict[object, SrgbImage] = {}
-    for name, kept in KEPT.items():
-        for side in TILES[1:] if kept else TILES[:1]:
+    for name, (kept, own) in KINDS.items():
+        for side in TILES[1:] if own else [own]:
             monkeypatch.setitem(streaming.PLANS, name, (kept, side))
             raws[name, side] = pipeline.run_unprocess(photo, replace(plan, memory_plan=name), settings)
             first = next(iter(raws.values()))
             back = replace(pipeline.plan_render(first), memory_plan=name)
             pictures[name, side] = pipeline.run_render(first, back, settings)
-    assert len(raws) == 5
+    assert len(raws) == 7
     mosaics, images = ([v.astype(int) for v in of] for of in (
         [raw.mosaic for raw in raws.values()], [picture.pixels for picture in pictures.values()]
     ))  # fmt: skip
