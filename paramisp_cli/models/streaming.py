@@ -193,6 +193,11 @@ class _Tile:
     core: tuple[int, int, int, int]
     outer: tuple[int, int, int, int]
 
+    def sizes(self, levels: int) -> list[tuple[int, int]]:
+        """Height and width with the margin, at so many levels."""
+        top, bottom, left, right = self.outer
+        return [((bottom - top) >> level, (right - left) >> level) for level in range(levels)]
+
 
 class Engine:
     """The schedule: what is done with which region, and what waits for what."""
@@ -258,11 +263,14 @@ class _Local:
         self.scales: list[Tensor] = [self.like.new_empty(0)] * _BLOCKS
         self.x: list[Tensor] = []
         self.r: list[Tensor] = []
+        self.room = self.like.new_empty(0)
 
     def run(self) -> Iterator[tuple[tuple[int, int, int, int], Tensor]]:
         """The result, tile by tile: ((top, bottom, left, right), (3, …)); sides multiples of 4."""
         kept = self.kept
         tiles = self._tiles()
+        # One room for all tiles: maps that come and go leave gaps in what the allocator keeps, which grow.
+        self.room = memory.pool(max((_numbers(tile.sizes(kept)) for tile in tiles), default=0), self.like)
         for number in range(2 * kept):
             self._measure(number, tiles)
         x, r = _maps(self.sizes[kept:], self.like, 0 if kept else self.engine.tile)
@@ -378,12 +386,10 @@ class _Made:
 
     def __init__(self, local: _Local, tile: _Tile) -> None:
         self.local, self.tile = local, tile
-        top, bottom, left, right = tile.outer
         self.planes = local.picture.window(*tile.outer)
         self.first = local.first.window(*tile.outer)
-        sizes = [((bottom - top) >> level, (right - left) >> level) for level in range(local.kept)]
-        self.x = [local.like.new_empty(h + 2, w + 2, 64) for h, w in sizes]
-        self.r = [local.like.new_empty(h, w, 64) for h, w in sizes]
+        sizes = tile.sizes(local.kept)
+        self.x, self.r = _laid_out(sizes, local.room)
         self.parts = [local.engine.regions(local.like.device, *size) for size in sizes]
 
     def core(self, level: int) -> list[Region]:
@@ -567,25 +573,26 @@ def _maps(sizes: Sequence[tuple[int, int]], like: Tensor, band: int) -> tuple[li
     With rows to a band, r is of a band at every level, with the eight rows around it, in the same memory.
     """
 
-    def taken(pool: Tensor, begin: int, *shape: int) -> tuple[Tensor, int]:
-        end = begin + math.prod(shape)
-        return pool[begin:end].view(shape), end
-
+    x = memory.pool((sizes[0][0] + 2) * (sizes[0][1] + 2) * 64, like).view(sizes[0][0] + 2, sizes[0][1] + 2, 64)
     if band:
-        rows = [_cut(height, band, 4)[0][1] + 8 for height, _ in sizes]
-        pool = memory.pool(max(n * width for n, (_, width) in zip(rows, sizes, strict=True)) * 64, like)
-        x = [memory.pool((h + 2) * (w + 2) * 64, like).view(h + 2, w + 2, 64) for h, w in sizes]
-        return x, [taken(pool, 0, n, width, 64)[0] for n, (_, width) in zip(rows, sizes, strict=True)]
-    (height, width), *lower = sizes
-    lower_pixels = sum((h + 2) * (w + 2) + h * w for h, w in lower)
-    big = memory.pool((height + 2) * (width + 2) * 64, like)
-    small = memory.pool(max(height * width, lower_pixels) * 64, like)
-    x = [big.view(height + 2, width + 2, 64)]
-    r = [taken(small, 0, height, width, 64)[0]]
-    end = 0
-    for h, w in lower:
-        map_, end = taken(small, end, h + 2, w + 2, 64)
-        inner, end = taken(small, end, h, w, 64)
-        x.append(map_)
-        r.append(inner)
-    return x, r
+        shapes = [(_cut(height, band, 4)[0][1] + 8, width, 64) for height, width in sizes]
+        room = memory.pool(max(map(math.prod, shapes)), like)
+        lower = [memory.pool((h + 2) * (w + 2) * 64, like).view(h + 2, w + 2, 64) for h, w in sizes[1:]]
+        return [x, *lower], [room[: math.prod(shape)].view(shape) for shape in shapes]
+    shape = (*sizes[0], 64)
+    room = memory.pool(max(math.prod(shape), _numbers(sizes[1:])), like)
+    lower, residuals = _laid_out(sizes[1:], room)
+    return [x, *lower], [room[: math.prod(shape)].view(shape), *residuals]
+
+
+def _numbers(sizes: Sequence[tuple[int, int]]) -> int:
+    """Of x and r of these sizes."""
+    return sum((h + 2) * (w + 2) + h * w for h, w in sizes) * 64
+
+
+def _laid_out(sizes: Sequence[tuple[int, int]], room: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """x and r of these sizes, one behind the other in a room."""
+    shapes = [shape for h, w in sizes for shape in ((h + 2, w + 2, 64), (h, w, 64))]
+    parts = room[: _numbers(sizes)].split([math.prod(shape) for shape in shapes]) if shapes else ()
+    views = [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+    return views[::2], views[1::2]
