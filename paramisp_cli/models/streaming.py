@@ -572,7 +572,6 @@ def _maps(sizes: Sequence[tuple[int, int]], like: Tensor, band: int) -> tuple[li
 
     With rows to a band, r is of a band at every level, with the eight rows around it, in the same memory.
     """
-
     x = memory.pool((sizes[0][0] + 2) * (sizes[0][1] + 2) * 64, like).view(sizes[0][0] + 2, sizes[0][1] + 2, 64)
     if band:
         shapes = [(_cut(height, band, 4)[0][1] + 8, width, 64) for height, width in sizes]
