@@ -3,7 +3,7 @@
     python tests/bench/bench_network.py                            ratios at 1 megapixel, paired A B C A B C
     python tests/bench/bench_network.py --brought                  ... and with one measure at a time left out
     python tests/bench/bench_network.py --megapixels 12            large ones: a process at a time, one run in each
-    python tests/bench/bench_network.py --megapixels 12 --memory   seconds and peak memory of one streamed image
+    python tests/bench/bench_network.py --megapixels 12 --memory   seconds and peak memory of two images in turn
     python tests/bench/bench_network.py --device cuda --dtype fp16 --megapixels 24   on a GPU: ours alone, its ceilings
     python tests/bench/bench_network.py --dry-run --megapixels 0.1   the same on the CPU, to see that it runs
 
@@ -244,12 +244,14 @@ def alone(direction: str, megapixels: float) -> None:
     model, params, x = ParamISP(direction).eval(), shot(), picture(direction, megapixels)
     height, width = x.shape[2:]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    with torch.inference_mode():
+    with torch.inference_mode(), memory.kept():
         spent = seconds(lambda: model(x, params))
+        again = seconds(lambda: model(x, params))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     size, estimate = height * width / 1e6, model.peak_bytes(height, width) / 1e9
     print(
-        f"{direction} {width}×{height}, {size:.2f} MP, cold: {spent:.1f} s, {spent / size:.2f} s/MP; "
+        f"{direction} {width}×{height}, {size:.2f} MP, cold: {spent:.1f} s, {spent / size:.2f} s/MP, "
+        f"the next one {again:.1f} s, {again / size:.2f} s/MP; "
         f"peak {peak:.2f} GB, of which {before:.2f} before; estimate of the rest {estimate:.2f}"
     )
 
