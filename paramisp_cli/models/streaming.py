@@ -79,8 +79,9 @@ def margin(kept: int) -> int:
 def peak_bytes(height: int, width: int, plan: str = "whole") -> int:
     """An upper estimate [bytes] of a float32 run of one padded image, its input and output not counted.
 
-    x and r with ring from the plan's level on, images, what tiles need, and a fixed part for strips and threads: half
-    as much again where tiles come and go, which leave gaps in what the allocator keeps (measured at 8 megapixels).
+    x and r with ring from the plan's level on (with bands, x of every level and r of a band), images, what tiles need,
+    and a fixed part for strips and threads: half as much again where windows for tiles come and go, which leave gaps in
+    what the allocator keeps (measured at 8 megapixels).
     """
     (kept, side), pixels = PLANS[plan], (height + 2) * (width + 2)
     if not kept and side:

@@ -156,6 +156,8 @@ def compare(args: argparse.Namespace) -> None:
                     child.stdin.flush()
                     answer = child.stdout.readline()
                     child.stdin.close()
+                if child.returncode:
+                    sys.exit(f"{way} failed")
                 if not answer:
                     print(f"  {way:26} more memory than the {memory.free() / 1e9:.0f} GB that are free", flush=True)
                     continue
