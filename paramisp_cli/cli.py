@@ -97,6 +97,9 @@ DtypeOption = Annotated[str, typer.Option("--dtype", help="auto, fp32, bf16, fp1
 MaxMemory = Annotated[
     int | None, typer.Option("--max-memory", parser=_bytes, metavar="SIZE", help="Such as 4GB. Default: what is free.")
 ]
+Scratch = Annotated[
+    Path | None, typer.Option("--scratch", metavar="DIR", help="Where a file may keep what memory has no room for.")
+]
 Iso = Annotated[float | None, typer.Option("--iso", help="ISO speed, instead of EXIF's.")]
 ExposureTime = Annotated[
     float | None, typer.Option("--exposure-time", parser=_seconds, metavar="SECONDS", help="Such as 1/125.")
@@ -136,6 +139,7 @@ def unprocess(
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     max_memory: MaxMemory = None,
+    scratch: Scratch = None,
     iso: Iso = None,
     exposure_time: ExposureTime = None,
     f_number: FNumber = None,
@@ -158,8 +162,8 @@ def unprocess(
     options = WriteOptions(compression=compression, profile=profile, embed_jpeg=embed_jpeg)
     try:
         settings = Settings(
-            model, weights, device, dtype, max_memory, camera, iso, exposure_time, f_number, focal_length, wb, like,
-            cfa, exposure,
+            model, weights, device, dtype, max_memory, scratch, camera, iso, exposure_time, f_number, focal_length, wb,
+            like, cfa, exposure,
         )  # fmt: skip
     except ConfigError as error:
         fail(error)
@@ -185,6 +189,7 @@ def render(
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     max_memory: MaxMemory = None,
+    scratch: Scratch = None,
     iso: Iso = None,
     exposure_time: ExposureTime = None,
     f_number: FNumber = None,
@@ -211,8 +216,8 @@ def render(
     options = WriteOptions(quality=quality, bit_depth=bits)
     try:
         settings = Settings(
-            model, weights, device, dtype, max_memory, camera, iso, exposure_time, f_number, focal_length, wb, like,
-            cfa, exposure,
+            model, weights, device, dtype, max_memory, scratch, camera, iso, exposure_time, f_number, focal_length, wb,
+            like, cfa, exposure,
         )  # fmt: skip
     except ConfigError as error:
         fail(error)

@@ -6,12 +6,15 @@ import ctypes
 import mmap
 import os
 import sys
+import tempfile
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from paramisp_cli.errors import ConfigError, FileAccessError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,6 +88,66 @@ def pool(count: int, like: Tensor) -> Tensor:
     lent = (ctypes.c_char * len(mapping)).from_buffer(mapping)
     weakref.finalize(lent, _back, mapping).atexit = False
     return torch.frombuffer(lent, dtype=like.dtype, count=count)
+
+
+class Scratch:
+    """Room for numbers in a file, for what memory has no room for; the file has no name and ends with the object.
+
+    The system keeps of it in memory what it has room for, and writes the rest. Not in a folder that lies in memory.
+    """
+
+    def __init__(self, folder: Path | None, count: int, like: Tensor) -> None:
+        """``count`` numbers of the kind of ``like`` in ``folder`` (None: the system's).
+
+        ConfigError if it lies in memory, FileAccessError if they do not fit.
+        """
+        import torch
+
+        size, folder = max(count * like.element_size(), 1), folder or Path(tempfile.gettempdir())
+        if _in_memory(folder):
+            raise ConfigError(f"{folder} lies in memory itself; pass --scratch with a folder on a disk")
+        try:
+            with tempfile.TemporaryFile(prefix=".paramisp-", dir=folder) as file:
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(file.fileno(), 0, size)  # now: later, a full disk would be a bus error
+                else:
+                    file.truncate(size)
+                self.mapping = mmap.mmap(file.fileno(), size)
+        except OSError as error:
+            why = f"no room for a file of {size / 1e9:.1f} GB: {error.strerror or error}"
+            raise FileAccessError(f"{folder}: {why}; pass --scratch with another folder") from None
+        self.all = torch.frombuffer(self.mapping, dtype=like.dtype, count=count)
+        self.given = 0
+
+    def numbers(self, count: int) -> Tensor:
+        """(count,) of them that nobody has yet."""
+        self.given += count
+        return self.all[self.given - count : self.given]
+
+    def expect(self, part: Tensor) -> None:
+        """Say that a part, which is contiguous, will be read soon."""
+        if hasattr(mmap, "MADV_WILLNEED"):
+            begin = part.data_ptr() - self.all.data_ptr()
+            start = begin // mmap.PAGESIZE * mmap.PAGESIZE
+            self.mapping.madvise(mmap.MADV_WILLNEED, start, begin + part.numel() * part.element_size() - start)
+
+    def forget(self) -> None:
+        """Let the system take the memory that the file is seen through; what was written stays."""
+        if hasattr(mmap, "MADV_DONTNEED") and sys.platform.startswith("linux"):  # elsewhere the word means other things
+            self.mapping.madvise(mmap.MADV_DONTNEED)
+
+
+def _in_memory(folder: Path) -> bool:
+    """Whether a folder's files are in memory, as /tmp's are on many systems."""
+    mounts = Path("/proc/self/mountinfo")
+    if not mounts.exists():
+        return False
+    kinds: dict[Path, str] = {}
+    for line in mounts.read_text().splitlines():
+        place, _, about = line.partition(" - ")
+        kinds[Path(place.split()[4].encode().decode("unicode_escape"))] = about.split()[0]
+    folder = folder.resolve()
+    return next((kinds[f] for f in (folder, *folder.parents) if f in kinds), "") in ("tmpfs", "ramfs")
 
 
 def _taken(mapping: mmap.mmap) -> bool:

@@ -62,6 +62,8 @@ class Settings:
     device         "auto", "cpu", "cuda", "cuda:1", "mps"
     dtype          "auto", "fp32", "bf16", "fp16": precision of the convolutions
     max_memory     bytes the network may use; None: what is free
+    scratch        a folder, not in memory, for a file of the feature maps that the network has no memory for; None:
+                   they are made again each time
     camera         "MAKE/MODEL" or a name of the camera table
     iso, exposure_time [s], f_number, focal_length [mm]
     wb             white-balance gains (R, G, B)
@@ -77,6 +79,7 @@ class Settings:
     device: str = "auto"
     dtype: str = "auto"
     max_memory: int | None = None
+    scratch: Path | None = None
     camera: str | None = None
     iso: float | None = None
     exposure_time: float | None = None
@@ -93,6 +96,8 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not (np.isfinite(value) and value > 0):
                 raise ConfigError(f"{flag} must be a positive number, got {value:g}")
+        if self.scratch is not None and not self.scratch.is_dir():
+            raise ConfigError(f"--scratch takes a folder that is there, got {self.scratch}")
         if self.wb is not None and not (np.isfinite(self.wb).all() and min(self.wb) > 0):
             raise ConfigError(f"--wb takes three positive gains R,G,B, got {','.join(f'{g:g}' for g in self.wb)}")
         if self.cfa is not None and self.cfa not in CFA_PATTERNS:
@@ -391,7 +396,7 @@ def affordable(plan: Plan, settings: Settings, size: tuple[int, int]) -> Plan:
     device = pick_device(settings.device)
     model = _loaded(plan.checkpoint, plan.direction, device)
     try:
-        memory_plan = tiling.choose_plan(model, *size, device, settings.max_memory)
+        memory_plan = tiling.choose_plan(model, *size, device, settings.max_memory, settings.scratch)
     except ConfigError as error:
         if settings.model is not None or settings.weights is not None:
             raise
@@ -431,7 +436,7 @@ def run_unprocess(image: SrgbImage, plan: Plan, settings: Settings) -> RawImage:
     params = Params.of(canonical, plan.optical, model.color_matrix_row_sum)
     used = tiling.run(
         model, params, even, source, sink,
-        device=device, dtype=dtype, max_memory=settings.max_memory, plan=plan.memory_plan,
+        device=device, dtype=dtype, max_memory=settings.max_memory, plan=plan.memory_plan, scratch=settings.scratch,
     )  # fmt: skip
     raw = RawImage(
         mosaic=mosaic,
@@ -480,7 +485,7 @@ def run_render(raw: RawImage, plan: Plan, settings: Settings) -> SrgbImage:
     params = Params.of(canonical, plan.optical, model.color_matrix_row_sum)
     used = tiling.run(
         model, params, raw.mosaic.shape, source, sink,
-        device=device, dtype=dtype, max_memory=settings.max_memory, plan=plan.memory_plan,
+        device=device, dtype=dtype, max_memory=settings.max_memory, plan=plan.memory_plan, scratch=settings.scratch,
     )  # fmt: skip
     shown = pixels[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
     upright = raster.apply_orientation(shown, raw.orientation)

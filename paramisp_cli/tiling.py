@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from paramisp_cli import isp, memory
 from paramisp_cli.errors import ConfigError
-from paramisp_cli.models.base import WHOLE, IspModel, Params, Sink, Source
+from paramisp_cli.models.base import DISK, WHOLE, IspModel, Params, Sink, Source
 from paramisp_cli.types import Direction
 
 _STRIP_PIXELS = 1 << 18
@@ -24,15 +25,20 @@ _STRIP_THREADS = min(4, os.cpu_count() or 1)
 """Strips worked on at a time."""
 
 
-def choose_plan(model: IspModel, height: int, width: int, device: torch.device, limit: int | None) -> str:
-    """The fastest of the model's plans that ``limit`` bytes (None: what is free) allow; ConfigError if none does."""
+def choose_plan(
+    model: IspModel, height: int, width: int, device: torch.device, limit: int | None, scratch: Path | None = None
+) -> str:
+    """The fastest of the model's plans that ``limit`` bytes (None: what is free) allow; ConfigError if none does.
+
+    With a folder for ``scratch``, and on a CPU, feature maps may be kept in a file, too.
+    """
     if model.halo is not None:
         return WHOLE  # strips need next to nothing
     if device.type == "cuda":
         have = min(limit or 1 << 62, torch.cuda.mem_get_info(device)[0])
     else:
         have = limit or memory.free()
-    for plan in model.plans():
+    for plan in _plans(model, device, scratch):
         need = model.peak_bytes(height, width, plan)
         if need <= have:
             return plan
@@ -41,6 +47,11 @@ def choose_plan(model: IspModel, height: int, width: int, device: torch.device, 
         f"{model.name} needs about {need / 1e9:.1f} GB for these {megapixels:.1f} megapixels and has "
         f"{have / 1e9:.1f} GB ({'--max-memory' if limit else 'free now'}); pass --model parametric"
     )
+
+
+def _plans(model: IspModel, device: torch.device, scratch: Path | None) -> list[str]:
+    """Those that can be used."""
+    return [plan for plan in model.plans() if plan != DISK or (scratch is not None and device.type == "cpu")]
 
 
 def run(
@@ -54,6 +65,7 @@ def run(
     dtype: torch.dtype = torch.float32,
     max_memory: int | None = None,
     plan: str | None = None,
+    scratch: Path | None = None,
     strip_rows: int | None = None,
     frame: tuple[int, int, int, int] | None = None,
 ) -> str:
@@ -61,6 +73,7 @@ def run(
 
     ``plan`` is how a model that pools over the image uses memory (None: as ``max_memory`` allows); where memory runs
     out all the same, the next one is taken, and rows may be given to ``sink`` again. Returns the plan that it was.
+    ``scratch`` is a folder for a file of feature maps (None: no such file), for a plan that memory allows no better.
     What ``sink`` takes is on ``device``; ``source`` may give from anywhere.
     ``strip_rows`` (even) overrides the height of the strips of one that does not. The result depends on neither.
     ``dtype`` below float32 is for convolutions. ``frame``: where the image's corner lies in the picture that it was
@@ -68,7 +81,7 @@ def run(
     Raises ConfigError if the memory does not suffice.
     """
     height, width = size
-    plan = plan or choose_plan(model, height, width, device, max_memory)
+    plan = plan or choose_plan(model, height, width, device, max_memory, scratch)
     model = model.to(device).eval()
     params = params.to(device)
     if (shading := model.lens_shading) is not None:
@@ -78,12 +91,12 @@ def run(
     if model.halo is not None:
         _run_in_strips(model, params, size, source, sink, device, dtype, strip_rows)
         return plan
-    plans = list(model.plans())
-    left = plans[plans.index(plan) :]
+    names = list(model.plans())
+    left = [plan, *(name for name in names[names.index(plan) + 1 :] if name in _plans(model, device, scratch))]
     while True:
         try:
             with torch.inference_mode():
-                model.stream(source, sink, size, params, dtype=dtype, plan=left[0])
+                model.stream(source, sink, size, params, dtype=dtype, plan=left[0], scratch=scratch)
         except (MemoryError, RuntimeError) as error:
             if len(left) == 1 or not is_out_of_memory(error):
                 raise

@@ -9,7 +9,7 @@ import pytest
 
 from paramisp_cli import formats, pipeline, weights
 from paramisp_cli.errors import ConfigError
-from paramisp_cli.models import streaming
+from paramisp_cli.models import engine
 from paramisp_cli.models.paramisp import ParamISP
 from paramisp_cli.types import Direction
 
@@ -58,8 +58,9 @@ def test_less_memory_takes_another_plan(generic, make_jpeg, tmp_path, limit, nam
 
 
 def test_plans_give_the_same_file(generic, make_jpeg, tmp_path, monkeypatch):
-    plans = {name: (kept, side and 64) for name, (kept, side) in streaming.PLANS.items()}
-    monkeypatch.setattr(streaming, "PLANS", plans)
+    plans = {name: plan._replace(side=plan.side and 64) for name, plan in engine.PLANS.items()}
+    for name, kind in plans.items():
+        monkeypatch.setitem(engine.PLANS, name, kind)
     photo = formats.read(
         make_jpeg(tmp_path / "photo.jpg", np.random.default_rng(0).integers(0, 255, (130, 170, 3), np.uint8))
     )
@@ -75,7 +76,7 @@ def test_plans_give_the_same_file(generic, make_jpeg, tmp_path, monkeypatch):
 def test_memory_that_runs_out_steps_down(generic, make_jpeg, tmp_path, monkeypatch):
     asked = []
 
-    def stream(self, source, sink, size, params, *, dtype, plan):
+    def stream(self, source, sink, size, params, *, dtype, plan, scratch=None):
         asked.append(plan)
         if plan == "whole":
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate: not enough memory")

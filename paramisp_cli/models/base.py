@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -79,6 +80,8 @@ def tensor_names() -> list[str]:
 
 WHOLE = "whole"
 """The plan of memory that every model has: everything at once."""
+DISK = "disk"
+"""The plan, of models that have it, that keeps in a file what it has no memory for."""
 
 Source = Callable[[int, int], Tensor]
 """(first row, end row) → (1, C, rows, W) float32, on the CPU or on the device that computes."""
@@ -147,11 +150,13 @@ class IspModel(nn.Module):
         *,
         dtype: torch.dtype = torch.float32,
         plan: str = WHOLE,
+        scratch: Path | None = None,
     ) -> None:
         """Inference from rows to rows, on the device of ``params``: what ``forward`` gives for an image of ``size``.
 
         ``sink`` gets every row once, top to bottom, on that device; ``source`` may be asked for rows more than once.
-        ``dtype`` is that of the convolutions; the result depends on ``plan`` by no more than rounding.
+        ``dtype`` is that of the convolutions; the result depends on ``plan`` by no more than rounding. ``scratch`` is
+        the folder for the plan ``DISK``, on a CPU; None: the system's. ConfigError if it has no room.
         """
         device = params.iso.device
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):

@@ -13,17 +13,20 @@ gradients are off and the model is in ``eval`` mode, the memory-lean one of ``st
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paramisp_cli import isp
-from paramisp_cli.models import streaming
+from paramisp_cli.models import engine, local, streaming
 from paramisp_cli.models.attention import attended
 from paramisp_cli.models.base import WHOLE, IspModel, Params, Sink, Source
 from paramisp_cli.types import Direction
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 WIDTH = 64
 """Channels of z, of GlobalNet and of LocalNet between its blocks."""
@@ -344,12 +347,12 @@ class ParamISP(IspModel):
         return {**self._config, "lens_shading": self.lens_shading}
 
     def peak_bytes(self, height: int, width: int, plan: str = WHOLE) -> int:
-        """What ``streaming`` needs, in float32; the plain, differentiable way needs far more."""
-        return streaming.peak_bytes(*self._padded(height, width), plan)
+        """What ``stream`` needs, in float32; the plain, differentiable way needs far more."""
+        return local.peak_bytes(*self._padded(height, width), plan)
 
     def plans(self) -> Sequence[str]:
-        """See ``streaming.PLANS``."""
-        return list(streaming.PLANS) if self.localnet is not None else (WHOLE,)
+        """See ``engine.PLANS``."""
+        return list(engine.PLANS) if self.localnet is not None else (WHOLE,)
 
     def stream(
         self,
@@ -360,9 +363,10 @@ class ParamISP(IspModel):
         *,
         dtype: torch.dtype = torch.float32,
         plan: str = WHOLE,
+        scratch: Path | None = None,
     ) -> None:
         """In one of ``plans``; see ``IspModel.stream``."""
-        streaming.stream(self, source, sink, size, self._padded(*size), params, dtype, plan)
+        streaming.stream(self, source, sink, size, self._padded(*size), params, dtype, plan, scratch)
 
     def _padded(self, height: int, width: int) -> tuple[int, int]:
         return height + self._padding(height), width + self._padding(width)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from paramisp_cli import formats, pipeline, tiling, weights
-from paramisp_cli.models import ARCHITECTURES, Params, streaming
+from paramisp_cli.models import ARCHITECTURES, Params, engine, streaming
 from paramisp_cli.models.parametric import Parametric
 from paramisp_cli.models.paramisp import ParamISP
 from paramisp_cli.types import CFA_PATTERNS, Direction, RawImage, SrgbImage
@@ -23,7 +23,7 @@ IDS = [f"{kind.name}-{direction}" for kind, direction in CASES]
 SIZES = [(118, 106), (86, 254), (262, 90)]
 """Twice a prime, and odd aspects; a mosaic's sides are even. Pictures of prime sides are made below, as files."""
 TILES = [40, 72, 160]
-KINDS = {name: plan for name, plan in streaming.PLANS.items() if name not in ("small", "tiny")}
+KINDS = {name: plan for name, plan in engine.PLANS.items() if name not in ("small", "tiny")}
 """These two are "quarter" with other tiles."""
 
 
@@ -47,9 +47,14 @@ def model_of(kind, direction):
 @pytest.mark.parametrize(("kind", "direction"), CASES, ids=IDS)
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("side", TILES)
-def test_tiles_and_memory_do_not_show(kind, direction, size, side, monkeypatch):
-    monkeypatch.setattr(streaming, "PLANS", {name: (kept, own and side) for name, (kept, own) in KINDS.items()})
-    monkeypatch.setattr(streaming, "_BAND", 32)
+def test_tiles_and_memory_do_not_show(kind, direction, size, side, monkeypatch, tmp_path):
+    for name, plan in tuple(engine.PLANS.items()):
+        if name in KINDS:
+            monkeypatch.setitem(engine.PLANS, name, plan._replace(side=plan.side and side))
+        else:
+            monkeypatch.delitem(engine.PLANS, name)
+    for module in (engine, streaming):
+        monkeypatch.setattr(module, "BAND", 32)
     cfa = CFA_PATTERNS[(SIZES.index(size) + TILES.index(side)) % len(CFA_PATTERNS)]
     model, shot = model_of(kind, direction), params(cfa)
     x = torch.rand(1, 3 if direction == Direction.UNPROCESS else 1, *size)
@@ -68,7 +73,7 @@ def test_tiles_and_memory_do_not_show(kind, direction, size, side, monkeypatch):
         ran.append(
             tiling.run(
                 model, shot, size, lambda first, end: x[:, :, first:end], sink,
-                device=CPU, max_memory=limit, strip_rows=None if model.halo is None else side,
+                device=CPU, max_memory=limit, scratch=tmp_path, strip_rows=None if model.halo is None else side,
             )
         )  # fmt: skip
         torch.testing.assert_close(got, want, atol=2e-5, rtol=1e-5)
@@ -111,14 +116,14 @@ def test_files_of_prime_sides(size, cfa, make_jpeg, tmp_path, monkeypatch):
     plan = replace(plan, canonical=replace(plan.canonical, cfa=cfa))
     raws: dict[object, RawImage] = {}
     pictures: dict[object, SrgbImage] = {}
-    for name, (kept, own) in KINDS.items():
-        for side in TILES[1:] if own else [own]:
-            monkeypatch.setitem(streaming.PLANS, name, (kept, side))
+    for name, kind in KINDS.items():
+        for side in TILES[1:] if kind.side else [0]:
+            monkeypatch.setitem(engine.PLANS, name, kind._replace(side=side))
             raws[name, side] = pipeline.run_unprocess(photo, replace(plan, memory_plan=name), settings)
             first = next(iter(raws.values()))
             back = replace(pipeline.plan_render(first), memory_plan=name)
             pictures[name, side] = pipeline.run_render(first, back, settings)
-    assert len(raws) == 7
+    assert len(raws) == 9
     mosaics, images = ([v.astype(int) for v in of] for of in (
         [raw.mosaic for raw in raws.values()], [picture.pixels for picture in pictures.values()]
     ))  # fmt: skip
