@@ -3,6 +3,7 @@
     python tests/bench/bench_memory.py                                   24 megapixels: what is free, 4 GB
     python tests/bench/bench_memory.py --megapixels 100 --limits 8       100 megapixels in 8 GB
     python tests/bench/bench_memory.py --megapixels 24 --limits 0 7 4    0: what is free
+    python tests/bench/bench_memory.py --limits 4 0 --scratch DIR        with a file for what memory has no room for
 
 Each limit has a process of its own. Differences are in codes of 16383, to the first limit's result.
 """
@@ -35,7 +36,7 @@ def picture(height: int, width: int) -> np.ndarray:
     return noise + ramp[..., None]
 
 
-def child(height: int, width: int, limit: int, path: str) -> None:
+def child(height: int, width: int, limit: int, path: str, scratch: Path | None) -> None:
     """One run; prints plan, seconds and gigabytes, and keeps the mosaic."""
     torch.manual_seed(0)
     model = ParamISP("unprocess").eval()
@@ -51,7 +52,9 @@ def child(height: int, width: int, limit: int, path: str) -> None:
         out[top : top + rows.shape[2]] = (rows[0, 0].clamp(0, 1) * WHITE).round().numpy().astype(np.uint16)
 
     device, begin = torch.device("cpu"), time.perf_counter()
-    plan = tiling.run(model, params, (height, width), source, sink, device=device, max_memory=limit or None)
+    plan = tiling.run(
+        model, params, (height, width), source, sink, device=device, max_memory=limit or None, scratch=scratch
+    )
     spent = time.perf_counter() - begin
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     np.save(path, out)
@@ -63,11 +66,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megapixels", type=float, default=24)
     parser.add_argument("--limits", type=float, nargs="+", default=[0, 4], help="gigabytes; 0: what is free")
+    parser.add_argument("--scratch", type=Path, help="a folder on a disk")
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
         height, width, limit, path = args.child
-        child(int(height), int(width), int(float(limit)), path)
+        child(int(height), int(width), int(float(limit)), path, args.scratch)
         return
     height = round((args.megapixels * 1e6 * 2 / 3) ** 0.5 / 2) * 2
     width = round(args.megapixels * 1e6 / height / 2) * 2
@@ -77,6 +81,7 @@ def main() -> None:
         for number, limit in enumerate(args.limits):
             path = Path(folder) / f"{number}.npy"
             words = [sys.executable, __file__, "--child", str(height), str(width), str(limit * 1e9), str(path)]
+            words += ["--scratch", str(args.scratch)] if args.scratch else []
             plan, *numbers = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
             spent, peak, before = map(float, numbers)
             made = np.load(path).astype(np.int32)
