@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import re
 import sys
 import tempfile
 import weakref
@@ -137,15 +138,18 @@ class Scratch:
             self.mapping.madvise(mmap.MADV_DONTNEED)
 
 
+_MOUNTS = Path("/proc/self/mountinfo")
+
+
 def _in_memory(folder: Path) -> bool:
     """Whether a folder's files are in memory, as /tmp's are on many systems."""
-    mounts = Path("/proc/self/mountinfo")
-    if not mounts.exists():
+    if not _MOUNTS.exists():
         return False
     kinds: dict[Path, str] = {}
-    for line in mounts.read_text().splitlines():
+    for line in _MOUNTS.read_text().splitlines():
         place, _, about = line.partition(" - ")
-        kinds[Path(place.split()[4].encode().decode("unicode_escape"))] = about.split()[0]
+        mount = re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), place.split()[4])  # a space is \040 there
+        kinds[Path(mount)] = about.split()[0]
     folder = folder.resolve()
     return next((kinds[f] for f in (folder, *folder.parents) if f in kinds), "") in ("tmpfs", "ramfs")
 

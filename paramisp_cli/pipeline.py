@@ -390,6 +390,7 @@ def affordable(plan: Plan, settings: Settings, size: tuple[int, int]) -> Plan:
     suffice for any way, the parametric one. ConfigError if it was asked for.
     """  # fmt: skip
     from paramisp_cli import tiling
+    from paramisp_cli.models.base import DISK
 
     if plan.checkpoint is None:
         return plan
@@ -404,7 +405,12 @@ def affordable(plan: Plan, settings: Settings, size: tuple[int, int]) -> Plan:
         notices = (*(n for n in plan.notices if n != _used_generic(plan.camera)), notice)
         origin = {**plan.origin, "model": "not enough memory for the trained weights"}
         return replace(plan, architecture="parametric", checkpoint=None, notices=notices, origin=origin)
-    return replace(plan, memory_plan=memory_plan)
+    notices, ways = plan.notices, list(model.plans())
+    if settings.scratch is None and device.type == "cpu" and DISK in ways[: ways.index(memory_plan)]:
+        notices += (
+            f"memory allows the plan {memory_plan!r}, which takes long; --scratch DIR would use a disk as well",
+        )
+    return replace(plan, memory_plan=memory_plan, notices=notices)
 
 
 def run_unprocess(image: SrgbImage, plan: Plan, settings: Settings) -> RawImage:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from paramisp_cli import formats, pipeline, weights
-from paramisp_cli.errors import ConfigError
+from paramisp_cli import formats, memory, pipeline, weights
+from paramisp_cli.errors import ConfigError, FileAccessError
 from paramisp_cli.models import engine
 from paramisp_cli.models.paramisp import ParamISP
 from paramisp_cli.types import Direction
@@ -55,6 +56,31 @@ def test_less_memory_takes_another_plan(generic, make_jpeg, tmp_path, limit, nam
     plan = pipeline.affordable(plain, settings, (4000, 6000))
     assert plan.describe()["memory_plan"] == name
     assert "memory_plan" not in plain.describe()
+
+
+def test_a_folder_for_a_file_takes_the_plan_that_uses_it(generic, make_jpeg, tmp_path):
+    plain = pipeline.plan_unprocess(formats.read(make_jpeg(tmp_path / "photo.jpg")))
+    settings = pipeline.Settings(max_memory=3 * 10**9)
+    slow = pipeline.affordable(plain, settings, (4000, 6000))
+    assert slow.notices[-1] == (
+        "memory allows the plan 'small', which takes long; --scratch DIR would use a disk as well"
+    )
+    fast = pipeline.affordable(plain, replace(settings, scratch=tmp_path), (4000, 6000))
+    assert (fast.memory_plan, fast.notices) == ("disk", plain.notices)
+    ample = pipeline.affordable(plain, replace(settings, scratch=tmp_path, max_memory=16 * 10**9), (4000, 6000))
+    assert (ample.memory_plan, ample.notices) == ("whole", plain.notices)
+
+
+def test_a_disk_without_room_is_said(generic, make_jpeg, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(memory.os, "posix_fallocate", full, raising=False)
+    photo = formats.read(make_jpeg(tmp_path / "photo.jpg"))
+    plan = replace(pipeline.plan_unprocess(photo), memory_plan="disk")
+    with pytest.raises(FileAccessError, match=r"no room for a file of .* GB: No space left on device; pass --scratch"):
+        pipeline.run_unprocess(photo, plan, pipeline.Settings(scratch=tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} == {"photo.jpg", "store"}
 
 
 def test_plans_give_the_same_file(generic, make_jpeg, tmp_path, monkeypatch):

@@ -1,12 +1,14 @@
 """How much memory there is, and memory that is kept."""
 
 import mmap
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
 from paramisp_cli import memory
+from paramisp_cli.errors import ConfigError, FileAccessError
 
 
 def test_free_memory_knows_the_container(monkeypatch, tmp_path):
@@ -48,3 +50,31 @@ def test_kept_memory_is_used_again_and_given_back():
     assert not memory._spare
     memory.pool(count, like)
     assert not memory._spare
+
+
+def test_a_scratch_file_keeps_what_is_forgotten(tmp_path):
+    scratch = memory.Scratch(tmp_path, 300_000, torch.zeros(1))
+    first, second = scratch.numbers(100_000), scratch.numbers(200_000)
+    first[:], second[:] = 1, torch.arange(200_000)
+    scratch.forget()
+    scratch.expect(second[50_000:])
+    assert first.eq(1).all()
+    assert second.equal(torch.arange(200_000).float())
+    del scratch, first
+    assert second[-1] == 199_999  # the file lives as long as what is in it
+    assert os.name == "nt" or not list(tmp_path.iterdir())  # without a name: nothing is left when a process is killed
+
+
+def test_a_scratch_file_is_not_in_memory(tmp_path, monkeypatch):
+    mounts = tmp_path / "mounts"
+    mounts.write_text(
+        "1 0 8:1 / / rw shared:1 - ext4 /dev/sda1 rw\n"
+        f"2 1 0:1 / {str(tmp_path).replace('/', chr(92) + '057')} rw - tmpfs tmpfs rw\n"
+    )
+    monkeypatch.setattr(memory, "_MOUNTS", mounts)
+    with pytest.raises(ConfigError, match="lies in memory itself; pass --scratch with a folder on a disk"):
+        memory.Scratch(tmp_path, 10, torch.zeros(1))
+    mounts.write_text("1 0 8:1 / / rw shared:1 - ext4 /dev/sda1 rw\n")
+    memory.Scratch(tmp_path, 10, torch.zeros(1))
+    with pytest.raises(FileAccessError, match=r"no room for a file of 0\.0 GB: No such file or directory"):
+        memory.Scratch(tmp_path / "not there", 10, torch.zeros(1))
