@@ -52,16 +52,27 @@ def test_kept_memory_is_used_again_and_given_back():
     assert not memory._spare
 
 
-def test_a_scratch_file_keeps_what_is_forgotten(tmp_path):
-    scratch = memory.Scratch(tmp_path, 300_000, torch.zeros(1))
-    first, second = scratch.numbers(100_000), scratch.numbers(200_000)
-    first[:], second[:] = 1, torch.arange(200_000)
-    scratch.forget()
-    scratch.expect(second[50_000:])
-    assert first.eq(1).all()
-    assert second.equal(torch.arange(200_000).float())
-    del scratch, first
-    assert second[-1] == 199_999  # the file lives as long as what is in it
+def test_rows_of_a_scratch_file_are_those_of_a_tensor(tmp_path):
+    """Two tensors in one file, each gone through by windows that overlap, as bands do, several times over."""
+    like, kept = torch.zeros(1), [torch.arange(90.0).view(30, 3), torch.zeros(30, 2, 2)]
+    with memory.Scratch(tmp_path, sum(tensor.numel() for tensor in kept) * 4) as scratch:
+        rows = [scratch.rows(tuple(tensor.shape), 13, like) for tensor in kept]
+        for tensor, part in zip(kept, rows, strict=True):
+            for first in range(0, 30, 5):
+                end = min(first + 7, 30)
+                part(first, end, fresh=True, change=True)[:] = tensor[first:end]
+        for turn in range(3):
+            for first in range(0, 30, 5):
+                for tensor, part in zip(kept, rows, strict=True):
+                    end, low = min(first + 9, 30), max(first - 3, 0)
+                    assert part(first, end).equal(tensor[first:end])
+                    part(low, first + 5, change=True).add_(turn)
+                    tensor[low : first + 5].add_(turn)
+                    assert part(low, end).equal(tensor[low:end])
+        assert max(part.room.shape[0] for part in rows) == 13
+        rows[0](0, 5).zero_()  # without change=True: it does not last
+        rows[0](20, 30)
+        assert rows[0](0, 30 - 17).equal(kept[0][:13])
     assert os.name == "nt" or not list(tmp_path.iterdir())  # without a name: nothing is left when a process is killed
 
 
@@ -73,8 +84,19 @@ def test_a_scratch_file_is_not_in_memory(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(memory, "_MOUNTS", mounts)
     with pytest.raises(ConfigError, match="lies in memory itself; pass --scratch with a folder on a disk"):
-        memory.Scratch(tmp_path, 10, torch.zeros(1))
+        memory.Scratch(tmp_path, 40)
     mounts.write_text("1 0 8:1 / / rw shared:1 - ext4 /dev/sda1 rw\n")
-    memory.Scratch(tmp_path, 10, torch.zeros(1))
-    with pytest.raises(FileAccessError, match=r"no room for a file of 0\.0 GB: No such file or directory"):
-        memory.Scratch(tmp_path / "not there", 10, torch.zeros(1))
+    with memory.Scratch(tmp_path, 40):
+        pass
+    missing = memory.Scratch(tmp_path / "not there", 40)
+    with pytest.raises(FileAccessError, match=r"no room for a file of 0\.0 GB: No such file or directory"), missing:
+        pass
+
+
+def test_a_scratch_file_that_fails(tmp_path):
+    with memory.Scratch(tmp_path, 80) as scratch:
+        rows = scratch.rows((20, 1), 10, torch.zeros(1))
+        rows(0, 10, fresh=True, change=True).zero_()
+        scratch.file.truncate(40)
+        with pytest.raises(FileAccessError, match="the scratch file: the file ends early"):
+            rows(2, 12)

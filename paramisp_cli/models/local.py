@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -255,23 +256,32 @@ class _Bands:
 
     def __init__(self, run: LocalRun) -> None:
         self.of, self.engine, self.each = run, run.engine, run.each
-        plan, sizes = run.engine.plan, run.sizes
-        shapes = [(height + 2, width + 2, 64) for height, width in sizes]
-        self.scratch = (
-            memory.Scratch(run.engine.scratch, sum(map(math.prod, shapes)), run.like) if plan.on_disk else None
-        )
-        give = self.scratch.numbers if self.scratch is not None else partial(memory.pool, like=run.like)
-        self.x = [give(math.prod(shape)).view(shape) for shape in shapes]
-        bands = [(cut(height, plan.side, 4)[0][1] + 8, width, 64) for height, width in sizes]  # and what lies around
+        self.x: list[Callable[..., Tensor]] = []
+        side = run.engine.plan.side
+        bands = [(cut(height, side, 4)[0][1] + 8, width, 64) for height, width in run.sizes]  # and what lies around
         room = memory.pool(max(map(math.prod, bands)), run.like)
         self.r = [room[: math.prod(band)].view(band) for band in bands]
 
     def run(self) -> Iterator[Part]:
         """The result, band by band."""
-        for level in range(3):
-            yield from self._blocks(level, 2 * level, None if level else self._head, self._down if level < 2 else None)
-        for level in (1, 0):
-            yield from self._blocks(level, 8 - 2 * level, self._up, None if level else self._tail)
+        with self._maps() as self.x:
+            for level in range(3):
+                first, last = None if level else self._head, self._down if level < 2 else None
+                yield from self._blocks(level, 2 * level, first, last)
+            for level in (1, 0):
+                yield from self._blocks(level, 8 - 2 * level, self._up, None if level else self._tail)
+
+    @contextmanager
+    def _maps(self) -> Iterator[list[Callable[..., Tensor]]]:
+        """x of every level, as what gives rows of it."""
+        plan, like = self.engine.plan, self.of.like
+        shapes = [(height + 2, width + 2, 64) for height, width in self.of.sizes]
+        if not plan.on_disk:
+            yield [_kept(memory.pool(math.prod(shape), like).view(shape)) for shape in shapes]
+            return
+        windows = [cut(height, plan.side, 4)[0][1] + _AROUND for height, _ in self.of.sizes]
+        with memory.Scratch(self.engine.scratch, sum(map(math.prod, shapes)) * like.element_size()) as scratch:
+            yield [scratch.rows(shape, rows, like) for shape, rows in zip(shapes, windows, strict=True)]
 
     def _blocks(self, level: int, number: int, make: _Stage | None, look: _Stage | None) -> Iterator[Part]:
         """Two blocks, from ``number`` on, after what makes their input and before what takes their output."""
@@ -285,9 +295,7 @@ class _Bands:
         """Make all rows of a level's x, and look at them; what that gives, if it is a part of the result."""
         height, width = self.of.sizes[level]
         bands, done = cut(height, self.engine.plan.side, 4), 0
-        for number, (first, last) in enumerate(bands):
-            if self.scratch is not None and number + 1 < len(bands):
-                self.scratch.expect(self.x[level][bands[number + 1][0] : bands[number + 1][1]])
+        for first, last in bands:
             if make is not None:
                 make(level, first, last)
             # Looking at a row takes the two below it; and rows of half the size come in twos, for the level below.
@@ -297,8 +305,6 @@ class _Bands:
                 if part is not None:
                     yield (done, ready, 0, width), part
                 done = ready
-            if self.scratch is not None:
-                self.scratch.forget()
 
     def _around(self, level: int, first: int, last: int, more: int) -> tuple[int, int, list[Region]]:
         """The rows first − more to last + more that there are, and [first, last) in regions counted from the former.
@@ -309,32 +315,38 @@ class _Bands:
         low, high = max(first - more, 0), min(last + more, height)
         return low, high, self.engine.regions(self.of.like.device, last - first, width, first - low)
 
+    def _rows(self, level: int, low: int, high: int, *, fresh: bool = False, change: bool = False) -> Tensor:
+        """Rows [low, high) of a level's x, with ring."""
+        return self.x[level](low, high + 2, fresh=fresh, change=change)
+
     def _head(self, level: int, first: int, last: int) -> None:
         low, high, parts = self._around(level, first, last, 4)
         planes, mask_of = (p.window(low, high, 0, p.size[1]) for p in (self.of.picture, self.of.first))
-        self.each(parts, stages.head, self.of.head, planes, mask_of, self.x[level][low : high + 2])
+        self.each(
+            parts, stages.head, self.of.head, planes, mask_of, self._rows(level, low, high, fresh=True, change=True)
+        )
 
     def _tail(self, level: int, first: int, last: int) -> Tensor:
         low, high, parts = self._around(level, first, last, 4)
         planes = self.of.picture.window(low, high, 0, self.of.picture.size[1])
         out = torch.empty_like(planes, memory_format=torch.contiguous_format)
-        self.each(parts, stages.tail, self.of.net.tail, self.x[level][low : high + 2], planes, out)
+        self.each(parts, stages.tail, self.of.net.tail, self._rows(level, low, high), planes, out)
         return out[:, first - low + 1 : last - low + 1, 1:-1]
 
     def _down(self, level: int, first: int, last: int) -> None:
         low, high, parts = self._around(level + 1, first // 2, last // 2, 2)
-        x, half = self.x[level][2 * low : 2 * high + 2], self.x[level + 1][low : high + 2]
+        x, half = self._rows(level, 2 * low, 2 * high), self._rows(level + 1, low, high, fresh=True, change=True)
         self.each(parts, stages.down, self.of.downs[level], x, half)
 
     def _up(self, level: int, first: int, last: int) -> None:
         low, high, parts = self._around(level + 1, first // 2, last // 2, 2)
-        x, half = self.x[level][2 * low : 2 * high + 2], self.x[level + 1][low : high + 2]
+        x, half = self._rows(level, 2 * low, 2 * high, change=True), self._rows(level + 1, low, high)
         self.each(parts, stages.up, self.of.net.up[1 - level], half, x)
 
     def _measure(self, number: int, pooled: list[tuple[Tensor, Tensor]], level: int, first: int, last: int) -> None:
         """A block's phase A, r not kept."""
         low, high, parts = self._around(level, first, last, 2)
-        pooled += self.each(parts, stages.block_a, self.of.convs[number], self.x[level][low : high + 2], None)
+        pooled += self.each(parts, stages.block_a, self.of.convs[number], self._rows(level, low, high), None)
 
     def _add(self, number: int, scale: Tensor, level: int, first: int, last: int) -> None:
         """A block's phase B with its r made again: image row i is row i − first + 3 of r.
@@ -342,14 +354,28 @@ class _Bands:
         Phase B looks at three rows of r beside its own, and r at two of x: three rows more are made than are added, and
         stay for the next band, which so needs no row of x that has been changed.
         """
-        convs, x, r, height = self.of.convs[number], self.x[level], self.r[level], self.of.sizes[level][0]
+        convs, r, height = self.of.convs[number], self.r[level], self.of.sizes[level][0]
         begin, end = first + 3 if first else 0, min(last + 3, height)
         if end > begin:
             low, high, parts = self._around(level, begin, end, 2)
-            self.each(parts, stages.block_a, convs, x[low : high + 2], r[low - first + 3 : high - first + 3])
+            self.each(parts, stages.block_a, convs, self._rows(level, low, high), r[low - first + 3 : high - first + 3])
         low, high, parts = self._around(level, first, last, 3)
-        self.each(parts, stages.block_b, convs, scale, x[low : high + 2], r[low - first + 3 : high - first + 3])
+        x = self._rows(level, low, high, change=number < _BLOCKS - 1)  # the last one's result goes to the tail only
+        self.each(parts, stages.block_b, convs, scale, x, r[low - first + 3 : high - first + 3])
         r[:6] = r[last - first : last - first + 6].clone()
+
+
+_AROUND = 40
+"""Rows of x that are in memory beside a band's: what lies around it, and what was made and not looked at."""
+
+
+def _kept(x: Tensor) -> Callable[..., Tensor]:
+    """Like ``ScratchRows``, for a tensor in memory."""
+
+    def rows(first: int, end: int, *, fresh: bool = False, change: bool = False) -> Tensor:
+        return x[first:end]
+
+    return rows
 
 
 def _maps(sizes: Sequence[tuple[int, int]], like: Tensor) -> tuple[list[Tensor], list[Tensor]]:
