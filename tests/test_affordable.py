@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from paramisp_cli import formats, memory, pipeline, weights
+from paramisp_cli import formats, pipeline, weights
 from paramisp_cli.errors import ConfigError, FileAccessError
 from paramisp_cli.models import engine
 from paramisp_cli.models.paramisp import ParamISP
@@ -75,7 +76,7 @@ def test_a_disk_without_room_is_said(generic, make_jpeg, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(memory.os, "posix_fallocate", full, raising=False)
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
     photo = formats.read(make_jpeg(tmp_path / "photo.jpg"))
     plan = replace(pipeline.plan_unprocess(photo), memory_plan="disk")
     with pytest.raises(FileAccessError, match=r"no room for a file of .* GB: No space left on device; pass --scratch"):

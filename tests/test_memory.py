@@ -1,14 +1,12 @@
 """How much memory there is, and memory that is kept."""
 
 import mmap
-import os
 from pathlib import Path
 
 import pytest
 import torch
 
 from paramisp_cli import memory
-from paramisp_cli.errors import ConfigError, FileAccessError
 
 
 def test_free_memory_knows_the_container(monkeypatch, tmp_path):
@@ -18,9 +16,12 @@ def test_free_memory_knows_the_container(monkeypatch, tmp_path):
     limit.write_text("3000\n")
     used.write_text("1000\n")
     files = {"/sys/fs/cgroup/memory.max": limit, "/sys/fs/cgroup/memory.current": used}
+    files["/sys/fs/cgroup/memory.stat"] = stat = tmp_path / "stat"
     monkeypatch.setattr(memory, "Path", lambda name: files.get(name, Path(name)))
     assert memory.free() == 2000
-    used.write_text("4000\n")
+    stat.write_text("anon 300\ninactive_file 600\nactive_file 50\n")
+    assert memory.free() == 2600
+    used.write_text("4600\n")
     assert memory.free() == 0
     limit.write_text("max\n")
     assert memory.free() > 4000
@@ -50,53 +51,3 @@ def test_kept_memory_is_used_again_and_given_back():
     assert not memory._spare
     memory.pool(count, like)
     assert not memory._spare
-
-
-def test_rows_of_a_scratch_file_are_those_of_a_tensor(tmp_path):
-    """Two tensors in one file, each gone through by windows that overlap, as bands do, several times over."""
-    like, kept = torch.zeros(1), [torch.arange(90.0).view(30, 3), torch.zeros(30, 2, 2)]
-    with memory.Scratch(tmp_path, sum(tensor.numel() for tensor in kept) * 4) as scratch:
-        rows = [scratch.rows(tuple(tensor.shape), 13, like) for tensor in kept]
-        for tensor, part in zip(kept, rows, strict=True):
-            for first in range(0, 30, 5):
-                end = min(first + 7, 30)
-                part(first, end, fresh=True, change=True)[:] = tensor[first:end]
-        for turn in range(3):
-            for first in range(0, 30, 5):
-                for tensor, part in zip(kept, rows, strict=True):
-                    end, low = min(first + 9, 30), max(first - 3, 0)
-                    assert part(first, end).equal(tensor[first:end])
-                    part(low, first + 5, change=True).add_(turn)
-                    tensor[low : first + 5].add_(turn)
-                    assert part(low, end).equal(tensor[low:end])
-        assert max(part.room.shape[0] for part in rows) == 13
-        rows[0](0, 5).zero_()  # without change=True: it does not last
-        rows[0](20, 30)
-        assert rows[0](0, 30 - 17).equal(kept[0][:13])
-    assert os.name == "nt" or not list(tmp_path.iterdir())  # without a name: nothing is left when a process is killed
-
-
-def test_a_scratch_file_is_not_in_memory(tmp_path, monkeypatch):
-    mounts = tmp_path / "mounts"
-    mounts.write_text(
-        "1 0 8:1 / / rw shared:1 - ext4 /dev/sda1 rw\n"
-        f"2 1 0:1 / {str(tmp_path).replace('/', chr(92) + '057')} rw - tmpfs tmpfs rw\n"
-    )
-    monkeypatch.setattr(memory, "_MOUNTS", mounts)
-    with pytest.raises(ConfigError, match="lies in memory itself; pass --scratch with a folder on a disk"):
-        memory.Scratch(tmp_path, 40)
-    mounts.write_text("1 0 8:1 / / rw shared:1 - ext4 /dev/sda1 rw\n")
-    with memory.Scratch(tmp_path, 40):
-        pass
-    missing = memory.Scratch(tmp_path / "not there", 40)
-    with pytest.raises(FileAccessError, match=r"no room for a file of 0\.0 GB: No such file or directory"), missing:
-        pass
-
-
-def test_a_scratch_file_that_fails(tmp_path):
-    with memory.Scratch(tmp_path, 80) as scratch:
-        rows = scratch.rows((20, 1), 10, torch.zeros(1))
-        rows(0, 10, fresh=True, change=True).zero_()
-        scratch.file.truncate(40)
-        with pytest.raises(FileAccessError, match="the scratch file: the file ends early"):
-            rows(2, 12)

@@ -16,6 +16,7 @@ from paramisp_cli import memory
 from paramisp_cli.models import stages
 from paramisp_cli.models.engine import PLANS, Engine, Picture, cut
 from paramisp_cli.models.stages import Conv, Convs, Region
+from paramisp_cli.scratch import Scratch
 
 if TYPE_CHECKING:
     from paramisp_cli.models.paramisp import LocalNet
@@ -280,7 +281,7 @@ class _Bands:
             yield [_kept(memory.pool(math.prod(shape), like).view(shape)) for shape in shapes]
             return
         windows = [cut(height, plan.side, 4)[0][1] + _AROUND for height, _ in self.of.sizes]
-        with memory.Scratch(self.engine.scratch, sum(map(math.prod, shapes)) * like.element_size()) as scratch:
+        with Scratch(self.engine.scratch, sum(map(math.prod, shapes)) * like.element_size()) as scratch:
             yield [scratch.rows(shape, rows, like) for shape, rows in zip(shapes, windows, strict=True)]
 
     def _blocks(self, level: int, number: int, make: _Stage | None, look: _Stage | None) -> Iterator[Part]:
