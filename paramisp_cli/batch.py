@@ -345,6 +345,8 @@ class _Work:
         """Files read, and written, beside those that are worked on; the first one shows what is right."""
         self.folders: list[Path] = []
         """Those made."""
+        self.swept: set[Path] = set()
+        """Those looked through for what a killed program has left there."""
 
     def read(self, job: Job) -> _Step:
         """The image and its plan."""
@@ -391,6 +393,9 @@ class _Work:
         job, target = step.job, step.job.target
         if job.error is not None or target is None:
             raise job.error or InputMissingError(f"{job.source}: no output for it")
+        if target.parent not in self.swept and not self.dry_run:
+            self.swept.add(target.parent)
+            formats.sweep(target.parent)
         itself = _place(target) == _place(job.source)
         if os.path.lexists(target) and not itself:
             if self.on_exists == OnExists.SKIP:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Scratch:
     """A file for what memory has no room for. It has no name, and ends with the context or the process."""
 
-    def __init__(self, folder: Path | None, size: int) -> None:
+    def __init__(self, size: int, folder: Path | None = None) -> None:
         """``size`` bytes in ``folder`` (None: the system's).
 
         ConfigError if it lies in memory, FileAccessError if they do not fit.

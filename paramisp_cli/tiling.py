@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from paramisp_cli import isp, memory
 from paramisp_cli.errors import ConfigError
 from paramisp_cli.models.base import DISK, WHOLE, IspModel, Params, Sink, Source
+from paramisp_cli.scratch import Scratch
 from paramisp_cli.types import Direction
 
 _STRIP_PIXELS = 1 << 18
@@ -93,10 +95,11 @@ def run(
         return plan
     names = list(model.plans())
     left = [plan, *(name for name in names[names.index(plan) + 1 :] if name in _plans(model, device, scratch))]
+    make_scratch = None if scratch is None else partial(Scratch, folder=scratch)
     while True:
         try:
             with torch.inference_mode():
-                model.stream(source, sink, size, params, dtype=dtype, plan=left[0], scratch=scratch)
+                model.stream(source, sink, size, params, dtype=dtype, plan=left[0], scratch=make_scratch)
         except (MemoryError, RuntimeError) as error:
             if len(left) == 1 or not is_out_of_memory(error):
                 raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import resource
 import signal
@@ -698,3 +699,14 @@ def test_interrupted_between_making_and_writing(photo, monkeypatch, tmp_path, pa
     code, out, err = paramisp("unprocess", photo, "-o", tmp_path / "new" / "out", "--model", "parametric")
     assert (code, out, err) == (130, [], ["interrupted: 0 done, 1 left; go on with --on-exists skip"])
     assert tree(tmp_path) == {"photo.jpg"}
+
+
+def test_a_killed_run_is_gone_on_with(photo, tmp_path, paramisp):
+    """And what it left of the file that it was writing is taken away, also where nothing is left to do."""
+    left = photo.with_name(".paramisp-0123456789ab.part")
+    for out in ("done", "skipped"):
+        left.write_bytes(b"half a file")
+        os.utime(left, (0, 0))
+        code, lines, err = paramisp("unprocess", photo, "--on-exists", "skip", "--json")
+        assert (code, json.loads(lines[0])["status"], err) == (0, out, [])
+        assert not left.exists() or os.name == "nt"

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "paramisp_cli"
 # Higher may import lower; equal may not import equal.
 LAYERS = [
     {"errors", "color", "memory"},
-    {"types"},
+    {"types", "scratch"},
     {"isp", "cameras"},
     {"formats", "models"},
     {"look", "tiling", "published"},
@@ -30,11 +30,11 @@ LAYERS = [
 ]
 RANK = {name: number for number, layer in enumerate(LAYERS) for name in layer}
 
-# Files in one folder that may import each other: exif and base serve all formats, base all models, stages and
-# streaming are the second half of paramisp; a package's __init__ is its registry.
+# Files in one folder that may import each other: exif and base serve all formats, base all models, stages,
+# engine, local and streaming are the second half of paramisp; a package's __init__ is its registry.
 SHARED = {
     "formats": {"exif", "base", "ljpeg", "tiles"},
-    "models": {"base", "stages", "streaming", "attention", "paramisp"},
+    "models": {"base", "stages", "engine", "local", "streaming", "attention", "paramisp"},
     # what the loop, the evaluation and the simulation stand on
     "training": {
         "align",

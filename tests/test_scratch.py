@@ -13,7 +13,7 @@ from paramisp_cli.scratch import Scratch
 def test_rows_of_a_scratch_file_are_those_of_a_tensor(tmp_path):
     """Two tensors in one file, each gone through by windows that overlap, as bands do, several times over."""
     like, kept = torch.zeros(1), [torch.arange(90.0).view(30, 3), torch.zeros(30, 2, 2)]
-    with Scratch(tmp_path, sum(tensor.numel() for tensor in kept) * 4) as scratch:
+    with Scratch(sum(tensor.numel() for tensor in kept) * 4, tmp_path) as scratch:
         rows = [scratch.rows(tuple(tensor.shape), 13, like) for tensor in kept]
         for tensor, part in zip(kept, rows, strict=True):
             for first in range(0, 30, 5):
@@ -42,17 +42,17 @@ def test_a_scratch_file_is_not_in_memory(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(scratch_file, "_MOUNTS", mounts)
     with pytest.raises(ConfigError, match="lies in memory itself; pass --scratch with a folder on a disk"):
-        Scratch(tmp_path, 40)
+        Scratch(40, tmp_path)
     mounts.write_text("1 0 8:1 / / rw shared:1 - ext4 /dev/sda1 rw\n")
-    with Scratch(tmp_path, 40):
+    with Scratch(40, tmp_path):
         pass
-    missing = Scratch(tmp_path / "not there", 40)
+    missing = Scratch(40, tmp_path / "not there")
     with pytest.raises(FileAccessError, match=r"no room for a file of 0\.0 GB: No such file or directory"), missing:
         pass
 
 
 def test_a_scratch_file_that_fails(tmp_path):
-    with Scratch(tmp_path, 80) as scratch:
+    with Scratch(80, tmp_path) as scratch:
         rows = scratch.rows((20, 1), 10, torch.zeros(1))
         rows(0, 10, fresh=True, change=True).zero_()
         scratch.file.truncate(40)

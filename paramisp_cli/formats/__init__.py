@@ -6,6 +6,7 @@ import errno
 import os
 import secrets
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,12 +16,17 @@ from paramisp_cli.formats import dng, libraw, raster
 from paramisp_cli.formats.base import Format, WriteOptions
 from paramisp_cli.types import RawImage, SrgbImage
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 # RAW before raster: a NEF or a DNG is a TIFF too, and only its tags tell.
 FORMATS: tuple[Format, ...] = (libraw.FORMAT, *raster.FORMATS, dng.FORMAT)
 RAW_SUFFIXES = libraw.FORMAT.suffixes
 SRGB_SUFFIXES = tuple(suffix for form in raster.FORMATS for suffix in form.suffixes)
 
-__all__ = ["FORMATS", "RAW_SUFFIXES", "SRGB_SUFFIXES", "WriteOptions", "identify", "read", "write"]
+__all__ = ["FORMATS", "RAW_SUFFIXES", "SRGB_SUFFIXES", "WriteOptions", "identify", "read", "sweep", "write"]
 
 
 @contextmanager
@@ -101,8 +107,8 @@ def write(
         raise OutputExistsError(f"{path}: exists already; pass --on-exists overwrite, rename or skip")
     assert form.write is not None
     # Not made of the output's name, which may be as long as names can be.
-    temporary = path.with_name(f".paramisp-{secrets.token_hex(6)}.part")
-    with _plain_errors(path, "write"):
+    temporary = path.with_name(f"{_PART[0]}{secrets.token_hex(6)}{_PART[1]}")
+    with _plain_errors(path, "write"), _held(temporary):
         try:
             form.write(image, temporary, options)
             if not overwrite:
@@ -114,6 +120,35 @@ def write(
         finally:
             with suppress(OSError):  # as where its folder is no folder: what went wrong has been said
                 temporary.unlink()
+
+
+_PART = ".paramisp-", ".part"
+"""How names of files that are being written begin and end."""
+_YOUNG = 2
+"""Seconds in which one may not be held yet."""
+
+
+@contextmanager
+def _held(temporary: Path) -> Iterator[None]:
+    """Make a file that is to be written, and hold it, so that nobody takes it for one that was left behind."""
+    if fcntl is None:
+        yield
+        return
+    with temporary.open("xb") as file:
+        with suppress(OSError):  # no locks on this file system
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
+def sweep(folder: Path) -> None:
+    """Take away what programs that were killed have left of files that they were writing."""
+    if fcntl is None:
+        return
+    for path in folder.glob(f"{_PART[0]}*{_PART[1]}"):
+        with suppress(OSError), path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while it is held, on this or another machine
+            if time.time() - os.fstat(file.fileno()).st_mtime > _YOUNG:
+                path.unlink()
 
 
 def _publish(temporary: Path, path: Path) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from paramisp_cli.scratch import Scratch
 from paramisp_cli.types import CFA_PATTERNS, FALLBACK_OPTICAL, CanonicalParams, Direction, OpticalParams
 
 
@@ -88,6 +88,9 @@ Source = Callable[[int, int], Tensor]
 Sink = Callable[[int, Tensor], None]
 """(first row, (1, C, rows, W)) → nothing: keeps the rows."""
 
+MakeScratch = Callable[[int], Scratch]
+"""bytes → a file of that size, for what memory has no room for."""
+
 
 class IspModel(nn.Module):
     """A network for one direction: ``y = model(x, params)``.
@@ -150,13 +153,13 @@ class IspModel(nn.Module):
         *,
         dtype: torch.dtype = torch.float32,
         plan: str = WHOLE,
-        scratch: Path | None = None,
+        scratch: MakeScratch | None = None,
     ) -> None:
         """Inference from rows to rows, on the device of ``params``: what ``forward`` gives for an image of ``size``.
 
         ``sink`` gets every row once, top to bottom, on that device; ``source`` may be asked for rows more than once.
-        ``dtype`` is that of the convolutions; the result depends on ``plan`` by no more than rounding. ``scratch`` is
-        the folder for the plan ``DISK``, on a CPU; None: the system's. ConfigError if it has no room.
+        ``dtype`` is that of the convolutions; the result depends on ``plan`` by no more than rounding. ``scratch``
+        makes the file for the plan ``DISK``, which is for CPUs; None: in the system's folder for such.
         """
         device = params.iso.device
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):

@@ -15,8 +15,7 @@ from paramisp_cli.models import stages
 from paramisp_cli.models.stages import FirstConv, Region
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from paramisp_cli.models.base import MakeScratch
     from paramisp_cli.models.paramisp import GlobalNet
 
 
@@ -155,7 +154,7 @@ class Engine:
         dtype: torch.dtype,
         strip_pixels: int | None,
         plan: str = "whole",
-        scratch: Path | None = None,
+        scratch: MakeScratch | None = None,
     ) -> None:
         self.workers, self.dtype, self.strip_pixels, self.plan = workers, dtype, strip_pixels, PLANS[plan]
         self.scratch = scratch

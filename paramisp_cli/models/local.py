@@ -281,7 +281,8 @@ class _Bands:
             yield [_kept(memory.pool(math.prod(shape), like).view(shape)) for shape in shapes]
             return
         windows = [cut(height, plan.side, 4)[0][1] + _AROUND for height, _ in self.of.sizes]
-        with Scratch(self.engine.scratch, sum(map(math.prod, shapes)) * like.element_size()) as scratch:
+        make = self.engine.scratch or Scratch
+        with make(sum(map(math.prod, shapes)) * like.element_size()) as scratch:
             yield [scratch.rows(shape, rows, like) for shape, rows in zip(shapes, windows, strict=True)]
 
     def _blocks(self, level: int, number: int, make: _Stage | None, look: _Stage | None) -> Iterator[Part]:

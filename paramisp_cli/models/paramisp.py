@@ -13,7 +13,7 @@ gradients are off and the model is in ``eval`` mode, the memory-lean one of ``st
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -22,11 +22,8 @@ from torch import Tensor, nn
 from paramisp_cli import isp
 from paramisp_cli.models import engine, local, streaming
 from paramisp_cli.models.attention import attended
-from paramisp_cli.models.base import WHOLE, IspModel, Params, Sink, Source
+from paramisp_cli.models.base import WHOLE, IspModel, MakeScratch, Params, Sink, Source
 from paramisp_cli.types import Direction
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 WIDTH = 64
 """Channels of z, of GlobalNet and of LocalNet between its blocks."""
@@ -363,7 +360,7 @@ class ParamISP(IspModel):
         *,
         dtype: torch.dtype = torch.float32,
         plan: str = WHOLE,
-        scratch: Path | None = None,
+        scratch: MakeScratch | None = None,
     ) -> None:
         """In one of ``plans``; see ``IspModel.stream``."""
         streaming.stream(self, source, sink, size, self._padded(*size), params, dtype, plan, scratch)

@@ -35,9 +35,8 @@ from paramisp_cli.models.local import LocalRun, Part
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
-    from paramisp_cli.models.base import Params, Sink, Source
+    from paramisp_cli.models.base import MakeScratch, Params, Sink, Source
     from paramisp_cli.models.paramisp import GlobalNet, ParamISP
 
 _GIVEN = 256
@@ -68,7 +67,7 @@ def stream(
     params: Params,
     dtype: torch.dtype,
     plan: str,
-    scratch: Path | None = None,
+    scratch: MakeScratch | None = None,
 ) -> None:
     """The whole model, from rows of ``source`` to rows of ``sink`` (see ``IspModel.stream``).
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -262,3 +263,35 @@ def test_permissions_are_those_of_any_new_file(tmp_path):
     formats.write(PICTURE, tmp_path / "a.png")
     (tmp_path / "b").write_bytes(b"")
     assert (tmp_path / "a.png").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+def test_what_killed_programs_left_is_taken_away(tmp_path):
+    fcntl = pytest.importorskip("fcntl", reason="files are held by locks on POSIX systems only")
+    old = time.time() - 60
+    for name in (".paramisp-left.part", ".paramisp-held.part", ".paramisp-new.part", "mine.part", ".other-x.part"):
+        (tmp_path / name).write_bytes(b"half a file")
+        if "new" not in name:
+            os.utime(tmp_path / name, (old, old))
+    with (tmp_path / ".paramisp-held.part").open("rb") as another:
+        fcntl.flock(another, fcntl.LOCK_EX)
+        formats.sweep(tmp_path)
+    assert names(tmp_path) == [".other-x.part", ".paramisp-held.part", ".paramisp-new.part", "mine.part"]
+    formats.sweep(tmp_path / "no such folder")
+
+
+def test_what_is_being_written_is_held(tmp_path, monkeypatch):
+    pytest.importorskip("fcntl", reason="files are held by locks on POSIX systems only")
+    monkeypatch.setattr(formats, "_YOUNG", -1)
+    seen = []
+
+    def write(image, path, options):
+        path.write_bytes(b"half a file")
+        formats.sweep(tmp_path)
+        seen.append(path.exists())
+        path.write_bytes(b"a file")
+
+    form = replace(formats.writer(".png"), write=write)
+    monkeypatch.setattr(formats, "writer", lambda suffix: form)
+    formats.write(PICTURE, tmp_path / "x.png")
+    assert seen == [True]
+    assert names(tmp_path) == ["x.png"]
