@@ -49,7 +49,7 @@ def peak_bytes(height: int, width: int, plan: str = "whole") -> int:
     if not kept and side:
         band = (max(cut(height, side, 4)[0]) + 8) * width * 256
         if on_disk:
-            return pixels * 40 + 4 * band + _HEAD_ROOM
+            return pixels * 40 + 5 * band + _HEAD_ROOM
         return pixels * (336 + 56) + band + _HEAD_ROOM
     if not kept:
         return pixels * (512 + 56) + _HEAD_ROOM
