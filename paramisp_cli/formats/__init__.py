@@ -142,9 +142,11 @@ def _held(temporary: Path) -> Iterator[None]:
 
 def sweep(folder: Path) -> None:
     """Take away what programs that were killed have left of files that they were writing."""
-    if fcntl is None:
-        return
-    for path in folder.glob(f"{_PART[0]}*{_PART[1]}"):
+    found: list[Path] = []
+    if fcntl is not None:
+        with suppress(OSError):  # no such folder, or none to be looked into: that is for who writes there to say
+            found = list(folder.glob(f"{_PART[0]}*{_PART[1]}"))
+    for path in found:
         with suppress(OSError), path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while it is held, on this or another machine
             if time.time() - os.fstat(file.fileno()).st_mtime > _YOUNG:

@@ -277,6 +277,7 @@ def test_what_killed_programs_left_is_taken_away(tmp_path):
         formats.sweep(tmp_path)
     assert names(tmp_path) == [".other-x.part", ".paramisp-held.part", ".paramisp-new.part", "mine.part"]
     formats.sweep(tmp_path / "no such folder")
+    formats.sweep(tmp_path / ("no such name" * 30))
 
 
 def test_what_is_being_written_is_held(tmp_path, monkeypatch):
