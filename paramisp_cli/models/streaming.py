@@ -11,10 +11,10 @@ be run by itself. Stage by stage instead:
 
 What lives between the stages is the plan's to say (``PLANS``). "whole" keeps x and r, 64 channels each, at full size:
 512 bytes a pixel in float32, and the least arithmetic. "bands" keeps x alone, of every size, and makes r twice: for the
-statistics, and again some rows at a time where it is added to x. "half" and "quarter" keep x and r only from the
-half-size or the quarter-size level on, 128 and 32 bytes a pixel, and make what lies above anew, tile by tile, every
-time that a statistic, the level below or the result needs it: with all scales that are known so far, and with a margin
-around the tile as wide as the stages see. Nothing but rounding differs.
+statistics, and again some rows at a time where it is added to x. "disk" does so too, with x in a file. "half" and
+"quarter" keep x and r only from the half-size or the quarter-size level on, 128 and 32 bytes a pixel, and make what
+lies above anew, tile by tile, every time that a statistic, the level below or the result needs it: with all scales that
+are known so far, and with a margin around the tile as wide as the stages see. Nothing but rounding differs.
 
 On a CPU every thread takes regions of its own, with single-threaded operations on strips that its cache holds: torch's
 own way, all threads on one operation, has them wait for each other thousands of times an image, and every operation
