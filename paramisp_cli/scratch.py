@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import re
@@ -33,8 +34,7 @@ class Scratch:
         try:
             self.file = tempfile.TemporaryFile(prefix=".paramisp-", dir=self.folder, buffering=0)
             try:
-                if hasattr(os, "posix_fallocate"):
-                    os.posix_fallocate(self.file.fileno(), 0, self.size)  # now, rather than in the middle of the work
+                self._reserve()
             except OSError:
                 self.file.close()
                 raise
@@ -45,6 +45,15 @@ class Scratch:
 
     def __exit__(self, *_: object) -> None:
         self.file.close()
+
+    def _reserve(self) -> None:
+        """Have a full disk show now, where the system can say so, rather than in the middle of the work."""
+        if hasattr(os, "posix_fallocate"):
+            try:
+                os.posix_fallocate(self.file.fileno(), 0, self.size)
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):  # a file system that cannot say
+                    raise
 
     def rows(self, shape: tuple[int, ...], window: int, like: Tensor) -> ScratchRows:
         """A tensor of this shape in the next part of the file, ``window`` rows of which are in memory at a time."""

@@ -1,5 +1,6 @@
 """The file for what memory has no room for."""
 
+import errno
 import os
 
 import pytest
@@ -10,8 +11,15 @@ from paramisp_cli.errors import ConfigError, FileAccessError
 from paramisp_cli.scratch import Scratch
 
 
-def test_rows_of_a_scratch_file_are_those_of_a_tensor(tmp_path):
+@pytest.mark.parametrize("reserved", [True, False])
+def test_rows_of_a_scratch_file_are_those_of_a_tensor(tmp_path, monkeypatch, reserved):
     """Two tensors in one file, each gone through by windows that overlap, as bands do, several times over."""
+
+    def cannot(*_):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    if not reserved:
+        monkeypatch.setattr(os, "posix_fallocate", cannot, raising=False)
     like, kept = torch.zeros(1), [torch.arange(90.0).view(30, 3), torch.zeros(30, 2, 2)]
     with Scratch(sum(tensor.numel() for tensor in kept) * 4, tmp_path) as scratch:
         rows = [scratch.rows(tuple(tensor.shape), 13, like) for tensor in kept]
