@@ -130,7 +130,8 @@ def codes_from(values: Tensor, dtype: np.dtype[Any]) -> np.ndarray:
 def is_out_of_memory(error: Exception) -> bool:
     """Whether that is what an exception says; torch has several words for it."""
     said = str(error).lower()
-    return isinstance(error, MemoryError) or "not enough memory" in said or "out of memory" in said
+    words = ("not enough memory", "out of memory", "allocate memory")
+    return isinstance(error, MemoryError) or any(word in said for word in words)
 
 
 def _shaded(

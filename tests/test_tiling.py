@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -131,3 +134,17 @@ def test_threads_of_torch_are_as_before_also_after_a_failure() -> None:
     with pytest.raises(OSError, match="full"):
         tiling.run(model, params(), (64, 64), lambda a, b: x[:, :, a:b], full, device=CPU, strip_rows=2)
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of address space are Linux's")
+def test_torch_is_understood_when_memory_is_short():
+    """In its own words of today, not in ours of them: a process that may have 3 GB asks for more."""
+    code = (
+        "import resource, torch; from paramisp_cli import tiling\n"
+        "resource.setrlimit(resource.RLIMIT_DATA, (3 << 30, 3 << 30))\n"
+        "for ask in (lambda: torch.empty(1 << 32), lambda: torch.zeros(1 << 32), lambda: bytearray(1 << 34)):\n"
+        "    try:\n        ask()\n        print('had it')\n"
+        "    except (MemoryError, RuntimeError) as error:\n        print(tiling.is_out_of_memory(error))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True"] * 3
