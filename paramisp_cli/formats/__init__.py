@@ -124,8 +124,8 @@ def write(
 
 _PART = ".paramisp-", ".part"
 """How names of files that are being written begin and end."""
-_YOUNG = 2
-"""Seconds in which one may not be held yet."""
+_YOUNG = 60
+"""Seconds since the last writing in which it may be another machine's, where locks are not told across a network."""
 
 
 @contextmanager

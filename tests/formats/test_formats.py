@@ -267,7 +267,7 @@ def test_permissions_are_those_of_any_new_file(tmp_path):
 
 def test_what_killed_programs_left_is_taken_away(tmp_path):
     fcntl = pytest.importorskip("fcntl", reason="files are held by locks on POSIX systems only")
-    old = time.time() - 60
+    old = time.time() - 120
     for name in (".paramisp-left.part", ".paramisp-held.part", ".paramisp-new.part", "mine.part", ".other-x.part"):
         (tmp_path / name).write_bytes(b"half a file")
         if "new" not in name:
