@@ -28,9 +28,8 @@ def free() -> int:
     if limit.exists() and used.exists() and (text := limit.read_text().strip()) != "max":
         stat = Path("/sys/fs/cgroup/memory.stat")
         counts = dict(line.split() for line in stat.read_text().splitlines()) if stat.exists() else {}
-        taken = int(used.read_text()) - int(
-            counts.get("inactive_file", 0)
-        )  # files read or written: given up when needed
+        # What it holds of files that were read or written is given up when something needs it.
+        taken = int(used.read_text()) - int(counts.get("inactive_file", 0))
         available = min(available, max(int(text) - taken, 0))
     return available + sum(len(mapping) for mapping in _spare)
 
