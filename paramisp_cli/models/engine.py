@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -168,7 +169,10 @@ class Engine:
         columns = cut(width, min(_COLUMNS, max(pixels // 4, 16)), 16)
         rows = max(pixels // columns[0][1] // 4 * 4, 4)
         wanted = -(-_REGIONS * self.workers.count // len(columns))
-        bands = cut(height, max(min(-(-height // wanted), _TALLEST), min(_SHORTEST, rows)), 4)
+        count = len(cut(height, max(min(-(-height // wanted), _TALLEST), min(_SHORTEST, rows)), 4))
+        fair = self.workers.count // math.gcd(self.workers.count, len(columns))  # 15 regions keep 2 threads unequal
+        count = -(-count // fair) * fair
+        bands = cut(height, max(-(-height // count), min(_SHORTEST, rows)), 4)
         return [Region(top + t, top + b, left + l, left + r, rows) for t, b in bands for l, r in columns]  # noqa: E741
 
     def coefficients(

@@ -4,6 +4,7 @@
     python tests/bench/bench_memory.py --megapixels 100 --limits 8       100 megapixels in 8 GB
     python tests/bench/bench_memory.py --megapixels 24 --limits 0 7 4    0: what is free
     python tests/bench/bench_memory.py --limits 4 0 --scratch DIR        with a file for what memory has no room for
+    python tests/bench/bench_memory.py --in-memory 0 --limits 4 --scratch DIR        beside what has no such file
 
 Each limit has a process of its own. Differences are in codes of 16383, to the first limit's result.
 """
@@ -67,6 +68,7 @@ def main() -> None:
     parser.add_argument("--megapixels", type=float, default=24)
     parser.add_argument("--limits", type=float, nargs="+", default=[0, 4], help="gigabytes; 0: what is free")
     parser.add_argument("--scratch", type=Path, help="a folder on a disk")
+    parser.add_argument("--in-memory", type=float, nargs="+", default=[], help="limits without --scratch, run first")
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
@@ -78,10 +80,11 @@ def main() -> None:
     print(f"{width}×{height}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     with tempfile.TemporaryDirectory() as folder:
         first = None
-        for number, limit in enumerate(args.limits):
+        runs = [(limit, None) for limit in args.in_memory] + [(limit, args.scratch) for limit in args.limits]
+        for number, (limit, scratch) in enumerate(runs):
             path = Path(folder) / f"{number}.npy"
             words = [sys.executable, __file__, "--child", str(height), str(width), str(limit * 1e9), str(path)]
-            words += ["--scratch", str(args.scratch)] if args.scratch else []
+            words += ["--scratch", str(scratch)] if scratch else []
             plan, *numbers = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
             spent, peak, before = map(float, numbers)
             made = np.load(path).astype(np.int32)

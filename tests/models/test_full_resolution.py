@@ -157,3 +157,18 @@ def test_lower_precision_is_60_decibels_from_float32(dtype, direction):
     error = (out[dtype] - out["fp32"]).square().mean().item()
     assert error > 0
     assert -10 * math.log10(error) > 60
+
+
+@pytest.mark.parametrize("threads", [2, 4, 8])
+def test_threads_have_equal_shares(threads):
+    """Regions that are taken one after the other keep every thread at work to the end, and each pixel is in one."""
+    workers = engine.Workers(CPU)
+    workers.count = threads
+    schedule = engine.Engine(workers, torch.float32, None)
+    for height, width in ((1632, 2450), (2310, 3464), (2828, 4242), (3998, 6002), (8164, 12248)):
+        regions = schedule.regions(CPU, height, width)
+        assert sum((region.bottom - region.top) * region.width for region in regions) == height * width
+        ends = [0] * threads
+        for region in regions:
+            ends[ends.index(min(ends))] += (region.bottom - region.top) * region.width
+        assert height * width / threads / max(ends) > 0.95
