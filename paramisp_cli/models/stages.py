@@ -317,12 +317,12 @@ class Convs:
         self.spatial = block.spatial
         self.banded: Tensor | None = None
         if block.spatial.weight.device.type == "cpu":
-            # One output channel leaves a convolution kernel mostly idle: 16 pixels of a row as one product with 2 × 7
-            # rows of 22 pixels, in which the seven taps stand shifted by a pixel for each.
-            banded = block.spatial.weight.new_zeros(2, 7, _TOGETHER + 6, _TOGETHER)
+            # One output channel leaves a convolution kernel mostly idle: 16 pixels of a row as a product for each of
+            # seven rows, with 2 × 22 pixels of it, in which the seven taps stand shifted by a pixel for each.
+            banded = block.spatial.weight.new_zeros(7, 2, _TOGETHER + 6, _TOGETHER)
             for shift in range(_TOGETHER):
-                banded[:, :, shift : shift + 7, shift] = block.spatial.weight[0]
-            self.banded = banded.view(-1, _TOGETHER)
+                banded[:, :, shift : shift + 7, shift] = block.spatial.weight[0].transpose(0, 1)
+            self.banded = banded.view(7, -1, _TOGETHER)
 
     def elu(self, v: Tensor, out: Tensor) -> None:
         """What lies between the convolutions, of v, which is used up, into ``out``."""
@@ -340,14 +340,16 @@ class Convs:
         rows, columns = where.shape[1] - 6, (where.shape[2] - 6) // _TOGETHER
         channel, row, _ = where.stride()
         near = where.as_strided(
-            (rows, columns, 2, 7, _TOGETHER + 6), (row, _TOGETHER, channel, row, 1), where.storage_offset()
-        )
-        out = torch.addmm(self.spatial.bias, near.reshape(rows * columns, -1), self.banded)
+            (rows + 6, columns, 2, _TOGETHER + 6), (row, _TOGETHER, channel, 1), where.storage_offset()
+        ).reshape((rows + 6) * columns, -1)
+        out = torch.addmm(self.spatial.bias, near[: rows * columns], self.banded[0])
+        for i in range(1, 7):
+            out.addmm_(near[i * columns : (i + rows) * columns], self.banded[i])
         return out.sigmoid_().view(rows, -1, 1)[:, :width]
 
 
 _TOGETHER = 16
-"""Pixels of a row whose 7×7 convolutions are one row of a product."""
+"""Pixels of a row whose 7×7 convolutions are one row of seven products."""
 
 
 def block_a(convs: Convs, x: Tensor, r: Tensor | None, region: Region) -> tuple[Tensor, Tensor]:
