@@ -1,5 +1,5 @@
 """``python -m paramisp_cli``."""
 
-from paramisp_cli.cli import main
+from paramisp_cli.cli.app import main
 
 main()

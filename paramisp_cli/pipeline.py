@@ -23,6 +23,7 @@ from paramisp_cli.types import (
     Crop,
     Direction,
     Metadata,
+    Notice,
     OpticalParams,
     RawImage,
     SrgbImage,
@@ -46,8 +47,8 @@ SMALLEST_MOSAIC = 24
 """Sides of the smallest mosaic that is made: LibRaw opens no DNG of less than 22 pixels a side."""
 
 _OPTICAL_TEXT = {
-    "iso": ("ISO", "--iso", "{:g}"),
-    "exposure_time": ("ExposureTime", "--exposure-time", "{}"),
+    "iso": ("ISO", "--iso", "ISO {:g}"),
+    "exposure_time": ("ExposureTime", "--exposure-time", "{:g} s"),
     "f_number": ("FNumber", "--f-number", "f/{:g}"),
     "focal_length": ("FocalLength", "--focal-length", "{:g} mm"),
 }
@@ -58,7 +59,7 @@ class Settings:
     """What the user may set; None means: find out.
 
     model          one of ``MODELS``; None: the camera's checkpoint, else the generic one, else parametric
-    weights        a checkpoint file, instead of looking for one
+    weights        a checkpoint's file, folder or name, instead of the camera's
     device         "auto", "cpu", "cuda", "cuda:1", "mps"
     dtype          "auto", "fp32", "bf16", "fp16": precision of the convolutions
     max_memory     bytes the network may use; None: what is free
@@ -72,10 +73,12 @@ class Settings:
     exposure       EV of digital gain: render brightens by it, unprocess darkens (and says so in the DNG); None: for
                    render, what the RAW asks for, and with the parametric model what its camera JPEG shows
     bit_depth      8 or 16, of the rendered pixels
+    max_pixels     pictures of more pixels are refused before they are decoded; None: ``formats.MAX_PIXELS``
+    isolate        decode RAW files in a process of their own, which a damaged or hostile file may crash
     """
 
     model: str | None = None
-    weights: Path | None = None
+    weights: str | Path | None = None
     device: str = "auto"
     dtype: str = "auto"
     max_memory: int | None = None
@@ -90,14 +93,16 @@ class Settings:
     cfa: str | None = None
     exposure: float | None = None
     bit_depth: int = 8
+    max_pixels: int | None = None
+    isolate: bool = False
 
     def __post_init__(self) -> None:
         for name, (_, flag, _) in _OPTICAL_TEXT.items():
             value = getattr(self, name)
             if value is not None and not (np.isfinite(value) and value > 0):
                 raise ConfigError(f"{flag} must be a positive number, got {value:g}")
-        if self.scratch is not None and not self.scratch.is_dir():
-            raise ConfigError(f"--scratch takes a folder that is there, got {self.scratch}")
+        if self.scratch is not None and not Path(self.scratch).is_dir():
+            raise ConfigError(f"--scratch: not an existing folder: {self.scratch}")
         if self.wb is not None and not (np.isfinite(self.wb).all() and min(self.wb) > 0):
             raise ConfigError(f"--wb takes three positive gains R,G,B, got {','.join(f'{g:g}' for g in self.wb)}")
         if self.cfa is not None and self.cfa not in CFA_PATTERNS:
@@ -227,9 +232,12 @@ def _pick_model(
             raise WeightsError(
                 f"no {settings.model} weights for {shown} and no generic ones; pass --weights or --model parametric"
             )
-        notice = f"no trained weights for {shown} and no generic ones: used the parametric model"
+        notice = Notice(
+            f"no trained weights for {shown} and no generic ones: used the parametric model",
+            "no trained weights for the camera and no generic ones: used the parametric model",
+        )
         return "parametric", None, "no trained weights found", [notice]
-    notices = [_used_generic(camera)] if found.is_generic else []
+    notices: list[str] = [_used_generic(camera)] if found.is_generic else []
     published = found.path.suffix == ".ckpt"  # the authors' own format: always ParamISP
     architecture = "paramisp" if published else weights.info(found.path)["architecture"]
     return architecture, found.path, found.how, notices
@@ -243,8 +251,11 @@ def known_as(camera: Camera | None, facts: cameras.CameraFacts | None) -> list[s
     return names
 
 
-def _used_generic(camera: Camera | None) -> str:
-    return f"no weights for {camera.name if camera else 'an unknown camera'}: used the generic ones"
+def _used_generic(camera: Camera | None) -> Notice:
+    return Notice(
+        f"no weights for {camera.name if camera else 'an unknown camera'}: used the generic ones",
+        "no weights for the camera: used the generic ones",
+    )
 
 
 def plan_unprocess(image: SrgbImage, settings: Settings = Settings()) -> Plan:
@@ -254,7 +265,7 @@ def plan_unprocess(image: SrgbImage, settings: Settings = Settings()) -> Plan:
     """
     like = _read_like(settings)
     origin: dict[str, str] = {}
-    notices = list(image.notes)
+    notices: list[str] = list(image.notes)
     camera, origin["camera"] = _pick_camera(settings, image.camera, like)
     optical = _pick_optical(settings, image.optical, like, origin)
     known = cameras.find(camera)
@@ -285,8 +296,11 @@ def plan_unprocess(image: SrgbImage, settings: Settings = Settings()) -> Plan:
         else:
             neutral, origin["wb"] = cameras.GENERIC.daylight_neutral, "an average camera, daylight"
         if known is None:
-            shown = camera.name if camera else "no camera named in EXIF"
-            notices.append(f"{shown}: not in the camera table, used an average camera (pass --camera or --like RAW)")
+            remedy = "(pass --camera or --like RAW)"
+            unknown = f"{camera.name} is not in the camera table" if camera else "EXIF names no camera"
+            notices.append(
+                Notice(f"{unknown}: used average colours {remedy}", f"camera unknown: used average colours {remedy}")
+            )
     if settings.cfa is not None:
         cfa, origin["cfa"] = settings.cfa, "flag"
     if settings.wb is not None:
@@ -340,14 +354,24 @@ def plan_render(raw: RawImage, settings: Settings = Settings()) -> Plan:
 
 
 def _silent_optics(optical: OpticalParams, checkpoint: Path | None) -> list[str]:
-    """One sentence per optical value that the file does not tell and a network is going to be told all the same."""
-    said = []
+    """Tell in one notice which settings the file lacks and which values the network gets instead."""
+    if checkpoint is None:
+        return []
+    labels, values, flags = [], [], []
     for name, (label, flag, form) in _OPTICAL_TEXT.items():
-        if checkpoint is not None and getattr(optical, name) is None:
-            value = getattr(FALLBACK_OPTICAL, name)
-            text = "1/125 s" if name == "exposure_time" else form.format(value)
-            said.append(f"has no {label}; used {text} (pass {flag} or --like RAW)")
-    return said
+        if getattr(optical, name) is None:
+            labels.append(label)
+            values.append(form.format(getattr(FALLBACK_OPTICAL, name)))
+            flags.append(flag)
+    if not labels:
+        return []
+    missing = f"has no {', '.join(labels)}"
+    return [
+        Notice(
+            f"{missing}; used {', '.join(values)} (pass {', '.join(flags)} or --like RAW)",
+            "some settings are missing in EXIF; used stand-ins (-v shows them; pass --like RAW, --iso, …)",
+        )
+    ]
 
 
 def plan(image: SrgbImage | RawImage, settings: Settings = Settings()) -> Plan:
@@ -534,7 +558,8 @@ def _render_exposure(raw: RawImage, plan: Plan, settings: Settings) -> tuple[flo
     except FormatError:
         return raw.baseline_exposure, ()
     exposure = look.matched_exposure(raw, preview)
-    return exposure, (f"brightness matched to the embedded JPEG: {exposure:+.2f} EV (pass --exposure to set it)",)
+    text = f"brightness matched to the embedded JPEG: {exposure:+.2f} EV (pass --exposure to set it)"
+    return exposure, (Notice(text, "brightness matched to the embedded JPEG (pass --exposure to set it)"),)
 
 
 def _model(plan: Plan, settings: Settings, exposure: float) -> tuple[IspModel, torch.device, torch.dtype]:

@@ -25,6 +25,19 @@ class Direction(StrEnum):
     RENDER = "render"
 
 
+class Notice(str):
+    """A sentence about one file, for the user; ``summary`` tells the same of several files, without values of one."""
+
+    __slots__ = ("summary",)
+    summary: str
+
+    def __new__(cls, text: str, summary: str) -> Notice:
+        """Make a notice of both texts."""
+        notice = super().__new__(cls, text)
+        notice.summary = summary
+        return notice
+
+
 def _frozen(array: object, shape: tuple[int, ...], what: str) -> np.ndarray:
     """A read-only float64 copy of ``array`` broadcast to ``shape``; raises MetadataError if it does not fit."""
     try:

@@ -148,9 +148,30 @@ def _architecture_folders(root: Path) -> list[Path]:
     return [*sorted(folders, key=lambda folder: folder.name not in _PREFERRED), root]
 
 
+def locate(name_or_file: Path | str, direction: Direction | str | None = None) -> list[Path]:
+    """Return the files of a checkpoint: the file itself, or those of a name ("generic", a camera's), one a direction.
+
+    Raises WeightsError if there is none.
+    """
+    path = Path(name_or_file)
+    if _is_file(path):
+        return [path]
+    ways = tuple(Direction) if direction is None else (Direction(direction),)
+    named = slug(str(name_or_file))
+    found = [each.path for way in ways if (each := find(named, way, generic=named == GENERIC)) is not None]
+    if not found:
+        raise WeightsError(f"{path} does not exist and is no name of a checkpoint; `paramisp weights list` shows them")
+    return found
+
+
+def _is_file(path: Path) -> bool:
+    """Tell whether a path is a file; a name that no file system takes is not."""
+    return os.path.isfile(path)  # noqa: PTH113 – Path.is_file raises for names too long
+
+
 def _checked_file(path: Path, direction: Direction, architecture: str | None, how: str) -> Found:
     """An explicitly named file; raises WeightsError if it is missing or for something else."""
-    if not path.is_file():
+    if not _is_file(path):
         raise WeightsError(f"{path} ({how}) does not exist")
     if path.suffix != ".ckpt":
         header = info(path)
@@ -175,31 +196,44 @@ def find(
     camera: Camera | str | Sequence[str] | None,
     direction: Direction | str,
     architecture: str | None = None,
-    explicit: Path | None = None,
+    explicit: Path | str | None = None,
     *,
     generic: bool = True,
 ) -> Found | None:
     """The checkpoint for a camera: its own if any place has it, else (``generic``) the generic one, else None.
 
-    ``camera`` may be several names (aliases), best first. ``explicit`` (--weights) is a file, used as it is, or a
-    folder, searched alone; $PARAMISP_WEIGHTS likewise, except that the search goes on after a folder. Raises
-    WeightsError if an explicitly named file is missing or is for another direction or architecture.
+    ``camera`` may be several names (aliases), best first. ``explicit`` (--weights) is a file, used as it is, a folder,
+    searched alone, or the name of a checkpoint; $PARAMISP_WEIGHTS is a file or a folder, and the search goes on after a
+    folder. Raises WeightsError if an explicit checkpoint is missing or is for another direction or architecture.
     """
     direction = Direction(direction)
+    if explicit is not None and not os.path.lexists(Path(explicit).expanduser()) and not Path(explicit).suffix:
+        return _named(str(explicit), direction, architecture)
     where = places() if explicit is None else [("--weights", Path(explicit).expanduser())]
     how, first = where[0]
-    if how in ("--weights", f"${ENVIRONMENT}") and not first.is_dir():
+    if how in ("--weights", f"${ENVIRONMENT}") and not os.path.isdir(first):  # noqa: PTH112 – see _is_file
         return _checked_file(first, direction, architecture, how)
     for name in [*candidates(camera), *([GENERIC] if generic else [])]:
         for how, root in where:
             folders = _architecture_folders(root) if architecture is None else [root / architecture]
             for folder in folders:
                 path = folder / f"{name}.{direction}.safetensors"
-                if path.is_file():
+                if _is_file(path):
                     return Found(path, name, how)
     if explicit is not None:
         raise WeightsError(f"{explicit} (--weights) holds no checkpoint for {direction}; see `paramisp weights list`")
     return None
+
+
+def _named(name: str, direction: Direction, architecture: str | None) -> Found:
+    """Find a checkpoint by its name alone. Raises WeightsError."""
+    found = find(name, direction, architecture, generic=slug(name) == GENERIC)
+    if found is None:
+        raise WeightsError(
+            f"{name} (--weights) is neither a file nor the name of a checkpoint for {direction}; "
+            "`paramisp weights list` shows the names"
+        )
+    return Found(found.path, found.name, "--weights")
 
 
 def available() -> list[Checkpoint]:
@@ -389,7 +423,8 @@ def import_checkpoint(
 ) -> list[Path]:
     """Convert a published ParamISP checkpoint (Lightning .ckpt) → the files written, one a direction.
 
-    dest is a folder of weights (default: the user's); camera the name that the files get ("Nikon D7000", "generic");
+    dest is a folder of weights (default: the user's) or, for one direction, a .safetensors file; camera is the name
+    that the files get ("Nikon D7000", "generic");
     direction is read from the file, and needed only if that does not tell; color_matrix_row_sum is known for the five
     published cameras and must be given for others, and ``info`` of a written file tells which it got. Code inside the
     file is not run. Raises WeightsError, or ConfigError where an argument is missing.
@@ -403,13 +438,16 @@ def import_checkpoint(
             f"by which rule {camera} scales the colour matrix is not known; pass --row-sum "
             "(color_matrix_row_sum): the published weights use 3 for D7000, D90, D40 and A7R III, 1 for the Galaxy S7"
         )
-    folder = (dest or user_folder()) / "paramisp"
+    dest = user_folder() if dest is None else Path(dest)
     source_hash = hashlib.sha256(published.content(path)).hexdigest()
     models = published.read(path, None if direction is None else Direction(direction), row_sum, _build)
+    is_file = dest.suffix == ".safetensors"
+    if is_file and len(models) > 1:
+        raise ConfigError(f"{path} holds both directions, and {dest} is one file; pass direction, or a folder")
     return [
         save(
             model,
-            folder / f"{slug(camera)}.{way}.safetensors",
+            dest if is_file else dest / "paramisp" / f"{slug(camera)}.{way}.safetensors",
             camera=camera,
             recipe="published",
             licence=licence,

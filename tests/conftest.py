@@ -128,7 +128,7 @@ def paramisp(capfd, monkeypatch):
 
     What libraries print past Python is captured too.
     """
-    from paramisp_cli import cli
+    from paramisp_cli.cli import app
 
     term, handlers = signal.getsignal(signal.SIGTERM), list(logging.getLogger().handlers)
 
@@ -136,7 +136,7 @@ def paramisp(capfd, monkeypatch):
         monkeypatch.setattr(sys, "argv", ["paramisp", *map(str, words)])
         capfd.readouterr()
         with pytest.raises(SystemExit) as stop:
-            cli.main()
+            app.main()
         out, err = capfd.readouterr()
         return stop.value.code, out.splitlines(), err.splitlines()
 

@@ -20,7 +20,8 @@ import rawpy
 import tifffile
 from PIL import Image
 
-from paramisp_cli import batch, formats, pipeline
+from paramisp_cli import formats, pipeline
+from paramisp_cli.batch import run as batch_run
 from paramisp_cli.formats import dng, libraw
 
 EXIT = {
@@ -245,8 +246,10 @@ def test_folder_without_images(fails, tmp_path, command):
     (tmp_path / "empty").mkdir()
     line = fails("missing", command, tmp_path / "empty")
     assert "empty: no file in this folder ends in ." in line
-    assert line.endswith("; pass -r to look into its folders")
-    assert not fails("missing", command, "-r", tmp_path / "empty").endswith("folders")
+    assert "-r" not in line  # there is no subfolder to search
+    (tmp_path / "empty" / "deep").mkdir()
+    assert fails("missing", command, tmp_path / "empty").endswith("; pass -r to search its subfolders")
+    assert "-r" not in fails("missing", command, "-r", tmp_path / "empty")
 
 
 def test_folder_is_not_a_file(fails, tmp_path):
@@ -274,22 +277,22 @@ def test_unreadable(fails, tmp_path):
     assert line.startswith("paramisp: /proc/self/mem: cannot read it: ")
 
 
-def test_no_permission(fails, photo, monkeypatch):
+def test_no_permission(fails, paramisp, photo, monkeypatch):
     """Root may do anything, so the system's refusals are played."""
 
     def refuse(*_, **__):
-        raise PermissionError(errno.EACCES, "Permission denied", str(photo))
+        raise PermissionError(errno.EACCES, "Permission denied", str(photo.parent))
 
     with monkeypatch.context() as patch:
         patch.setattr(formats, "identify", lambda path: _refusing(formats.FORMATS[1], refuse))
         line = fails("access", "inspect", photo)
     assert line.startswith(f"paramisp: {photo}: no permission to read it")
     with monkeypatch.context() as patch:
-        patch.setattr(
-            os, "walk", lambda folder, onerror: onerror(PermissionError(13, "Permission denied", str(folder)))
-        )
-        line = fails("access", "unprocess", photo.parent)
-    assert line == f"paramisp: {photo.parent}: cannot look at it: Permission denied"
+        honest = os.scandir
+        patch.setattr(os, "scandir", lambda folder: refuse() if str(folder) == str(photo.parent) else honest(folder))
+        code, out, err = paramisp("unprocess", photo.parent)
+    assert (code, out) == (1, [])
+    assert err[0] == f"paramisp: {photo.parent}: the folder cannot be read: Permission denied"
     with monkeypatch.context() as patch:
         patch.setattr(formats, "writer", lambda suffix: _refusing(dng.FORMAT, refuse))
         line = fails("access", "unprocess", photo, "-o", photo.with_name("out.dng"), "--model", "parametric", "-q")
@@ -507,19 +510,21 @@ def test_existing_output(fails, raw, photo):
         (["--exposure-time", "-1"], "--exposure-time must be a positive number"),
         (["--wb", "1,2"], "not three gains"),
         (["--wb", "1,0,2"], "three positive gains"),
-        (["--cfa", "RGBG"], "RGGB, GRBG, GBRG, BGGR"),
+        (["--cfa", "RGBG"], "'RGGB', 'GRBG', 'GBRG', 'BGGR'"),
         (["--camera", "Nikon D9O"], "did you mean"),
-        (["--model", "gan"], "paramisp, parametric"),
+        (["--model", "gan"], "'gan' is not one of 'parametric', 'paramisp'"),
         (["--device", "abacus"], "--device abacus"),
         (["--device", "cuda:77"], "--device cuda:77"),
-        (["--dtype", "fp8"], "auto, fp32, bf16, fp16"),
+        (["--dtype", "fp8"], "'auto', 'fp32', 'bf16', 'fp16'"),
         (["--max-memory", "much"], "not an amount of memory"),
-        (["--max-memory", "0"], "not a sensible amount"),
-        (["--scratch", "not there"], "--scratch takes a folder that is there, got not there"),
+        (["--max-memory", "0GB"], "not a sensible amount"),
+        (["--max-memory", "4"], "has no unit; write 4GB"),
+        (["--max-pixels", "many"], "is not a number of pixels such as 400MP"),
+        (["--scratch", "not there"], "--scratch: not an existing folder: not there"),
         (["--exposure", "40"], "between -10 and 10 EV"),
-        (["--on-exists", "never"], "error, skip, overwrite, rename"),
-        (["--profile", "vivid"], "match, linear, adobe"),
-        (["--compression", "zip"], "lossless, none"),
+        (["--on-exists", "never"], "'error', 'skip', 'overwrite', 'rename'"),
+        (["--profile", "vivid"], "'match', 'linear', 'adobe'"),
+        (["--compression", "zip"], "'lossless', 'none'"),
         (["-o", "out.nef"], "unprocess writes .dng"),
     ],
 )
@@ -535,7 +540,7 @@ def test_options_of_render(fails, raw, make_tiff):
     assert "a JPEG has 8 bits" in fails("usage", "render", raw, "--bits", "16")
     assert "a JPEG has 8 bits" in fails("usage", "render", raw.parent, "-o", "new.d", "--bits", "16")
     assert "contradicts --format png" in fails("usage", "render", raw, "-o", tiff, "--format", "png")
-    assert "jpg, jpeg, png, tif, tiff" in fails("usage", "render", raw, "--format", "webp")
+    assert "'jpg', 'jpeg', 'png', 'tif', 'tiff'" in fails("usage", "render", raw, "--format", "webp")
     assert "no such command" in fails("usage", "develop")
     assert "missing argument" in fails("usage", "render", "-q")
 
@@ -692,13 +697,13 @@ def test_interrupted_while_writing(photo, monkeypatch, tmp_path, paramisp):
 
 def test_interrupted_between_making_and_writing(photo, monkeypatch, tmp_path, paramisp):
     """The folder is there, and nothing that would be written to it comes."""
-    make = batch._Work.make
+    make = batch_run._Work.make
 
     def made(work, step):
         make(work, step)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(batch._Work, "make", made)
+    monkeypatch.setattr(batch_run._Work, "make", made)
     code, out, err = paramisp("unprocess", photo, "-o", tmp_path / "new" / "out", "--model", "parametric")
     assert (code, out, err) == (130, [], ["interrupted: 0 done, 1 left; go on with --on-exists skip"])
     assert tree(tmp_path) == {"photo.jpg"}

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from paramisp_cli import batch, pipeline
-from paramisp_cli.batch import Job, OnExists
+from paramisp_cli import pipeline
+from paramisp_cli.batch import find, run
+from paramisp_cli.batch.find import Job, OnExists
 from paramisp_cli.errors import ConfigError, InputMissingError, OutputExistsError
 from paramisp_cli.formats import RAW_SUFFIXES, SRGB_SUFFIXES, WriteOptions
 from paramisp_cli.types import Direction
@@ -30,14 +31,14 @@ def folder(tmp_path, monkeypatch):
 
 
 def found(*inputs: str, recursive: bool = False, suffixes=SRGB_SUFFIXES) -> list[tuple[str, str]]:
-    return [(str(f.source), str(f.name)) for f in batch.find([Path(i) for i in inputs], suffixes, recursive)]
+    return [(str(f.source), str(f.name)) for f in find.search(inputs, suffixes, recursive=recursive).inputs]
 
 
 def targets(*inputs: str, out=None, suffix=None, direction=UNPROCESS, on=OnExists.ERROR, recursive=False) -> list[str]:
     paths = [Path(i) for i in inputs]
     suffixes = SRGB_SUFFIXES if direction == UNPROCESS else RAW_SUFFIXES
-    each = batch.find(paths, suffixes, recursive)
-    return [str(j.target) for j in batch.assign(paths, each, out and Path(out), suffix, direction, on)]
+    each = find.search(paths, suffixes, recursive=recursive).inputs
+    return [str(j.target) for j in find.assign(paths, each, out and Path(out), suffix, direction, on)]
 
 
 def test_find():
@@ -56,11 +57,9 @@ def test_find_every_file_once(folder):
 
 def test_find_errors_come_along():
     Path("empty").mkdir()
-    each = batch.find([Path("gone.jpg"), Path("empty"), Path("in/b.jpg")], SRGB_SUFFIXES, False)
+    each = find.search(["gone.jpg", "empty", "in/b.jpg"], SRGB_SUFFIXES, recursive=False).inputs
     assert [type(f.error) for f in each] == [InputMissingError, InputMissingError, type(None)]
-    jobs = batch.assign(
-        [Path("gone.jpg"), Path("empty"), Path("in/b.jpg")], each, None, None, UNPROCESS, OnExists.ERROR
-    )
+    jobs = find.assign([Path("gone.jpg"), Path("empty"), Path("in/b.jpg")], each, None, None, UNPROCESS, OnExists.ERROR)
     assert [job.target for job in jobs] == [None, None, Path("in/b.dng")]
 
 
@@ -148,32 +147,32 @@ def test_never_over_another_input():
 def test_thousands_are_named_quickly(monkeypatch):
     """A check of growth without a clock: paths looked at grow with the files, not with their square."""
     calls = []
-    place = batch._place
-    monkeypatch.setattr(batch, "_place", lambda path: calls.append(path) or place(path))
+    place = find.real_path
+    monkeypatch.setattr(find, "real_path", lambda path: calls.append(path) or place(path))
     for count in (50, 100):
         calls.clear()
-        each = [batch.Found(Path(f"{n}.jpg"), Path(f"{n}.jpg")) for n in range(count)]
-        batch.assign([Path()], each, Path("out"), None, UNPROCESS, OnExists.RENAME)
+        each = [find.Input(Path(f"{n}.jpg"), Path(f"{n}.jpg")) for n in range(count)]
+        find.assign([Path()], each, Path("out"), None, UNPROCESS, OnExists.RENAME)
         assert len(calls) <= 6 * count
 
 
 def test_tally():
-    tally = batch.Tally()
+    tally = run.Tally()
     error = InputMissingError("x")
     job = Job(Path("a"), None, error)
     for status in ("done", "planned", "skipped"):
-        tally.add(batch.Outcome(job, status))
+        tally.add(run.Outcome(job, status))
     assert (tally.done, tally.skipped, tally.count, tally.exit_code(True)) == (2, 1, 3, 0)
-    tally.add(batch.Outcome(job, "failed", error=error))
+    tally.add(run.Outcome(job, "failed", error=error))
     assert (tally.count, tally.exit_code(True), tally.exit_code(False)) == (4, 5, 1)
 
 
 @pytest.mark.parametrize("count", [1, 2, 7])
 def test_shards_have_no_overlap_and_no_gap(count):
     given = [Path("in")]
-    each = batch.find(given, SRGB_SUFFIXES, recursive=True)
-    jobs = batch.assign(given, each, Path("out"), None, UNPROCESS, OnExists.ERROR)
-    shards = [batch.shard(jobs, each, (number, count)) for number in range(1, count + 1)]
+    each = find.search(given, SRGB_SUFFIXES, recursive=True).inputs
+    jobs = find.assign(given, each, Path("out"), None, UNPROCESS, OnExists.ERROR)
+    shards = [find.shard(jobs, each, (number, count)) for number in range(1, count + 1)]
     assert sorted(str(job.source) for shard in shards for job in shard) == sorted(str(job.source) for job in jobs)
 
 
@@ -181,9 +180,9 @@ def test_a_shard_does_not_depend_on_the_others_nor_on_the_place(tmp_path):
     """New files move nothing, and the same tree elsewhere is cut the same way."""
 
     def second(folder: Path) -> set[str]:
-        each = batch.find([folder], SRGB_SUFFIXES, recursive=True)
-        jobs = batch.assign([folder], each, tmp_path / "out", None, UNPROCESS, OnExists.ERROR)
-        return {str(job.source.relative_to(folder)) for job in batch.shard(jobs, each, (2, 3))}
+        each = find.search([folder], SRGB_SUFFIXES, recursive=True).inputs
+        jobs = find.assign([folder], each, tmp_path / "out", None, UNPROCESS, OnExists.ERROR)
+        return {str(job.source.relative_to(folder)) for job in find.shard(jobs, each, (2, 3))}
 
     for number in range(40):
         (tmp_path / "in" / f"more{number}.jpg").write_bytes(b"x")
@@ -202,7 +201,7 @@ def test_several_devices_work_at_once(folder, make_jpeg, monkeypatch):
     jobs = [Job(source, source.with_suffix(".dng")) for source in sources]
     real, used, both = pipeline.run_unprocess, [], threading.Barrier(2, timeout=60)
 
-    def run(image, plan, settings):
+    def convert(image, plan, settings):
         used.append(settings.device)
         if len(used) > 1:  # the first one shows which devices there are
             both.wait()
@@ -210,9 +209,9 @@ def test_several_devices_work_at_once(folder, make_jpeg, monkeypatch):
 
     monkeypatch.setattr(pipeline, "devices", lambda name: ["first", "second"])
     monkeypatch.setattr(pipeline, "pick_device", lambda name: torch.device("cpu"))
-    monkeypatch.setattr(pipeline, "run_unprocess", run)
+    monkeypatch.setattr(pipeline, "run_unprocess", convert)
     settings = pipeline.Settings(model="parametric")
-    outcomes = list(batch.run(jobs, UNPROCESS, settings, WriteOptions(), OnExists.ERROR))
+    outcomes = list(run.run(jobs, UNPROCESS, settings, WriteOptions()))
     assert [outcome.job.source for outcome in outcomes] == sources
     assert [outcome.status for outcome in outcomes] == ["done"] * 5 + ["failed"]
     assert all(job.target.exists() == (job.source != sources[5]) for job in jobs)

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "paramisp_cli"
 
 # Higher may import lower; equal may not import equal.
 LAYERS = [
-    {"errors", "color", "memory"},
+    {"errors", "color", "memory", "atomic"},
     {"types", "scratch"},
     {"isp", "cameras"},
     {"formats", "models"},
@@ -23,8 +23,6 @@ LAYERS = [
     {"pipeline"},
     {"batch"},
     {"training"},
-    {"console"},
-    {"cli_weights", "cli_training"},
     {"cli"},
     {"__main__"},
 ]
@@ -33,6 +31,8 @@ RANK = {name: number for number, layer in enumerate(LAYERS) for name in layer}
 # Files in one folder that may import each other: exif and base serve all formats, base all models, stages,
 # engine, local and streaming are the second half of paramisp; a package's __init__ is its registry.
 SHARED = {
+    "batch": {"find"},
+    "cli": {"console", "options", "progress", "convert", "show", "train", "weights"},
     "formats": {"exif", "base", "ljpeg", "tiles"},
     "models": {"base", "stages", "engine", "local", "streaming", "attention", "paramisp"},
     # what the loop, the evaluation and the simulation stand on
@@ -52,8 +52,8 @@ SHARED = {
 }
 
 DOORS = {
-    "typer": {"cli.py", "cli_weights.py", "cli_training.py", "console.py"},
-    "rich": {"cli.py", "console.py"},
+    "typer": {f"cli/{name}.py" for name in ("app", "console", "convert", "options", "show", "train", "weights")},
+    "rich": {"cli/console.py", "cli/progress.py"},
     "rawpy": {"formats/libraw.py"},
     "PIL": {"formats/raster.py"},
     "tifffile": {"formats/raster.py"},
@@ -124,10 +124,10 @@ def torch_free(code: str) -> None:
 def run_cli(*arguments: object) -> str:
     words = [str(argument) for argument in arguments]
     return f"""
-from paramisp_cli import cli
+from paramisp_cli.cli import app
 sys.argv = ['paramisp', *{words!r}]
 try:
-    cli.main()
+    app.main()
 except SystemExit as stop:
     assert stop.code == 0, stop.code
 """

@@ -191,9 +191,21 @@ def _by_model(model: str) -> CameraFacts | None:
 
 
 def close_names(name: str) -> list[str]:
-    """Up to three names in the table that look like ``name``, the likeliest first; for error messages."""
+    """Return up to three names of the table for a name that is not in it; for error messages.
+
+    Cameras whose name holds every word of it come first, a word's beginning counting as the word; else the names that
+    are spelt most alike.
+    """
+    words = name.replace("/", " ").lower().split()
+    holding = [
+        facts.name
+        for facts in all_cameras()
+        if all(any(part.startswith(word) for part in facts.name.lower().split()) for word in words)
+    ]
+    if words and holding:
+        return sorted(holding, key=lambda known: (len(known), known))[:3]
     names = {facts.name.lower(): facts.name for facts in all_cameras()}
-    return [names[key] for key in difflib.get_close_matches(name.replace("/", " ").lower(), names, n=3, cutoff=0.6)]
+    return [names[key] for key in difflib.get_close_matches(" ".join(words), names, n=3, cutoff=0.6)]
 
 
 def slug(name: str) -> str:

@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
-import secrets
 import stat
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
+from paramisp_cli import atomic
 from paramisp_cli.errors import ConfigError, FileAccessError, FormatError, InputMissingError, OutputExistsError
-from paramisp_cli.formats import dng, libraw, raster
+from paramisp_cli.formats import dng, exif, libraw, raster
 from paramisp_cli.formats.base import Format, WriteOptions
 from paramisp_cli.types import RawImage, SrgbImage
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 # RAW before raster: a NEF or a DNG is a TIFF too, and only its tags tell.
 FORMATS: tuple[Format, ...] = (libraw.FORMAT, *raster.FORMATS, dng.FORMAT)
 RAW_SUFFIXES = libraw.FORMAT.suffixes
 SRGB_SUFFIXES = tuple(suffix for form in raster.FORMATS for suffix in form.suffixes)
+KNOWN_UNREADABLE: dict[str, str] = {".heic": "HEIC", ".heif": "HEIC"}
+SRGB_WRITE_SUFFIXES = tuple(suffix for form in raster.FORMATS if form.write for suffix in form.suffixes)
 
-__all__ = ["FORMATS", "RAW_SUFFIXES", "SRGB_SUFFIXES", "WriteOptions", "identify", "read", "sweep", "write"]
+__all__ = [
+    "FORMATS",
+    "RAW_SUFFIXES",
+    "SRGB_SUFFIXES",
+    "SRGB_WRITE_SUFFIXES",
+    "WriteOptions",
+    "identify",
+    "is_own",
+    "read",
+    "write",
+]
 
 
 @contextmanager
@@ -106,60 +113,33 @@ def write(
     if not overwrite and os.path.lexists(path):
         raise OutputExistsError(f"{path}: exists already; pass --on-exists overwrite, rename or skip")
     assert form.write is not None
-    # Not made of the output's name, which may be as long as names can be.
-    temporary = path.with_name(f"{_PART[0]}{secrets.token_hex(6)}{_PART[1]}")
-    with _plain_errors(path, "write"), _held(temporary):
+    with _plain_errors(path, "write"):
         try:
-            form.write(image, temporary, options)
-            if not overwrite:
-                _publish(temporary, path)
-            else:
-                temporary.replace(path)
+            with atomic.replacing(path, overwrite=overwrite) as temporary:
+                form.write(image, temporary, options)
+        except FileExistsError as error:
+            raise OutputExistsError(f"{path}: appeared while it was being made; left as it is") from error
         except (ConfigError, FormatError) as error:
             raise type(error)(f"{path}: {error}") from error
-        finally:
-            with suppress(OSError):  # as where its folder is no folder: what went wrong has been said
-                temporary.unlink()
 
 
-_PART = ".paramisp-", ".part"
-"""How names of files that are being written begin and end."""
-_YOUNG = 60
-"""Seconds since the last writing in which it may be another machine's, where locks are not told across a network."""
-
-
-@contextmanager
-def _held(temporary: Path) -> Iterator[None]:
-    """Make a file that is to be written, and hold it, so that nobody takes it for one that was left behind."""
-    if fcntl is None:
-        yield
-        return
-    with temporary.open("xb") as file:
-        with suppress(OSError):  # no locks on this file system
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-
-
-def sweep(folder: Path) -> None:
-    """Take away what programs that were killed have left of files that they were writing."""
-    found: list[Path] = []
-    if fcntl is not None:
-        with suppress(OSError):  # no such folder, or none to be looked into: that is for who writes there to say
-            found = list(folder.glob(f"{_PART[0]}*{_PART[1]}"))
-    for path in found:
-        with suppress(OSError), path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while it is held, on this or another machine
-            if time.time() - os.fstat(file.fileno()).st_mtime > _YOUNG:
-                path.unlink()
-
-
-def _publish(temporary: Path, path: Path) -> None:
-    """Give the finished file its name, but never over another one (a second worker may have been faster)."""
+def is_own(path: Path) -> bool:
+    """Tell whether paramisp made a file: whether the Software tag (0x0131) of its EXIF or TIFF begins with its name."""
     try:
-        os.link(temporary, path)
-    except FileExistsError as error:
-        raise OutputExistsError(f"{path}: appeared while it was being made; left as it is") from error
-    except OSError:  # no hard links on this file system (FAT, some network shares)
-        if os.path.lexists(path):
-            raise OutputExistsError(f"{path}: appeared while it was being made; left as it is") from None
-        temporary.rename(path)
+        with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            block = _exif_block(data)
+            entry = exif.parse(block).ifd0.get(0x0131) if block else None
+            return entry is not None and entry.text().startswith("paramisp")
+    except (OSError, ValueError, FormatError):
+        return False
+
+
+def _exif_block(data: mmap.mmap) -> bytes | mmap.mmap | None:
+    """The EXIF of a JPEG or PNG file, or a TIFF-like file as it is; None if there is none."""
+    if data[:2] == b"\xff\xd8":
+        return libraw.app1(data)
+    if data[:4] == b"\x89PNG":
+        at = data[:65536].find(b"eXIf")
+        length = int.from_bytes(data[at - 4 : at], "big")
+        return data[at + 4 : at + 4 + length] if at > 0 else None
+    return data

@@ -26,6 +26,7 @@ class WriteOptions:
     compression: str = "lossless"
     profile: str = "match"
     embed_jpeg: bool = True
+    verify: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -290,8 +290,8 @@ def _exif_of(path: Path, ifds: list[Tags], jpeg: bytes | None) -> tuple[exif.Exi
         if ifds:
             with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return _parsed(data)
-        app1 = _app1(jpeg) if jpeg else None
-        return _parsed(app1) if app1 else (None, None)
+        block = app1(jpeg) if jpeg else None
+        return _parsed(block) if block else (None, None)
     except FormatError:
         return None, None
 
@@ -302,7 +302,7 @@ def _parsed(data: bytes | mmap.mmap) -> tuple[exif.ExifBlock, bytes]:
     return block, exif.clean_exif(data, optical=optical, camera=camera, software="", width=0, height=0)
 
 
-def _app1(jpeg: bytes) -> bytes | None:
+def app1(jpeg: bytes | mmap.mmap) -> bytes | None:
     """The EXIF block of a JPEG (TIFF structure), found by walking its segments."""
     at = 2
     while jpeg[at : at + 1] == b"\xff" and jpeg[at + 1] != 0xDA:

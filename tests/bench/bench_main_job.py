@@ -27,7 +27,8 @@ import rawpy
 import torch
 from PIL import Image
 
-from paramisp_cli import batch, formats
+from paramisp_cli import formats
+from paramisp_cli.batch import find, run
 from paramisp_cli.formats import WriteOptions
 from paramisp_cli.pipeline import Settings
 from paramisp_cli.types import Direction, RawImage
@@ -60,8 +61,8 @@ def photograph(path: Path, height: int = 3000, width: int = 4000) -> None:
 
 def job(source: Path, target: Path, direction: Direction) -> None:
     """One file as the command line does it, without start-up."""
-    job = batch.Job(source, target)
-    (outcome,) = batch.run([job], direction, PARAMETRIC, WriteOptions(), batch.OnExists.OVERWRITE)
+    job = find.Job(source, target)
+    (outcome,) = run.run([job], direction, PARAMETRIC, WriteOptions(), run.Policy(find.OnExists.OVERWRITE))
     if outcome.status != "done":
         raise SystemExit(f"{source}: {outcome.error}")
 

@@ -6,11 +6,12 @@ import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from paramisp_cli.console import fail, fail_usage, interruptible, one_of, or_fail, result, say
+from paramisp_cli.cli.console import fail, fail_usage, interruptible, or_fail, result, say
+from paramisp_cli.cli.options import Command, complete_camera, complete_device, complete_recipe, complete_weights
 from paramisp_cli.errors import FileAccessError, ParamispError
 
 if TYPE_CHECKING:
@@ -18,30 +19,54 @@ if TYPE_CHECKING:
     from paramisp_cli.training.loop import Progress, Trainer
     from paramisp_cli.training.pairs import Pair
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")]
-CameraName = Annotated[str | None, typer.Option("--camera", help="Only pairs of the camera whose name contains this.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line on stdout.")]
+CameraName = Annotated[
+    str | None,
+    typer.Option(
+        "--camera", autocompletion=complete_camera, help="Use only pairs of the camera whose name contains this."
+    ),
+]
 LeaveOut = Annotated[list[str] | None, typer.Option("--leave-out", help="Leave out pairs whose name contains this.")]
 HoldOut = Annotated[
     float | None,
     typer.Option("--hold-out", help="Measure on this fraction, the right-hand side, of photographs (0.3); see README."),
 ]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
+Device = Annotated[
+    str, typer.Option("--device", autocompletion=complete_device, help="auto, cpu, cuda, cuda:N or mps.")
+]
+DataSet = Annotated[
+    Path,
+    typer.Argument(
+        metavar="DATASET", help="A folder made by `paramisp pairs` or `simulate`.", show_default=False, readable=False
+    ),
+]
+DataSetOutput = Annotated[Path, typer.Option("--output", "-o", readable=False, help="Folder of the data set.")]
+
+_EXAMPLES = {
+    "pairs": "paramisp pairs photos -o pairs",
+    "simulate": "paramisp simulate panoramas photos -o scenes --count 2000 --seed 1",
+    "train": 'paramisp train pairs --camera "EOS 60D" --direction unprocess --leave-out IMG_0003 -o run',
+    "evaluate": "paramisp evaluate pairs --test IMG_0003 --weights generic",
+}
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
-    app.command()(pairs)
-    app.command()(simulate)
-    app.command()(train)
-    app.command()(evaluate)
+    for command in (pairs, simulate, train, evaluate):
+        app.command(cls=Command, epilog=_EXAMPLES[command.__name__], rich_help_panel="Weights and training")(command)
 
 
 def pairs(
-    folders: Annotated[list[Path], typer.Argument(help="Folders of RAW files, or RAW files.", show_default=False)],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The data set's folder.")],
+    folders: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FOLDER…", help="Folders of RAW files, or RAW files.", show_default=False, readable=False
+        ),
+    ],
+    output: DataSetOutput,
     json_lines: Json = False,
 ) -> None:
-    """Make a data set for training: find each RAW file's camera JPEG and lay one over the other."""
+    """Make a training set of RAW files and their camera JPEGs. Each pair is aligned."""
     from paramisp_cli.training import pairs as work
 
     done = []
@@ -72,18 +97,24 @@ def _tell(pair: Pair, json_lines: bool) -> None:
 
 def simulate(
     scenes: Annotated[
-        list[Path], typer.Argument(help="Panoramas (.hdr), RAW files, or folders of them.", show_default=False)
+        list[Path],
+        typer.Argument(
+            metavar="SCENE…",
+            help="Panoramas (.hdr), RAW files, or folders of them.",
+            show_default=False,
+            readable=False,
+        ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The data set's folder.")],
+    output: DataSetOutput,
     count: Annotated[int, typer.Option("--count", help="How many shots.")] = 200,
     size: Annotated[int, typer.Option("--size", help="Width and height of a shot in pixels.")] = 512,
     camera: Annotated[
         list[str] | None, typer.Option("--camera", help="Simulate this camera; may be repeated. Default: all known.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Another number, other shots and other cameras' looks.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Random seed of the shots and the cameras' looks.")] = 0,
     json_lines: Json = False,
 ) -> None:
-    """Make a data set for training from scenes: shots by simulated cameras whose looks depend on the settings."""
+    """Make a training set of shots by simulated cameras. Their looks depend on the settings."""
     from paramisp_cli.training import simulate as work
 
     done = []
@@ -106,21 +137,30 @@ def simulate(
 
 
 def train(
-    dataset: Annotated[Path, typer.Argument(help="A folder that `paramisp pairs` made.", show_default=False)],
-    direction: Annotated[str, typer.Option("--direction", help="unprocess, render, or joint: both together.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of this training: checkpoint, log, weights.")],
+    dataset: DataSet,
+    direction: Annotated[
+        Literal["unprocess", "render", "joint"], typer.Option("--direction", help="joint trains both together.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", readable=False, help="Folder of this training: checkpoint, log, weights.")
+    ],
     camera: CameraName = None,
-    recipe_name: Annotated[str, typer.Option("--recipe", help="One of ours, or a TOML file.")] = "camera-cpu",
+    recipe_name: Annotated[
+        str, typer.Option("--recipe", autocompletion=complete_recipe, help="A recipe's name, or a TOML file.")
+    ] = "camera-cpu",
     init: Annotated[
         str | None,
-        typer.Option("--init", help="Start from these weights: a name, a file or a folder; none: from nothing."),
+        typer.Option(
+            "--init",
+            autocompletion=complete_weights,
+            help="Start from these weights: a name, a file or a folder; none: from random numbers.",
+        ),
     ] = None,
     leave_out: LeaveOut = None,
     hold_out: HoldOut = None,
     device: Device = "auto",
 ) -> None:
-    """Train weights; interrupted, the same command goes on from the last checkpoint to the same result."""
-    one_of("--direction", direction, ("unprocess", "render", "joint"))
+    """Train weights; the same command resumes an interrupted training."""
     from dataclasses import replace
 
     from paramisp_cli import pipeline
@@ -209,12 +249,19 @@ def _one_camera(loaded: Sequence[Loaded]) -> bool:
 
 
 def evaluate(
-    dataset: Annotated[Path, typer.Argument(help="A folder that `paramisp pairs` made.", show_default=False)],
+    dataset: DataSet,
     camera: CameraName = None,
-    direction: Annotated[str | None, typer.Option("--direction", help="unprocess or render. Default: both.")] = None,
+    direction: Annotated[
+        Literal["unprocess", "render"] | None, typer.Option("--direction", help="Default: both.")
+    ] = None,
     weights: Annotated[
         list[str] | None,
-        typer.Option("--weights", help="Checkpoints to measure; auto: those that unprocess and render would pick."),
+        typer.Option(
+            "--weights",
+            metavar="NAME|FILE",
+            autocompletion=complete_weights,
+            help="Checkpoints to measure; auto: those that unprocess and render would pick.",
+        ),
     ] = None,
     test: Annotated[list[str] | None, typer.Option("--test", help="Measure on pairs whose name contains this.")] = None,
     hold_out: HoldOut = None,
@@ -227,9 +274,7 @@ def evaluate(
     device: Device = "auto",
     json_lines: Json = False,
 ) -> None:
-    """Measure weights beside the parametric model, LibRaw, and a polynomial regression fitted on other photographs."""
-    if direction is not None:
-        one_of("--direction", direction, ("unprocess", "render"))
+    """Measure weights beside baselines: parametric, LibRaw, a regression fitted on other photographs."""
     from paramisp_cli import pipeline
     from paramisp_cli.training import data, trials
     from paramisp_cli.training import evaluate as measure
@@ -257,7 +302,8 @@ def evaluate(
     except ParamispError as error:
         fail(error)
     if not json_lines:
-        result(measure.tables(scores).rstrip())
+        for line in measure.tables(scores).rstrip().splitlines():
+            result(line)
     if markdown is not None:
         or_fail(partial(_write, markdown, measure.tables(scores)))
     for camera_name in dict.fromkeys(trial.item.camera for trial in planned if trial.fitted_on_itself):

@@ -1,0 +1,208 @@
+"""Find the inputs of a batch and give each its output, before any work starts."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Collection, Container, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from paramisp_cli import formats
+from paramisp_cli.errors import (
+    ConfigError,
+    FileAccessError,
+    InputMissingError,
+    OutputExistsError,
+    ParamispError,
+)
+from paramisp_cli.types import Direction
+
+
+class OnExists(StrEnum):
+    """The treatment of an output that exists already."""
+
+    ERROR = "error"
+    SKIP = "skip"
+    OVERWRITE = "overwrite"
+    RENAME = "rename"
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A file to convert, and its name below the output folder; ``error`` if it is known to fail."""
+
+    source: Path
+    name: Path
+    error: ParamispError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """An input and its output; ``error`` and no output if the input is known to fail."""
+
+    source: Path
+    target: Path | None
+    error: ParamispError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """The inputs in order, and the files of folders that the search left out because of their suffix."""
+
+    inputs: list[Input] = field(default_factory=list)
+    left_out: list[Path] = field(default_factory=list)
+
+
+def search(paths: Sequence[str | Path], suffixes: Collection[str], *, recursive: bool) -> Search:
+    """List every input once: files as given, the files of folders by suffix, sorted.
+
+    A missing path, an unreadable folder, or a folder without a fitting file becomes an input with an error. Hidden
+    files of folders are ignored.
+    """
+    inputs: dict[Path, Input] = {}  # by absolute path: a file may be given twice, in two ways
+    left_out: list[Path] = []
+    for path in map(Path, paths):
+        for each in _inputs_of(path, suffixes, recursive, left_out):
+            inputs.setdefault(each.source.absolute(), each)
+    return Search(list(inputs.values()), left_out)
+
+
+def _inputs_of(path: Path, suffixes: Collection[str], recursive: bool, left_out: list[Path]) -> list[Input]:
+    name = Path(path.name)
+    try:
+        if not stat.S_ISDIR(path.stat().st_mode):
+            return [Input(path, name)]
+    except (FileNotFoundError, NotADirectoryError):
+        return [Input(path, name, InputMissingError(f"{path}: no such file or folder"))]
+    except OSError as error:
+        return [Input(path, name, FileAccessError(f"{path}: cannot be read: {error.strerror or error}"))]
+    errors: list[OSError] = []
+    files = sorted(_files(path, recursive, errors))
+    below = [file for file in files if file.suffix.lower() in suffixes]
+    others = [file for file in files if file.suffix.lower() not in suffixes]
+    left_out += others
+    found = [Input(file, file.relative_to(path)) for file in below]
+    for refused in errors:
+        folder = Path(refused.filename or path)
+        reason = FileAccessError(f"{folder}: the folder cannot be read: {refused.strerror or refused}")
+        found.append(Input(folder, folder.relative_to(path) if folder != path else name, reason))
+    if not found:
+        found.append(Input(path, name, _nothing_in(path, suffixes, recursive, bool(others))))
+    return found
+
+
+def _nothing_in(path: Path, suffixes: Collection[str], recursive: bool, has_others: bool) -> InputMissingError:
+    """The error for a folder without a fitting file; -r is advised only where it could find one."""
+    some = f"{', '.join(list(suffixes)[:8])}{', …' if len(suffixes) > 8 else ''}"
+    advise = not recursive and not has_others and any(entry.is_dir() for entry in os.scandir(path))
+    hint = "; pass -r to search its subfolders" if advise else ""
+    return InputMissingError(f"{path}: no file in this folder ends in {some}{hint}")
+
+
+def _files(folder: Path, recursive: bool, errors: list[OSError]) -> Iterator[Path]:
+    """Yield the files in a folder that are not hidden; collect the errors of folders that cannot be read."""
+    for base, folders, names in os.walk(folder, onerror=errors.append):
+        folders[:] = [name for name in folders if recursive and not name.startswith(".")]
+        yield from (Path(base) / name for name in names if not name.startswith("."))
+
+
+def assign(
+    paths: Sequence[str | Path],
+    inputs: Sequence[Input],
+    output: str | Path | None,
+    suffix: str | None,
+    direction: Direction,
+    on_exists: OnExists,
+    protected: Sequence[str | Path] = (),
+) -> list[Job]:
+    """Give every input its output.
+
+    ``paths`` are the arguments that `search` got. ``suffix`` None takes that of ``output`` if it is a file, else .dng
+    or .jpg. ``protected`` are other files that the batch reads, such as that of ``--like``: no output replaces them.
+    Raises ConfigError for an ``output`` that does not fit, OutputExistsError if two inputs share an output or an output
+    is an input or a protected file.
+    """
+    output = None if output is None else Path(output)
+    is_file = output is not None and _is_output_file(paths, inputs, output, suffix, direction)
+    ending = suffix or (".dng" if direction == Direction.UNPROCESS else ".jpg")
+    sources = {real_path(each.source) for each in inputs}
+    guarded = {real_path(Path(path)): Path(path) for path in protected}
+    jobs: list[Job] = []
+    taken: dict[Path, Path] = {}
+    for each in inputs:
+        if each.error is not None:
+            jobs.append(Job(each.source, None, each.error))
+            continue
+        if output is not None and is_file:
+            target = output
+        else:
+            target = (output / each.name if output is not None else each.source).with_suffix(ending)
+        if on_exists == OnExists.RENAME:
+            target = _free(target, taken, sources, guarded)
+        real = real_path(target)
+        if real in guarded:
+            raise OutputExistsError(
+                f"{target}: is read by this command (--like); pass another -o or --on-exists rename"
+            )
+        if real in sources and real != real_path(each.source):  # of itself: `run` reports the kind of the file first
+            raise OutputExistsError(f"{target}: is an input itself; pass another -o or --on-exists rename")
+        if real in taken:
+            raise OutputExistsError(
+                f"{target}: both {taken[real]} and {each.source} would be written to it; "
+                "pass --on-exists rename or convert them separately"
+            )
+        taken[real] = each.source
+        jobs.append(Job(each.source, target))
+    return jobs
+
+
+def _is_output_file(
+    paths: Sequence[str | Path], inputs: Sequence[Input], output: Path, suffix: str | None, direction: Direction
+) -> bool:
+    """Tell whether ``output`` names a file rather than a folder. Raises ConfigError if it fits neither."""
+    allowed = (".dng",) if direction == Direction.UNPROCESS else formats.SRGB_WRITE_SUFFIXES
+    if os.path.isdir(output):  # noqa: PTH112 – False for a name too long, where Path raises
+        return False
+    names_a_file = output.suffix.lower() in allowed
+    if len(inputs) != 1 or inputs[0].source != Path(paths[0]):  # several files, or those of a folder
+        if names_a_file:
+            raise ConfigError(f"-o {output}: must be a folder when there are several inputs or a folder")
+    elif output.suffix and not names_a_file and not os.path.lexists(output):
+        raise ConfigError(f"-o {output}: {direction} writes {', '.join(allowed)}; a folder must exist already")
+    if os.path.lexists(output) and not names_a_file:
+        raise ConfigError(f"-o {output}: is a file, and must be a folder or end in {', '.join(allowed)}")
+    if names_a_file and suffix is not None and formats.writer(suffix) is not formats.writer(output.suffix):
+        raise ConfigError(f"-o {output} contradicts --format {suffix[1:]}")
+    return names_a_file
+
+
+def real_path(path: Path) -> Path:
+    """Follow every link of the path, as far as they lead anywhere: two names of one file give the same path."""
+    return Path(os.path.realpath(path))
+
+
+def _free(target: Path, *taken: Container[Path]) -> Path:
+    """Return the path, or the first of its variants -1, -2, … that neither exists nor is taken."""
+    candidate, number = target, 0
+    while os.path.lexists(candidate) or any(real_path(candidate) in paths for paths in taken):
+        number += 1
+        candidate = target.with_name(f"{target.stem}-{number}{target.suffix}")
+    return candidate
+
+
+def shard(jobs: Sequence[Job], inputs: Sequence[Input], share: tuple[int, int]) -> list[Job]:
+    """Select the jobs of one worker: ``share`` (I, N) is worker I of N, I from 1.
+
+    The choice depends on an input's name below the given folder alone, so that all workers agree wherever that folder
+    lies: every file belongs to exactly one worker.
+    """
+    number, count = share
+
+    def worker(name: Path) -> int:
+        digest = hashlib.sha256(name.as_posix().encode("utf-8", "surrogateescape")).digest()
+        return int.from_bytes(digest[:8], "big") % count
+
+    return [job for job, each in zip(jobs, inputs, strict=True) if worker(each.name) == number - 1]

@@ -1,0 +1,374 @@
+"""Run the jobs of a batch: read, convert and write beside each other; a failed file costs only itself."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from paramisp_cli import atomic, formats, memory, pipeline
+from paramisp_cli.batch.find import Job, OnExists, real_path
+from paramisp_cli.errors import (
+    FileAccessError,
+    FormatError,
+    InputMissingError,
+    OutputExistsError,
+    ParamispError,
+)
+from paramisp_cli.formats import WriteOptions
+from paramisp_cli.pipeline import Plan, Settings
+from paramisp_cli.types import Direction, RawImage, SrgbImage
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The treatment of files: existing outputs, and whether to do any work.
+
+    on_exists          error, skip, overwrite or rename (see `find.OnExists`)
+    overwrite_foreign  let "overwrite" replace files that paramisp did not make, such as a camera's own RAW
+    dry_run            plan only: nothing is written
+    """
+
+    on_exists: OnExists = OnExists.ERROR
+    overwrite_foreign: bool = False
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The end of a job: status "done", "planned" (dry run), "skipped" or "failed"."""
+
+    job: Job
+    status: str
+    target: Path | None = None
+    error: ParamispError | None = None
+    seconds: float = 0.0
+    plan: Plan | None = None
+    notices: tuple[str, ...] = ()
+
+    def record(self) -> dict[str, Any]:
+        """Return plain values: one line of ``--json``."""
+        record: dict[str, Any] = {
+            "input": str(self.job.source),
+            "output": str(self.target) if self.target else None,
+            "status": self.status,
+            "seconds": round(self.seconds, 3),
+        }
+        if self.plan is not None:
+            record |= self.plan.describe() | {"notices": list(self.all_notices)}
+        if self.error is not None:
+            record |= {"error": str(self.error), "error_kind": type(self.error).__name__}
+        return record
+
+    @property
+    def all_notices(self) -> tuple[str, ...]:
+        """The notices of the result, or of the plan where there is no result."""
+        return self.notices or (self.plan.notices if self.plan else ())
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts and failures, for the last line and the exit code."""
+
+    done: int = 0
+    skipped: int = 0
+    failures: list[Outcome] = field(default_factory=list)
+
+    def add(self, outcome: Outcome) -> None:
+        """Count one outcome."""
+        if outcome.status == "failed":
+            self.failures.append(outcome)
+        elif outcome.status == "skipped":
+            self.skipped += 1
+        else:
+            self.done += 1
+
+    @property
+    def count(self) -> int:
+        """The number of outcomes counted."""
+        return self.done + self.skipped + len(self.failures)
+
+    def exit_code(self, single: bool) -> int:
+        """Return 0 without failures, a single file's own code, or 1 for some of many."""
+        if not self.failures:
+            return 0
+        error = self.failures[0].error
+        return error.exit_code if single and error is not None else 1
+
+
+def run(
+    jobs: Sequence[Job],
+    direction: Direction,
+    settings: Settings,
+    options: WriteOptions,
+    policy: Policy = Policy(),
+    *,
+    started: Callable[[Job], None] = lambda job: None,
+) -> Iterator[Outcome]:
+    """Yield the outcome of every job, in order; failures are outcomes, only an interrupt is an exception.
+
+    Files are read and written beside the one being converted, just enough to keep a device busy: memory does not grow
+    with the number of files. A network on a CPU needs all cores, so nothing runs beside it. With several GPUs, each
+    works on a file.
+    """
+    work = _Work(direction, settings, options, policy)
+    try:
+        with memory.kept():
+            yield from _overlapped(jobs, work, started)
+    except BaseException:
+        work.remove_empty_folders()  # every thread has ended by now
+        raise
+
+
+def _overlapped(jobs: Sequence[Job], work: _Work, started: Callable[[Job], None]) -> Iterator[Outcome]:
+    """Read, convert and write in threads, and yield the outcomes in order."""
+    reading: deque[tuple[Job, Future[_Step]]] = deque()
+    writing: deque[Future[_Step]] = deque()
+    with (
+        ThreadPoolExecutor(_MOST_READERS) as reader,
+        ThreadPoolExecutor(_MOST_DEVICES) as maker,
+        ThreadPoolExecutor(_MOST_READERS) as writer,
+    ):
+        waiting = iter(jobs)
+        try:
+            while True:
+                while len(reading) <= work.ahead and (job := next(waiting, None)) is not None:
+                    reading.append((job, reader.submit(work.read, job)))
+                if not reading:
+                    break
+                job, future = reading.popleft()
+                started(job)
+                step = future.result()
+                if len(work.devices) > 1:
+                    making = maker.submit(work.make, step)
+                    writing.append(writer.submit(lambda making: work.write(making.result()), making))
+                else:
+                    step = work.make(step)
+                    writing.append(writer.submit(work.write, step))
+                while len(writing) > (0 if step.done else work.ahead):  # report a failure before the next file starts
+                    yield _oldest(writing)
+            while writing:
+                yield _oldest(writing)
+        except KeyboardInterrupt:
+            while writing:  # files being written are finished and reported, waiting ones are dropped
+                future = writing.popleft()
+                if not future.cancel():
+                    yield future.result().outcome()
+            raise
+        finally:
+            for future in (*(future for _, future in reading), *writing):
+                future.cancel()
+
+
+def _oldest(writing: deque[Future[_Step]]) -> Outcome:
+    """Wait for the oldest result; on interrupt it stays queued."""
+    outcome = writing[0].result().outcome()
+    writing.popleft()
+    return outcome
+
+
+_MOST_READERS, _MOST_DEVICES = 4, 16
+"""Threads that read, and as many that write; GPUs in use."""
+
+
+@dataclass(slots=True)
+class _Step:
+    """A job on its way through reading, converting and writing.
+
+    ``folders`` are those created for its output, ``seconds`` the time spent on it.
+    """
+
+    job: Job
+    image: SrgbImage | RawImage | None = None
+    plan: Plan | None = None
+    result: SrgbImage | RawImage | None = None
+    folders: Sequence[Path] = ()
+    done: Outcome | None = None
+    seconds: float = 0.0
+
+    def outcome(self) -> Outcome:
+        assert self.done is not None
+        return replace(self.done, seconds=self.seconds)
+
+
+class _Work:
+    """The three stages of a job. Each takes a step and returns it; an error ends in ``step.done``, not in a raise."""
+
+    def __init__(self, direction: Direction, settings: Settings, options: WriteOptions, policy: Policy) -> None:
+        self.direction, self.options, self.policy = direction, options, policy
+        self.settings = settings
+        self.devices: list[str] = []
+        """Devices that work at the same time; the first file determines them."""
+        self.free: SimpleQueue[str] = SimpleQueue()
+        self.ahead = 0
+        """Files read, and files written, beside the one being converted; the first file determines it."""
+        self.folders: list[Path] = []
+        """Folders created."""
+        self.swept: set[Path] = set()
+        """Folders already searched for temporary files of ended programs."""
+
+    def read(self, job: Job) -> _Step:
+        """Read the image and plan its conversion."""
+        return self._guarded(_Step(job), self._read)
+
+    def make(self, step: _Step) -> _Step:
+        """Convert the image."""
+        return self._guarded(step, self._make)
+
+    def write(self, step: _Step) -> _Step:
+        """Write the output."""
+        return self._guarded(step, self._write)
+
+    def remove_empty_folders(self) -> None:
+        """Remove folders created for outputs that were never written."""
+        for folder in sorted(self.folders, key=lambda path: len(path.parts), reverse=True):
+            with suppress(OSError):  # most hold files
+                folder.rmdir()
+
+    def _guarded(self, step: _Step, stage: Callable[[_Step], Outcome | None]) -> _Step:
+        begin = time.monotonic()
+        if step.done is None:
+            try:
+                step.done = stage(step)
+            except ParamispError as error:
+                step.done = Outcome(step.job, "failed", error=error)
+            except Exception as error:  # internal error: report it, continue with the batch
+                if os.environ.get("PARAMISP_DEBUG"):
+                    raise
+                reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                text = f"{step.job.source}: internal error: {reason} (set PARAMISP_DEBUG=1 and report it)"
+                step.done = Outcome(step.job, "failed", error=ParamispError(text))
+        if step.done is not None:
+            step.image = step.result = None
+        step.seconds += time.monotonic() - begin
+        return step
+
+    def _settings(self, target: Path) -> Settings:
+        if target.suffix.lower() in (".tif", ".tiff") or self.options.bit_depth == 16:
+            return replace(self.settings, bit_depth=self.options.bit_depth or 16)
+        return self.settings
+
+    def _read(self, step: _Step) -> Outcome | None:
+        job, target = step.job, step.job.target
+        if job.error is not None or target is None:
+            raise job.error or InputMissingError(f"{job.source}: has no output")
+        if target.parent not in self.swept and not self.policy.dry_run:
+            self.swept.add(target.parent)
+            atomic.sweep(target.parent)
+        is_itself = real_path(target) == real_path(job.source)
+        if os.path.lexists(target) and not is_itself and self._existing(target):
+            return Outcome(job, "skipped", target=target)
+        with _naming(job.source, self.settings):
+            image = formats.read(job.source)
+            if isinstance(image, RawImage) != (self.direction == Direction.RENDER):
+                other = Direction.UNPROCESS if self.direction == Direction.RENDER else Direction.RENDER
+                kind = "a RAW file" if isinstance(image, RawImage) else "a picture, not a RAW file"
+                raise FormatError(f"{job.source}: is {kind}; `paramisp {other}` takes it")
+            if is_itself:
+                raise OutputExistsError(f"{target}: is the input itself; pass another -o or --on-exists rename")
+            step.image, step.plan = image, pipeline.plan(image, self._settings(target))
+        return Outcome(job, "planned", target=target, plan=step.plan) if self.policy.dry_run else None
+
+    def _existing(self, target: Path) -> bool:
+        """Tell whether to skip an output that exists. Raises OutputExistsError if it must not be replaced."""
+        policy = self.policy
+        if policy.on_exists == OnExists.ERROR:
+            raise OutputExistsError(f"{target}: exists already; pass --on-exists skip, overwrite or rename")
+        if policy.on_exists == OnExists.OVERWRITE and not policy.overwrite_foreign and not formats.is_own(target):
+            raise OutputExistsError(
+                f"{target}: was not made by paramisp (it may be the camera's own file) and is not overwritten; "
+                "pass another -o, --on-exists rename, or --overwrite-foreign"
+            )
+        return policy.on_exists == OnExists.SKIP
+
+    def _make(self, step: _Step) -> Outcome | None:
+        assert step.job.target is not None
+        assert step.image is not None
+        assert step.plan is not None
+        settings, image = self._settings(step.job.target), step.image
+        if not self.devices:
+            self.devices = pipeline.devices(settings.device)
+            for device in self.devices:
+                self.free.put(device)
+        device = self.free.get()
+        try:
+            self._make_on(replace(settings, device=device), step, image)
+        finally:
+            self.free.put(device)
+        return None
+
+    def _make_on(self, settings: Settings, step: _Step, image: SrgbImage | RawImage) -> None:
+        assert step.job.target is not None
+        assert step.plan is not None
+        with _naming(step.job.source, self.settings):
+            step.plan = pipeline.affordable(step.plan, settings, image.size)
+            if pipeline.pick_device(settings.device).type == "cpu":
+                beside = 0 if step.plan.checkpoint is not None else 1
+            else:
+                beside = min(max((os.cpu_count() or 1) // 4, 1), _MOST_READERS)
+            self.ahead = beside + len(self.devices) - 1
+        # Create the folder first: it may fail, and the conversion takes long.
+        with _created(step.job.target.parent) as step.folders, _naming(step.job.source, self.settings):
+            self.folders += step.folders
+            if isinstance(image, RawImage):
+                step.result = pipeline.run_render(image, step.plan, settings)
+            else:
+                step.result = pipeline.run_unprocess(image, step.plan, settings)
+        step.image = None
+
+    def _write(self, step: _Step) -> Outcome | None:
+        job, result = step.job, step.result
+        assert job.target is not None
+        assert result is not None
+        with _created(job.target.parent, step.folders):
+            try:
+                formats.write(result, job.target, self.options, overwrite=self.policy.on_exists == OnExists.OVERWRITE)
+            except OutputExistsError:
+                if self.policy.on_exists != OnExists.SKIP:
+                    raise
+                return Outcome(job, "skipped", target=job.target)  # another worker was faster
+        return Outcome(job, "done", target=job.target, plan=step.plan, notices=result.notes)
+
+
+@contextmanager
+def _naming(source: Path, settings: Settings) -> Iterator[None]:
+    """Begin every error with the file's name, and turn lack of memory into a FileAccessError with a remedy."""
+    try:
+        yield
+    except ParamispError as error:
+        if str(error).startswith(f"{source}: "):
+            raise
+        raise type(error)(f"{source}: {error}") from error
+    except (MemoryError, RuntimeError) as error:
+        from paramisp_cli import tiling
+
+        if not tiling.is_out_of_memory(error):
+            raise
+        remedy = "" if settings.model == "parametric" else "pass --model parametric, or "
+        raise FileAccessError(f"{source}: not enough memory; {remedy}use a smaller picture") from error
+
+
+@contextmanager
+def _created(folder: Path, earlier: Sequence[Path] = ()) -> Iterator[Sequence[Path]]:
+    """Create a folder with its parents and yield those created; on failure remove them and the ``earlier`` ones."""
+    created = [*earlier, *(above for above in (folder, *folder.parents) if not os.path.lexists(above))]
+    try:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise FileAccessError(f"{folder}: cannot make the folder: a file is in its place") from error
+        except OSError as error:
+            raise FileAccessError(f"{folder}: cannot make the folder: {error.strerror or error}") from error
+        yield created
+    except BaseException:
+        with suppress(OSError):
+            for each in created:
+                each.rmdir()
+        raise

@@ -1,0 +1,135 @@
+"""Streams and signals of every command: words for people on stderr, results on stdout, one line for an error."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn, TypeVar
+
+import typer
+
+from paramisp_cli.errors import ConfigError, FileAccessError, ParamispError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+T = TypeVar("T")
+
+# C0, DEL and C1 controls; line and paragraph separators; marks and overrides of writing direction.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def escaped(text: str) -> str:
+    r"""Show control characters and direction marks as escapes (\n, \x1b, \u202e), so that no file steers a terminal."""
+    return _UNPRINTABLE.sub(lambda match: ascii(match[0])[1:-1], text)
+
+
+def open_streams() -> None:
+    """Give the process streams 0 to 2: closed ones would be reused for files, and their text would end up there."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # a name that is not UTF-8 comes out as it went in
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr.reconfigure(errors="backslashreplace")
+
+
+def terminal() -> Console:
+    """Return stderr as a rich console; plain when it is no terminal or NO_COLOR is set."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """Print a line for people on stderr; a closed stderr is no error."""
+    if sys.stderr is not None:  # None if it was closed from the start: print would then use stdout
+        with suppress(OSError):
+            print(escaped(text), file=sys.stderr, flush=True)
+
+
+def result(text: str) -> None:
+    """Print a line of result on stdout."""
+    _out(escaped(text))
+
+
+def result_path(path: object) -> None:
+    """Print a file's path on stdout: as it is for another program, escaped on a terminal."""
+    _out(escaped(str(path)) if sys.stdout is not None and sys.stdout.isatty() else str(path))
+
+
+def _out(text: str) -> None:
+    """Print to stdout; work continues when nobody reads it any more (`paramisp … | head -1`)."""
+    if sys.stdout is None:
+        return
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would try again at its exit
+        raise FileAccessError(f"stdout: cannot write to it: {error.strerror or error}") from error
+
+
+def fail(error: ParamispError) -> NoReturn:
+    """Print the error and end with its exit code."""
+    say(f"paramisp: {error}")
+    raise typer.Exit(error.exit_code)
+
+
+def fail_usage(message: str) -> NoReturn:
+    """End for an option that makes no sense."""
+    fail(ConfigError(message))
+
+
+def one_of(flag: str, value: str, allowed: Sequence[str]) -> None:
+    """End with a usage error unless the value is an allowed one."""
+    if value not in allowed:
+        fail_usage(f"{flag} must be one of {', '.join(allowed)}, not {value!r}")
+
+
+def or_fail(work: Callable[[], T]) -> T:
+    """Return the result of ``work``; end with one line and its exit code for an error of the user's."""
+    try:
+        return work()
+    except ParamispError as error:
+        fail(error)
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], None]]:
+    """Make Ctrl-C, SIGTERM and SIGHUP raise KeyboardInterrupt; yield a check that raises it again if it was lost.
+
+    Python drops an exception raised in a destructor or in a callback from C, and an interrupt may arrive there: call
+    the check wherever the work can stop. A signal ignored from outside (``nohup``) stays ignored.
+    """
+    seen = False
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal seen
+        seen = True
+        signal.default_int_handler(number, frame)
+
+    def check() -> None:
+        if seen:
+            raise KeyboardInterrupt
+
+    signals = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.getsignal(number) for number in signals}
+    heeded = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+    for number in heeded:
+        signal.signal(number, interrupt)
+    try:
+        yield check
+    finally:
+        for number in heeded:
+            signal.signal(number, before[number])

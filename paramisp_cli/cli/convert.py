@@ -1,0 +1,269 @@
+"""``paramisp unprocess`` and ``paramisp render``: convert files and folders, and report each result."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from paramisp_cli.cli.console import fail, fail_usage, interruptible, say
+from paramisp_cli.cli.options import (
+    OUTPUT,
+    BatchOptions,
+    Command,
+    Inputs,
+    SettingsOptions,
+    grouped,
+)
+from paramisp_cli.cli.progress import Progress
+from paramisp_cli.errors import ConfigError, ParamispError
+
+if TYPE_CHECKING:
+    from paramisp_cli.batch.run import Outcome
+    from paramisp_cli.formats import WriteOptions
+    from paramisp_cli.pipeline import Settings
+    from paramisp_cli.types import Direction
+
+_UNPROCESS_EXAMPLES = """\
+paramisp unprocess photo.jpg              # writes photo.dng
+paramisp unprocess photos -r -o raws --on-exists skip    # repeat to resume
+paramisp unprocess photo.jpg --camera "Nikon D90" --dry-run -v"""
+_RENDER_EXAMPLES = """\
+paramisp render shot.dng                # writes shot.jpg
+paramisp render shot.nef -o shot.tif    # 16 bits a channel
+paramisp render raws -r -o pictures --format png --bits 16"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the program."""
+    for command, examples in ((unprocess, _UNPROCESS_EXAMPLES), (render, _RENDER_EXAMPLES)):
+        app.command(cls=Command, epilog=examples, rich_help_panel="Convert")(grouped(command))
+
+
+def unprocess(
+    inputs: Inputs,
+    batch: BatchOptions,
+    settings: SettingsOptions,
+    profile: Annotated[
+        Literal["match", "linear", "adobe"],
+        typer.Option(rich_help_panel=OUTPUT, help="Look: the photo's, a straight line, or the reader's own."),
+    ] = "match",
+    compression: Annotated[
+        Literal["lossless", "none"], typer.Option(rich_help_panel=OUTPUT, help="Compression of the mosaic.")
+    ] = "lossless",
+    embed_jpeg: Annotated[
+        bool, typer.Option(rich_help_panel=OUTPUT, help="Put the JPEG itself into the DNG, byte for byte.")
+    ] = True,
+    verify: Annotated[
+        bool, typer.Option("--verify", rich_help_panel=OUTPUT, help="Open every output again and compare it.")
+    ] = False,
+) -> None:
+    """Turn pictures (JPEG, PNG, TIFF, WebP, AVIF) into RAW files (DNG)."""
+    from paramisp_cli.formats import WriteOptions
+    from paramisp_cli.types import Direction
+
+    options = WriteOptions(compression=compression, profile=profile, embed_jpeg=embed_jpeg, verify=verify)
+    _convert(Direction.UNPROCESS, inputs, ".dng", None, _settings(settings), options, batch)
+
+
+def render(
+    inputs: Inputs,
+    batch: BatchOptions,
+    settings: SettingsOptions,
+    format_name: Annotated[
+        Literal["jpg", "jpeg", "png", "tif", "tiff"] | None,
+        typer.Option("--format", rich_help_panel=OUTPUT, help="Default: that of -o, else jpg."),
+    ] = None,
+    quality: Annotated[
+        int, typer.Option("--quality", min=1, max=100, rich_help_panel=OUTPUT, help="JPEG quality.")
+    ] = 95,
+    bits: Annotated[
+        int | None, typer.Option("--bits", rich_help_panel=OUTPUT, help="8 or 16 a channel. Default: TIFF 16, PNG 8.")
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", rich_help_panel=OUTPUT, help="Open every output again and compare it.")
+    ] = False,
+) -> None:
+    """Turn RAW files (DNG, NEF, CR2, CR3, ARW, …) into pictures (JPEG, PNG, TIFF)."""
+    from paramisp_cli.formats import WriteOptions
+    from paramisp_cli.types import Direction
+
+    if bits not in (None, 8, 16):
+        fail_usage(f"--bits takes 8 or 16, not {bits}")
+    options = WriteOptions(quality=quality, bit_depth=bits, verify=verify)
+    suffix = f".{format_name}" if format_name else None
+    _convert(Direction.RENDER, inputs, suffix or ".jpg", suffix, _settings(settings), options, batch)
+
+
+def _settings(options: SettingsOptions) -> Settings:
+    from paramisp_cli.pipeline import Settings
+
+    try:
+        return Settings(**{f.name: getattr(options, f.name) for f in fields(options)})
+    except ConfigError as error:
+        fail(error)
+
+
+def _convert(
+    direction: Direction, inputs: list[Path], ending: str, suffix: str | None, settings: Settings,
+    options: WriteOptions, batch: BatchOptions,
+) -> None:  # fmt: skip
+    """Run a batch and report it; ends with the exit code. ``suffix`` is that of --format, ``ending`` its default."""
+    from paramisp_cli import formats, pipeline
+    from paramisp_cli.batch import find
+
+    if batch.output == Path("-"):
+        _to_stdout(direction, inputs, ending, suffix, settings, options, batch)
+    suffixes = formats.SRGB_SUFFIXES if direction == "unprocess" else formats.RAW_SUFFIXES
+    protected = [settings.like] if settings.like is not None else []
+    on_exists = find.OnExists(batch.on_exists)
+    try:
+        pipeline.check(settings, direction)
+        found = find.search(inputs, suffixes, recursive=batch.recursive)
+        jobs = find.assign(inputs, found.inputs, batch.output, suffix, direction, on_exists, protected)
+        jobs = find.shard(jobs, found.inputs, batch.shard) if batch.shard else jobs
+    except ParamispError as error:
+        fail(error)
+    if options.bit_depth == 16 and any(job.target and job.target.suffix.lower() in (".jpg", ".jpeg") for job in jobs):
+        fail_usage("--bits 16: a JPEG has 8 bits; pass --format png or tif")
+    single = not batch.shard and [job.source for job in jobs] == inputs[:1]  # False for a folder with one file
+    outputs = {job.target for job in jobs}
+    if not batch.quiet and (others := [path for path in found.left_out if path not in outputs]):
+        say(left_out(others))
+    report = _Report(batch, single, len(jobs))
+    raise typer.Exit(report.run(jobs, direction, settings, options))
+
+
+def _to_stdout(
+    direction: Direction, inputs: list[Path], ending: str, suffix: str | None, settings: Settings,
+    options: WriteOptions, batch: BatchOptions,
+) -> None:  # fmt: skip
+    """Convert one file and write the result to stdout; ends with the exit code."""
+    if len(inputs) != 1 or inputs[0].is_dir():
+        fail_usage("-o -: stdout takes the result of a single file; pass -o FOLDER for several")
+    if batch.json_lines or batch.dry_run:
+        fail_usage("-o -: stdout carries the file, so --json and --dry-run do not go with it")
+    if sys.stdout is None or sys.stdout.isatty():
+        fail_usage("-o -: stdout is a terminal; send it to a file or another program")
+    with tempfile.TemporaryDirectory(prefix="paramisp-") as folder:
+        target = Path(folder, f"result{ending}")
+        try:
+            with open(os.devnull, "w") as nowhere:  # noqa: PTH123 – os.devnull is no Path
+                stdout, sys.stdout = sys.stdout, nowhere  # the temporary path is no result
+                try:
+                    _convert(direction, inputs, ending, suffix, settings, options, replace(batch, output=target))
+                finally:
+                    sys.stdout = stdout
+        except typer.Exit as end:
+            if end.exit_code == 0:
+                with target.open("rb") as file:
+                    shutil.copyfileobj(file, sys.stdout.buffer)
+                sys.stdout.buffer.flush()
+            raise
+
+
+def left_out(files: Sequence[Path]) -> str:
+    """Tell in one line how many files of which kinds the search left out of folders."""
+    from paramisp_cli import formats
+
+    kinds: Counter[str] = Counter()
+    others: Counter[str] = Counter()
+    for suffix, count in Counter(path.suffix.lower() for path in files).items():
+        if suffix in formats.KNOWN_UNREADABLE:
+            kinds[f"{formats.KNOWN_UNREADABLE[suffix]} (cannot be read)"] += count
+        elif suffix in formats.RAW_SUFFIXES:
+            kinds["RAW (`paramisp render` takes them)"] += count
+        elif suffix in formats.SRGB_SUFFIXES:
+            kinds["pictures (`paramisp unprocess` takes them)"] += count
+        else:
+            others[suffix or "no suffix"] += count
+    shown = [f"{count} {kind}" for kind, count in sorted(kinds.items())]
+    if others:
+        names = sorted(others)
+        shown.append(f"{others.total()} other ({', '.join(names[:6])}{', …' if len(names) > 6 else ''})")
+    return f"left out {len(files)} {'file' if len(files) == 1 else 'files'}: {', '.join(shown)}"
+
+
+@dataclass(slots=True)
+class _Report:
+    """Runs the jobs and reports them: paths or JSON on stdout, words on stderr, notices once for all their files."""
+
+    batch: BatchOptions
+    single: bool
+    total: int
+    notices: dict[str, list[tuple[Path, str]]] = field(default_factory=dict)
+    """Summary of a notice → the files it concerns, with its full text."""
+
+    def run(self, jobs: Any, direction: Direction, settings: Settings, options: WriteOptions) -> int:
+        """Run the jobs and return the exit code."""
+        from paramisp_cli.batch import run
+        from paramisp_cli.batch.find import OnExists
+
+        batch, tally = self.batch, run.Tally()
+        policy = run.Policy(OnExists(batch.on_exists), batch.overwrite_foreign, batch.dry_run)
+        with Progress(self.total, quiet=batch.quiet) as progress:
+            try:
+                with interruptible() as check:
+                    for outcome in run.run(jobs, direction, settings, options, policy, started=progress.started):
+                        tally.add(outcome)
+                        progress.finished()
+                        self._show(outcome, progress, "" if self.single else f"[{tally.count}/{self.total}] ")
+                        if outcome.status == "failed" and batch.fail_fast:
+                            break
+                        check()
+            except KeyboardInterrupt:
+                progress.stop()
+                say(f"interrupted: {tally.done} done, {self.total - tally.count} left; go on with --on-exists skip")
+                return 130
+        self._show_notices()
+        if not self.single and not batch.quiet:
+            verb = "planned" if batch.dry_run else "done"
+            left = f", {self.total - tally.count} not tried" if tally.count < self.total else ""
+            say(f"{tally.done} {verb}, {tally.skipped} skipped, {len(tally.failures)} failed{left}")
+            if tally.failures:
+                say("failed: " + ", ".join(str(failure.job.source) for failure in tally.failures))
+        return tally.exit_code(self.single)
+
+    def _show(self, outcome: Outcome, progress: Progress, count: str) -> None:
+        """Report one file."""
+        name, batch = outcome.job.source, self.batch
+        if batch.json_lines:
+            progress.result(json.dumps(outcome.record(), allow_nan=False))
+        elif outcome.status in ("done", "planned"):
+            progress.result_path(outcome.target)
+        if outcome.status == "failed":
+            progress.say(f"paramisp: {outcome.error}")
+            return
+        if batch.quiet:
+            return
+        for notice in outcome.all_notices:
+            if self.single or batch.verbose:
+                progress.say(f"{name}: {notice}")
+            else:
+                self.notices.setdefault(getattr(notice, "summary", notice), []).append((name, notice))
+        if outcome.plan is not None and batch.verbose:
+            for key, value in outcome.plan.describe().items():
+                if key not in ("origin", "notices"):
+                    source = outcome.plan.origin.get({"wb_gains": "wb"}.get(key, key))
+                    progress.say(f"  {key}: {value}" + (f"  [{source}]" if source else ""))
+        if outcome.status == "skipped" and not count:
+            progress.say(f"{outcome.target}: exists already, skipped")
+        if progress.bar is None and count:
+            progress.say(f"{count}{name}: {outcome.status} ({outcome.seconds:.1f} s)")
+
+    def _show_notices(self) -> None:
+        """Print each notice of a batch once, with the number of files it concerns."""
+        for summary, files in self.notices.items():
+            if len(files) == 1:
+                say(f"{files[0][0]}: {files[0][1]}")
+            else:
+                say(f"{len(files)} files: {summary}")

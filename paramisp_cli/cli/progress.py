@@ -1,0 +1,79 @@
+"""A progress display on a terminal: a bar with file name and time left for many files, a clock for a single one."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from paramisp_cli.cli.console import escaped, result, result_path, say, terminal
+
+
+class Progress:
+    """A context in which progress is shown if stderr is a terminal; lines can be printed around it."""
+
+    def __init__(self, total: int, *, quiet: bool) -> None:
+        self.bar: Any = None
+        if total and not quiet and sys.stderr is not None and sys.stderr.isatty():
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                ProgressColumn,
+                SpinnerColumn,
+                TextColumn,
+                TimeElapsedColumn,
+                TimeRemainingColumn,
+            )
+            from rich.progress import Progress as Bar
+
+            name: ProgressColumn = TextColumn("{task.description}", markup=False)
+            columns = (
+                (name, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+                if total > 1
+                else (SpinnerColumn(), name, TimeElapsedColumn())
+            )
+            self.bar = Bar(*columns, console=terminal(), transient=True, redirect_stdout=False, redirect_stderr=False)
+            self.task = self.bar.add_task("", total=total)
+
+    def __enter__(self) -> Progress:
+        if self.bar:
+            self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Remove the display."""
+        if self.bar:
+            self.bar.stop()
+
+    def started(self, job: Any) -> None:
+        """Show the name of the file that is worked on."""
+        if self.bar:
+            self.bar.update(self.task, description=escaped(job.source.name))
+
+    def finished(self) -> None:
+        """Count a file."""
+        if self.bar:
+            self.bar.advance(self.task)
+
+    def result(self, text: str) -> None:
+        """Print a line on stdout; above the bar where stdout is the same terminal."""
+        if self.bar and sys.stdout is not None and sys.stdout.isatty():
+            self.say(text)
+        else:
+            result(text)
+
+    def result_path(self, path: object) -> None:
+        """Print a path on stdout; above the bar where stdout is the same terminal."""
+        if self.bar and sys.stdout is not None and sys.stdout.isatty():
+            self.say(str(path))
+        else:
+            result_path(path)
+
+    def say(self, text: str) -> None:
+        """Print a line for people, above the bar if there is one."""
+        if self.bar:
+            self.bar.console.print(escaped(text), markup=False)
+        else:
+            say(text)
