@@ -1,10 +1,12 @@
-# TORCH=torch takes the newest build (with CUDA on Linux); the default is a build that needs no GPU where one is offered.
-TORCH ?= torch==2.13.0
+# TORCH names the PyTorch to install: `make install TORCH=torch==2.13.0`. Empty, the build that fits this machine is
+# taken: without a GPU the CPU build of 0.2 GB, where PyPI's own for Linux x86-64 brings CUDA and 3 GB.
+TORCH ?=
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/pip --quiet --disable-pip-version-check
 
-.PHONY: install dev test check lint format types unit bench clean
+.PHONY: install dev test check lint format types unit fuzz bench clean
 
 install: $(VENV)/.installed        ## a virtual environment with the paramisp command
 
@@ -16,13 +18,24 @@ $(VENV)/.venv:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(VENV)/.installed: pyproject.toml | $(VENV)/.venv
-	$(BIN)/pip install --quiet --disable-pip-version-check "$(TORCH)"
-	$(BIN)/pip install --quiet --disable-pip-version-check -e .
+# uv knows PyTorch's own package index and picks the build for the machine's GPU, or for none. Where that index cannot
+# be reached, pip takes PyPI's build.
+$(VENV)/.torch: | $(VENV)/.venv
+	@if [ -n "$(TORCH)" ]; then \
+	  echo "$(PIP) install '$(TORCH)'"; $(PIP) install "$(TORCH)"; \
+	else \
+	  echo "PyTorch for this machine"; \
+	  { $(PIP) install uv && $(BIN)/uv pip install --quiet --python $(BIN)/python --torch-backend=auto 'torch>=2.4' 2>/dev/null; } \
+	  || { echo "PyTorch's package index cannot be reached: taking PyPI's build"; $(PIP) install torch==2.13.0; }; \
+	fi
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml $(VENV)/.torch
+	$(PIP) install -e .
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.installed
-	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev]"
+	$(PIP) install -e ".[dev,ray]"
 	@touch $@
 
 lint: dev
@@ -38,6 +51,9 @@ types: dev
 
 unit: dev
 	$(BIN)/pytest
+
+fuzz: dev                          ## damaged files by the thousand; `make fuzz COUNT=20000 SEED=7`
+	$(BIN)/python tests/fuzz/run.py --count $(or $(COUNT),3000) --seed $(or $(SEED),1)
 
 bench: dev                         ## timings; each script says what it compares
 	@for script in tests/bench/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

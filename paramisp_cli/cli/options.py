@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -117,7 +118,7 @@ def _path(panel: str, *names: str, **more: Any) -> Any:
 FILES, MODEL, SHOT, OUTPUT, WORDS = "Files", "Model and machine", "Shot", "Output", "Messages"
 
 Inputs = Annotated[
-    list[Path], typer.Argument(metavar="INPUT…", help="Files or folders.", show_default=False, readable=False)
+    list[Path], typer.Argument(metavar="INPUT", help="Files or folders.", show_default=False, readable=False)
 ]
 Json = Annotated[bool, _option(WORDS, "--json", help="Print one JSON object a file on stdout.")]
 Camera = Annotated[
@@ -274,14 +275,20 @@ def grouped(function: Callable[..., None]) -> Callable[..., None]:
 class _GroupedHelp:
     """Writes a command's options in sections by their panel. Plain text: rich would double the time of --help."""
 
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return the words after the command's name: "INPUT...", where Typer writes "{INPUT}..."."""
+        return [piece.replace("{", "").replace("}", "") for piece in super().collect_usage_pieces(ctx)]  # type: ignore[misc]
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write a section for each panel in the order of the panels' first options."""
         sections: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):  # type: ignore[attr-defined]
             record = param.get_help_record(ctx)
-            if record is not None:
-                kind = "Arguments" if param.param_type_name == "argument" else "Options"
-                sections.setdefault(getattr(param, "rich_help_panel", None) or kind, []).append(record)
+            if record is None:
+                continue
+            kind = "Arguments" if param.param_type_name == "argument" else "Options"
+            name = re.sub(r" <[^>]*>$", "", record[0]) if kind == "Arguments" else record[0]  # the value's Python type
+            sections.setdefault(getattr(param, "rich_help_panel", None) or kind, []).append((name, record[1]))
         for title, records in sections.items():
             with formatter.section(title):
                 formatter.write_dl(records)

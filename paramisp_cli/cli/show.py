@@ -16,13 +16,13 @@ from paramisp_cli.errors import ParamispError
 Files = Annotated[
     list[Path],
     typer.Argument(
-        metavar="FILE…", help="JPEG, PNG, TIFF, WebP, AVIF or RAW files.", show_default=False, readable=False
+        metavar="FILE", help="JPEG, PNG, TIFF, WebP, AVIF or RAW files.", show_default=False, readable=False
     ),
 ]
 Pattern = Annotated[
     str,
     typer.Argument(
-        metavar="[TEXT]", help="Show only names that contain this.", show_default=False, autocompletion=complete_camera
+        metavar="TEXT", help="Show only names that contain this.", show_default=False, autocompletion=complete_camera
     ),
 ]
 

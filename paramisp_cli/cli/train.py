@@ -60,7 +60,7 @@ def pairs(
     folders: Annotated[
         list[Path],
         typer.Argument(
-            metavar="FOLDER…", help="Folders of RAW files, or RAW files.", show_default=False, readable=False
+            metavar="FOLDER", help="Folders of RAW files, or RAW files.", show_default=False, readable=False
         ),
     ],
     output: DataSetOutput,
@@ -99,7 +99,7 @@ def simulate(
     scenes: Annotated[
         list[Path],
         typer.Argument(
-            metavar="SCENE…",
+            metavar="SCENE",
             help="Panoramas (.hdr), RAW files, or folders of them.",
             show_default=False,
             readable=False,

@@ -71,7 +71,7 @@ def weights_info(checkpoint: Checkpoint, json_lines: Json = False) -> None:
 def weights_verify(
     checkpoints: Annotated[
         list[str],
-        typer.Argument(metavar="NAME|FILE…", show_default=False, autocompletion=complete_weights),
+        typer.Argument(metavar="NAME|FILE", show_default=False, autocompletion=complete_weights),
     ],
 ) -> None:
     """Load checkpoints strictly and run each on a small image."""
