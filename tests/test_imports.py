@@ -17,7 +17,7 @@ LAYERS = [
     {"errors", "color", "memory"},
     {"types", "scratch"},
     {"isp", "cameras"},
-    {"formats", "models"},
+    {"formats", "models", "torch_zip"},
     {"look", "tiling", "published"},
     {"weights"},
     {"pipeline"},
