@@ -30,10 +30,13 @@ LAYERS = [
 ]
 RANK = {name: number for number, layer in enumerate(LAYERS) for name in layer}
 
+# The lower half of formats: one job each, for all formats; raster is the face of the two halves of its work.
+FORMATS_BASE = {"kinds", "quiet", "tiff", "jpeg", "icc", "pixels", "raster_read", "raster_write"}
+
 # Files in one folder that may import each other: exif and base serve all formats, base all models, stages,
 # engine, local and streaming are the second half of paramisp; a package's __init__ is its registry.
 SHARED = {
-    "formats": {"exif", "base", "ljpeg", "tiles"},
+    "formats": {"exif", "base", "ljpeg", "tiles", *FORMATS_BASE},
     "models": {"base", "stages", "engine", "local", "streaming", "attention", "paramisp"},
     # what the loop, the evaluation and the simulation stand on
     "training": {
@@ -55,8 +58,8 @@ DOORS = {
     "typer": {"cli.py", "cli_weights.py", "cli_training.py", "console.py"},
     "rich": {"cli.py", "console.py"},
     "rawpy": {"formats/libraw.py"},
-    "PIL": {"formats/raster.py"},
-    "tifffile": {"formats/raster.py"},
+    "PIL": {"formats/raster_read.py", "formats/raster_write.py", "formats/icc.py"},
+    "tifffile": {"formats/raster_read.py"},
     "safetensors": {"weights.py"},
     "platformdirs": {"weights.py"},
 }
