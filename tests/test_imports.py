@@ -17,7 +17,7 @@ LAYERS = [
     {"errors", "color", "memory", "atomic"},
     {"types", "scratch"},
     {"isp", "cameras"},
-    {"formats", "models"},
+    {"formats", "models", "torch_zip"},
     {"look", "tiling", "published"},
     {"weights"},
     {"pipeline"},
@@ -28,12 +28,15 @@ LAYERS = [
 ]
 RANK = {name: number for number, layer in enumerate(LAYERS) for name in layer}
 
+# The lower half of formats: one job each, for all formats; raster is the face of the two halves of its work.
+FORMATS_BASE = {"kinds", "quiet", "tiff", "jpeg", "icc", "pixels", "raster_read", "raster_write"}
+
 # Files in one folder that may import each other: exif and base serve all formats, base all models, stages,
 # engine, local and streaming are the second half of paramisp; a package's __init__ is its registry.
 SHARED = {
     "batch": {"find"},
     "cli": {"console", "options", "progress", "convert", "show", "train", "weights"},
-    "formats": {"exif", "base", "ljpeg", "tiles"},
+    "formats": {"exif", "base", "ljpeg", "tiles", *FORMATS_BASE},
     "models": {"base", "stages", "engine", "local", "streaming", "attention", "paramisp"},
     # what the loop, the evaluation and the simulation stand on
     "training": {
@@ -55,8 +58,8 @@ DOORS = {
     "typer": {f"cli/{name}.py" for name in ("app", "console", "convert", "options", "show", "train", "weights")},
     "rich": {"cli/console.py", "cli/progress.py"},
     "rawpy": {"formats/libraw.py"},
-    "PIL": {"formats/raster.py"},
-    "tifffile": {"formats/raster.py"},
+    "PIL": {"formats/raster_read.py", "formats/raster_write.py", "formats/icc.py"},
+    "tifffile": {"formats/raster_read.py"},
     "safetensors": {"weights.py"},
     "platformdirs": {"weights.py"},
 }

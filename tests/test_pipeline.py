@@ -332,7 +332,7 @@ def test_orientations(orientation, suffix, tmp_path):
     back = paramisp.read(tmp_path / f"a{suffix}")
     assert back.orientation == 1
     assert back.pixels.shape == upright.shape
-    assert psnr(raster._to_depth(back.pixels, 8), upright) > 38
+    assert psnr(raster.to_depth(back.pixels, 8), upright) > 38
 
 
 @pytest.mark.parametrize(

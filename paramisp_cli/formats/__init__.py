@@ -12,7 +12,7 @@ from pathlib import Path
 
 from paramisp_cli import atomic
 from paramisp_cli.errors import ConfigError, FileAccessError, FormatError, InputMissingError, OutputExistsError
-from paramisp_cli.formats import dng, exif, libraw, raster
+from paramisp_cli.formats import dng, exif, jpeg, libraw, raster
 from paramisp_cli.formats.base import Format, WriteOptions
 from paramisp_cli.types import RawImage, SrgbImage
 
@@ -137,7 +137,7 @@ def is_own(path: Path) -> bool:
 def _exif_block(data: mmap.mmap) -> bytes | mmap.mmap | None:
     """The EXIF of a JPEG or PNG file, or a TIFF-like file as it is; None if there is none."""
     if data[:2] == b"\xff\xd8":
-        return libraw.app1(data)
+        return jpeg.exif_block(data)
     if data[:4] == b"\x89PNG":
         at = data[:65536].find(b"eXIf")
         length = int.from_bytes(data[at - 4 : at], "big")

@@ -19,8 +19,6 @@ import math
 import re
 import struct
 import zlib
-from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -30,15 +28,31 @@ from paramisp_cli.color import srgb_encode
 from paramisp_cli.errors import ConfigError, FormatError
 from paramisp_cli.formats import exif
 from paramisp_cli.formats.base import Format, WriteOptions
+from paramisp_cli.formats.jpeg import preview_frame
+from paramisp_cli.formats.tiff import (
+    ASCII,
+    DOUBLE,
+    FLOAT,
+    LONG,
+    RATIONAL,
+    SHORT,
+    TYPES,
+    UNDEFINED,
+    UTF8,
+    Entry,
+    Ifd,
+    byte,
+    directory,
+    long,
+    rational,
+    short,
+    srational,
+    text,
+)
 from paramisp_cli.formats.tiles import TILE, tile_width_for, write_even, write_mosaic
 from paramisp_cli.types import CanonicalParams, Metadata, OpticalParams, RawImage, SrgbImage
 
 _THUMBNAIL = 256  # longest side [px]
-
-# TIFF types: number, bytes each.
-_BYTE, _ASCII, _SHORT, _LONG, _RATIONAL, _UNDEFINED, _SRATIONAL, _FLOAT, _DOUBLE = 1, 2, 3, 4, 5, 7, 10, 11, 12
-_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 129: 1}
-_UTF8 = 129  # Exif 3.0
 
 _SUBIFDS, _EXIF, _GPS, _XMP = 330, 34665, 34853, 700
 _STRIP_OFFSETS, _STRIP_COUNTS, _TILE_OFFSETS, _TILE_COUNTS = 273, 279, 324, 325
@@ -66,18 +80,6 @@ _MASKED_BORDERS = re.compile(
 _TONE_CURVE_LINEAR = ((0.0, 0.0), (1.0, 1.0))
 
 
-@dataclass(frozen=True, slots=True)
-class _Value:
-    """A tag's value: TIFF type, count, little-endian bytes."""
-
-    type: int
-    count: int
-    data: bytes
-
-
-_Ifd = dict[int, _Value]
-
-
 def write(image: SrgbImage | RawImage, path: Path, options: WriteOptions) -> None:
     """Write ``image``, a RawImage with a uint16 mosaic, to ``path`` as DNG.
 
@@ -95,7 +97,7 @@ def write(image: SrgbImage | RawImage, path: Path, options: WriteOptions) -> Non
     jpeg = image.metadata.jpeg if options.embed_jpeg else None
     preview = _preview_ifd(jpeg, image) if jpeg else None
     block = exif.parse(image.metadata.exif) if image.metadata.exif else None
-    ifds: dict[str, _Ifd] = {
+    ifds: dict[str, Ifd] = {
         "main": _main_ifd(image, options, thumbnail, block),
         "exif": _exif_ifd(image.optical, block),
         "gps": {tag: _copied(entry) for tag, entry in block.gps.items() if _is_sound(entry)} if block else {},
@@ -108,7 +110,7 @@ def write(image: SrgbImage | RawImage, path: Path, options: WriteOptions) -> Non
         at = len(_laid_out(ifds))
         for ifd, data in ((ifds["main"], thumbnail.tobytes()), (ifds["preview"], jpeg if preview else None)):
             if data:
-                ifd[_STRIP_OFFSETS] = _long(at)
+                ifd[_STRIP_OFFSETS] = long(at)
                 at += len(data) + len(data) % 2
         file.write(_laid_out(ifds))
         write_even(file, thumbnail.tobytes())
@@ -117,66 +119,66 @@ def write(image: SrgbImage | RawImage, path: Path, options: WriteOptions) -> Non
         offsets, counts, checksum = write_mosaic(file, image.mosaic, tile_width)
         if file.tell() >= 1 << 32:
             raise FormatError(f"a DNG holds at most 4 GiB; this one would take {file.tell()} bytes")
-        ifds["raw"][_TILE_OFFSETS if tile_width else _STRIP_OFFSETS] = _long(*offsets)
-        ifds["raw"][_TILE_COUNTS if tile_width else _STRIP_COUNTS] = _long(*counts)
-        ifds["main"][51111] = _byte(checksum)  # NewRawImageDigest
+        ifds["raw"][_TILE_OFFSETS if tile_width else _STRIP_OFFSETS] = long(*offsets)
+        ifds["raw"][_TILE_COUNTS if tile_width else _STRIP_COUNTS] = long(*counts)
+        ifds["main"][51111] = byte(checksum)  # NewRawImageDigest
         file.seek(0)
         file.write(_laid_out(ifds))
 
 
-def _main_ifd(raw: RawImage, options: WriteOptions, thumbnail: np.ndarray, block: exif.ExifBlock | None) -> _Ifd:
+def _main_ifd(raw: RawImage, options: WriteOptions, thumbnail: np.ndarray, block: exif.ExifBlock | None) -> Ifd:
     """IFD0: the thumbnail's geometry and all that is about the whole file."""
     camera, canonical = raw.camera, raw.canonical
     neutral = canonical.as_shot_neutral / canonical.as_shot_neutral.max()
     ifd = {
-        254: _long(1),  # NewSubFileType: reduced-size preview
-        256: _long(thumbnail.shape[1]),
-        257: _long(thumbnail.shape[0]),
-        258: _short(8, 8, 8),  # BitsPerSample
-        259: _short(1),  # Compression: none
-        262: _short(2),  # PhotometricInterpretation: RGB
-        _STRIP_OFFSETS: _long(0),
-        274: _short(raw.orientation),
-        277: _short(3),  # SamplesPerPixel
-        278: _long(thumbnail.shape[0]),  # RowsPerStrip
-        _STRIP_COUNTS: _long(thumbnail.size),
-        284: _short(1),  # PlanarConfiguration
-        305: _ascii(f"paramisp {__version__}"),  # Software
-        50706: _byte(bytes((1, 4, 0, 0))),  # DNGVersion
-        50707: _byte(bytes((1, 1, 0, 0))),  # DNGBackwardVersion: lossless JPEG of 16 bits changed its rules in 1.1
-        50708: _ascii(camera.name if camera and camera.name else "paramisp generic"),  # UniqueCameraModel
-        50721: _srational(*canonical.color_matrix.ravel()),  # ColorMatrix1
-        50728: _rational(*neutral),  # AsShotNeutral
-        50730: _srational(raw.baseline_exposure),
-        50731: _rational(1),  # BaselineNoise
-        50732: _rational(1),  # BaselineSharpness
-        50734: _rational(1),  # LinearResponseLimit
-        50778: _short(21),  # CalibrationIlluminant1: D65
-        50970: _long(2),  # PreviewColorSpace: sRGB
-        51111: _byte(bytes(16)),  # NewRawImageDigest, filled in last
+        254: long(1),  # NewSubFileType: reduced-size preview
+        256: long(thumbnail.shape[1]),
+        257: long(thumbnail.shape[0]),
+        258: short(8, 8, 8),  # BitsPerSample
+        259: short(1),  # Compression: none
+        262: short(2),  # PhotometricInterpretation: RGB
+        _STRIP_OFFSETS: long(0),
+        274: short(raw.orientation),
+        277: short(3),  # SamplesPerPixel
+        278: long(thumbnail.shape[0]),  # RowsPerStrip
+        _STRIP_COUNTS: long(thumbnail.size),
+        284: short(1),  # PlanarConfiguration
+        305: text(f"paramisp {__version__}"),  # Software
+        50706: byte(bytes((1, 4, 0, 0))),  # DNGVersion
+        50707: byte(bytes((1, 1, 0, 0))),  # DNGBackwardVersion: lossless JPEG of 16 bits changed its rules in 1.1
+        50708: text(camera.name if camera and camera.name else "paramisp generic"),  # UniqueCameraModel
+        50721: srational(*canonical.color_matrix.ravel()),  # ColorMatrix1
+        50728: rational(*neutral),  # AsShotNeutral
+        50730: srational(raw.baseline_exposure),
+        50731: rational(1),  # BaselineNoise
+        50732: rational(1),  # BaselineSharpness
+        50734: rational(1),  # LinearResponseLimit
+        50778: short(21),  # CalibrationIlluminant1: D65
+        50970: long(2),  # PreviewColorSpace: sRGB
+        51111: byte(bytes(16)),  # NewRawImageDigest, filled in last
     }
     if camera and camera.make:
-        ifd[271] = _ascii(camera.make)
+        ifd[271] = text(camera.make)
     if camera and camera.model:
-        ifd[272] = _ascii(camera.model + (exif.FROM_JPEG if _MASKED_BORDERS.fullmatch(camera.model) else ""))
+        ifd[272] = text(camera.model + (exif.FROM_JPEG if _MASKED_BORDERS.fullmatch(camera.model) else ""))
     if block:
         ifd |= {tag: _copied(block.ifd0[tag]) for tag in _COPIED_FROM_IFD0 if _is_sound(block.ifd0.get(tag))}
         if _is_sound(block.exif.get(_MAKER_NOTE)) and block.exif[_MAKER_NOTE].count >= _SMALLEST_IFD:
-            ifd[50740] = _byte(_private_data(block))
+            ifd[50740] = byte(_private_data(block))
     if raw.metadata.xmp:
-        ifd[_XMP] = _byte(raw.metadata.xmp)
+        ifd[_XMP] = byte(raw.metadata.xmp)
     if raw.metadata.source_name:
-        ifd[50827] = _byte(raw.metadata.source_name.encode("utf-8", "replace") + b"\0")  # OriginalRawFileName
+        ifd[50827] = byte(raw.metadata.source_name.encode("utf-8", "replace") + b"\0")  # OriginalRawFileName
     if options.profile != "adobe":
         curve = np.asarray(_tone_curve(raw, options), "<f4")
-        ifd[50936] = _ascii("paramisp" if options.profile == "match" else "paramisp linear")  # ProfileName
-        ifd[50940] = _Value(_FLOAT, curve.size, curve.tobytes())  # ProfileToneCurve
-        ifd[50941] = _long(0)  # ProfileEmbedPolicy: allow copying
-        ifd[51110] = _long(1)  # DefaultBlackRender: none, as the picture has its blacks already
+        ifd[50936] = text("paramisp" if options.profile == "match" else "paramisp linear")  # ProfileName
+        ifd[50940] = Entry(FLOAT, curve.size, curve.tobytes())  # ProfileToneCurve
+        ifd[50941] = long(0)  # ProfileEmbedPolicy: allow copying
+        ifd[51110] = long(1)  # DefaultBlackRender: none, as the picture has its blacks already
     return ifd
 
 
-def _raw_ifd(raw: RawImage, tile_width: int) -> _Ifd:
+def _raw_ifd(raw: RawImage, tile_width: int) -> Ifd:
     """SubIFD 0: the mosaic, in lossless tiles or (``tile_width`` 0) one uncompressed strip.
 
     Offsets are zero until they are known, in the room they will take.
@@ -185,73 +187,73 @@ def _raw_ifd(raw: RawImage, tile_width: int) -> _Ifd:
     canonical, crop = raw.canonical, raw.crop
     assert crop is not None  # RawImage sets it
     ifd = {
-        254: _long(0),  # NewSubFileType: the picture itself
-        256: _long(width),
-        257: _long(height),
-        258: _short(16),  # BitsPerSample
-        259: _short(7 if tile_width else 1),  # Compression: JPEG, or none
-        262: _short(32803),  # PhotometricInterpretation: CFA
-        277: _short(1),  # SamplesPerPixel
-        284: _short(1),  # PlanarConfiguration
-        33421: _short(2, 2),  # CFARepeatPatternDim
-        33422: _byte(bytes("RGB".index(colour) for colour in canonical.cfa)),  # CFAPattern
-        50710: _byte(bytes((0, 1, 2))),  # CFAPlaneColor: planes are R, G, B
-        50711: _short(1),  # CFALayout: rectangular
-        50713: _short(2, 2),  # BlackLevelRepeatDim
+        254: long(0),  # NewSubFileType: the picture itself
+        256: long(width),
+        257: long(height),
+        258: short(16),  # BitsPerSample
+        259: short(7 if tile_width else 1),  # Compression: JPEG, or none
+        262: short(32803),  # PhotometricInterpretation: CFA
+        277: short(1),  # SamplesPerPixel
+        284: short(1),  # PlanarConfiguration
+        33421: short(2, 2),  # CFARepeatPatternDim
+        33422: byte(bytes("RGB".index(colour) for colour in canonical.cfa)),  # CFAPattern
+        50710: byte(bytes((0, 1, 2))),  # CFAPlaneColor: planes are R, G, B
+        50711: short(1),  # CFALayout: rectangular
+        50713: short(2, 2),  # BlackLevelRepeatDim
         50714: _black_level(canonical),
-        50717: _long(math.floor(canonical.white_level + 0.5)),  # WhiteLevel
-        50718: _rational(1, 1),  # DefaultScale
-        50719: _long(crop.left, crop.top),  # DefaultCropOrigin, within ActiveArea
-        50720: _long(crop.width, crop.height),  # DefaultCropSize
-        50733: _long(0),  # BayerGreenSplit: both greens are alike
-        50738: _rational(1),  # AntiAliasStrength
-        50780: _rational(1),  # BestQualityScale
-        50829: _long(0, 0, height, width),  # ActiveArea
+        50717: long(math.floor(canonical.white_level + 0.5)),  # WhiteLevel
+        50718: rational(1, 1),  # DefaultScale
+        50719: long(crop.left, crop.top),  # DefaultCropOrigin, within ActiveArea
+        50720: long(crop.width, crop.height),  # DefaultCropSize
+        50733: long(0),  # BayerGreenSplit: both greens are alike
+        50738: rational(1),  # AntiAliasStrength
+        50780: rational(1),  # BestQualityScale
+        50829: long(0, 0, height, width),  # ActiveArea
     }
     if tile_width:
         tiles = math.ceil(height / TILE) * math.ceil(width / tile_width)
-        ifd |= {322: _long(tile_width), 323: _long(TILE)}
-        ifd |= {_TILE_OFFSETS: _long(*[0] * tiles), _TILE_COUNTS: _long(*[0] * tiles)}
+        ifd |= {322: long(tile_width), 323: long(TILE)}
+        ifd |= {_TILE_OFFSETS: long(*[0] * tiles), _TILE_COUNTS: long(*[0] * tiles)}
     else:
-        ifd |= {278: _long(height), _STRIP_OFFSETS: _long(0), _STRIP_COUNTS: _long(0)}
+        ifd |= {278: long(height), _STRIP_OFFSETS: long(0), _STRIP_COUNTS: long(0)}
     if raw.noise_profile is not None:
-        ifd[51041] = _Value(_DOUBLE, 6, raw.noise_profile.astype("<f8").tobytes())  # NoiseProfile
+        ifd[51041] = Entry(DOUBLE, 6, raw.noise_profile.astype("<f8").tobytes())  # NoiseProfile
     return ifd
 
 
-def _black_level(canonical: CanonicalParams) -> _Value:
+def _black_level(canonical: CanonicalParams) -> Entry:
     """BlackLevel by position in the 2×2: SHORT where that is exact, else RATIONAL."""
     levels = canonical.black_level.ravel().tolist()
     if min(levels) < 0:
         raise FormatError(f"a DNG cannot hold the negative black level {min(levels)}; add an offset to the mosaic")
-    return _short(*map(int, levels)) if all(level == int(level) for level in levels) else _rational(*levels)
+    return short(*map(int, levels)) if all(level == int(level) for level in levels) else rational(*levels)
 
 
-def _preview_ifd(jpeg: bytes, raw: RawImage) -> _Ifd | None:
+def _preview_ifd(jpeg: bytes, raw: RawImage) -> Ifd | None:
     """SubIFD 1: the source's JPEG as a preview; None if it cannot be one.
 
     That is if DNG does not allow its kind there, or if it has more pixels than the mosaic: dcraw and RawTherapee take
     the largest picture in the file for the RAW.
     """
-    width, height, sampling = _jpeg_frame(jpeg) or (0, 0, (0, 0))
+    width, height, sampling = preview_frame(jpeg) or (0, 0, (0, 0))
     if not 0 < width * height <= raw.mosaic.size:
         return None
     return {
-        254: _long(1),  # NewSubFileType: preview
-        256: _long(width),
-        257: _long(height),
-        258: _short(8, 8, 8),
-        259: _short(7),  # Compression: JPEG
-        262: _short(6),  # PhotometricInterpretation: YCbCr
-        _STRIP_OFFSETS: _long(0),
-        277: _short(3),
-        278: _long(height),  # RowsPerStrip: one strip
-        _STRIP_COUNTS: _long(len(jpeg)),
-        284: _short(1),
-        530: _short(*sampling),  # YCbCrSubSampling
-        531: _short(1),  # YCbCrPositioning: centred, as JPEG does
-        532: _rational(0, 255, 128, 255, 128, 255),  # ReferenceBlackWhite
-        50970: _long(_preview_color_space(raw.metadata)),
+        254: long(1),  # NewSubFileType: preview
+        256: long(width),
+        257: long(height),
+        258: short(8, 8, 8),
+        259: short(7),  # Compression: JPEG
+        262: short(6),  # PhotometricInterpretation: YCbCr
+        _STRIP_OFFSETS: long(0),
+        277: short(3),
+        278: long(height),  # RowsPerStrip: one strip
+        _STRIP_COUNTS: long(len(jpeg)),
+        284: short(1),
+        530: short(*sampling),  # YCbCrSubSampling
+        531: short(1),  # YCbCrPositioning: centred, as JPEG does
+        532: rational(0, 255, 128, 255, 128, 255),  # ReferenceBlackWhite
+        50970: long(_preview_color_space(raw.metadata)),
     }
 
 
@@ -263,55 +265,16 @@ def _preview_color_space(metadata: Metadata) -> int:
     return next((space for name, space in names.items() if name in metadata.icc), 0)
 
 
-def _jpeg_frame(jpeg: bytes) -> tuple[int, int, tuple[int, int]] | None:
-    """(width, height, (horizontal, vertical) chroma subsampling) of a JPEG that may be a DNG preview, else None.
-
-    That is a baseline one (SOF0) of three components, 8 bits, in YCbCr with both chroma planes sampled alike.
-    """
-    at, transform = 2, 1
-    if jpeg[:2] != b"\xff\xd8":
-        return None
-    while at + 4 <= len(jpeg):
-        marker, length = jpeg[at + 1], int.from_bytes(jpeg[at + 2 : at + 4], "big")
-        if jpeg[at] != 0xFF or (length < 2 and marker != 0xFF):
-            return None
-        if marker == 0xFF:  # fill byte
-            at += 1
-            continue
-        segment = jpeg[at + 4 : at + 2 + length]
-        if marker == 0xEE and segment[:5] == b"Adobe" and len(segment) >= 12:
-            transform = segment[11]
-        if marker in (0xDA, 0xD9):
-            return None
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            return _frame_of(segment) if marker == 0xC0 and transform == 1 else None
-        at += 2 + length
-    return None
-
-
-def _frame_of(segment: bytes) -> tuple[int, int, tuple[int, int]] | None:
-    """What `_jpeg_frame` gives, from the content of the SOF0 segment (T.81 B.2.2)."""
-    if len(segment) < 15 or segment[0] != 8 or segment[5] != 3 or segment[6:15:3] == b"RGB":
-        return None
-    height, width = struct.unpack(">HH", segment[1:5])
-    factors = [(s >> 4, s & 15) for s in segment[7:15:3]]
-    (h, v), chroma = factors[0], set(factors[1:])
-    sampling = (h // factors[1][0], v // factors[1][1]) if factors[1][0] and factors[1][1] else (0, 0)
-    alike = len(chroma) == 1 and (sampling[0] * factors[1][0], sampling[1] * factors[1][1]) == (h, v)
-    allowed = alike and set(sampling) <= {1, 2, 4}
-    return (width, height, sampling) if allowed and width and height else None
-
-
-def _exif_ifd(optical: OpticalParams, block: exif.ExifBlock | None) -> _Ifd:
+def _exif_ifd(optical: OpticalParams, block: exif.ExifBlock | None) -> Ifd:
     """The Exif IFD: the source's, with ``optical`` where the source said nothing or something else."""
     source = block.exif if block else {}
     ifd = {tag: _copied(entry) for tag, entry in source.items() if tag not in _NOT_COPIED and _is_sound(entry)}
-    ifd.setdefault(0x9000, _Value(_UNDEFINED, 4, b"0230"))  # ExifVersion
+    ifd.setdefault(0x9000, Entry(UNDEFINED, 4, b"0230"))  # ExifVersion
     # Tag of each value, and the tags that would contradict a new one (APEX, or the 35 mm equivalent).
     rationals = ((optical.exposure_time, 0x829A, 0x9201), (optical.f_number, 0x829D, 0x9202))
     for value, tag, rival in (*rationals, (optical.focal_length, 0x920A, 0xA405)):
         if value is not None and not _says(ifd.get(tag), value):
-            ifd[tag] = _rational(value)
+            ifd[tag] = rational(value)
             ifd.pop(rival, None)
     if optical.iso is not None:
         iso = max(1, math.floor(optical.iso + 0.5))
@@ -319,20 +282,20 @@ def _exif_ifd(optical: OpticalParams, block: exif.ExifBlock | None) -> _Ifd:
             for tag in range(0x8830, 0x8836):  # SensitivityType and the speeds it speaks of
                 ifd.pop(tag, None)
             if iso > 0xFFFF:
-                ifd |= {0x8830: _short(2), 0x8832: _long(iso)}  # RecommendedExposureIndex
+                ifd |= {0x8830: short(2), 0x8832: long(iso)}  # RecommendedExposureIndex
         if not _says(ifd.get(0x8827), iso):
-            ifd[0x8827] = _short(min(iso, 0xFFFF))  # PhotographicSensitivity; 65535: see the others (Exif 2.3)
+            ifd[0x8827] = short(min(iso, 0xFFFF))  # PhotographicSensitivity; 65535: see the others (Exif 2.3)
     _mend(ifd)
     return ifd
 
 
-def _mend(ifd: _Ifd) -> None:
+def _mend(ifd: Ifd) -> None:
     """Put right what real cameras get wrong and the Adobe SDK complains of; the JPEG inside has it as it was."""
     lens, comment, f_number = ifd.get(0xA432), ifd.get(0x9286), _number(ifd.get(0x829D))
-    if lens and lens.type == _RATIONAL:  # LensSpecification: unknown is 0/0, not 0
+    if lens and lens.type == RATIONAL:  # LensSpecification: unknown is 0/0, not 0
         pairs = struct.iter_unpack("<4s4s", lens.data)
         data = b"".join(bytes(8) if over == bytes(4) else over + under for over, under in pairs)
-        ifd[0xA432] = _Value(_RATIONAL, lens.count, data)
+        ifd[0xA432] = Entry(RATIONAL, lens.count, data)
     if comment and not comment.data[:8].strip(b"\0") and not comment.data[8:].strip(b"\0 "):
         del ifd[0x9286]  # a UserComment of blanks, in no encoding
     if f_number:  # APEX: ApertureValue is that of FNumber, MaxApertureValue no narrower
@@ -343,19 +306,19 @@ def _mend(ifd: _Ifd) -> None:
             del ifd[0x9205]
 
 
-def _number(value: _Value | None) -> float | None:
+def _number(value: Entry | None) -> float | None:
     """The first number of ``value``, if it has one."""
     if value is None or value.count < 1:
         return None
-    if value.type == _RATIONAL:
+    if value.type == RATIONAL:
         over, under = struct.unpack("<II", value.data[:8])
         return over / under if under else None
-    if value.type in (_SHORT, _LONG):
-        return int.from_bytes(value.data[: _SIZES[value.type]], "little")
+    if value.type in (SHORT, LONG):
+        return int.from_bytes(value.data[: TYPES[value.type][0]], "little")
     return None
 
 
-def _says(value: _Value | None, number: float) -> bool:
+def _says(value: Entry | None, number: float) -> bool:
     """Whether ``value`` is, to 0.1 %, ``number``."""
     found = _number(value)
     return found is not None and math.isclose(found, number, rel_tol=1e-3)
@@ -371,7 +334,7 @@ def _private_data(block: exif.ExifBlock) -> bytes:
     return b"Adobe\0MakN" + struct.pack(">I", len(record)) + record + bytes(len(record) % 2)
 
 
-def _original_file(data: bytes) -> _Ifd:
+def _original_file(data: bytes) -> Ifd:
     """OriginalRawFileData and its digest (tags 50828, 50973): ``data`` in zlib blocks of 64 KiB, here stored.
 
     Big-endian: length, the blocks' offsets from there and the end's, the blocks; then no Mac resource fork, type and
@@ -380,58 +343,22 @@ def _original_file(data: bytes) -> _Ifd:
     blocks = [zlib.compress(data[at : at + 0x10000], level=0) for at in range(0, len(data), 0x10000)]
     offsets = np.cumsum([4 * (len(blocks) + 2), *map(len, blocks)])
     fork = struct.pack(">I", len(data)) + offsets.astype(">u4").tobytes() + b"".join(blocks) + bytes(28)
-    return {50828: _Value(_UNDEFINED, len(fork), fork), 50973: _byte(hashlib.md5(fork, usedforsecurity=False).digest())}
+    return {50828: Entry(UNDEFINED, len(fork), fork), 50973: byte(hashlib.md5(fork, usedforsecurity=False).digest())}
 
 
 # ---- TIFF -----------------------------------------------------------------------------------------------------------
 
 
-def _byte(data: bytes) -> _Value:
-    return _Value(_BYTE, len(data), data)
+def _is_sound(entry: Entry | None) -> bool:
+    """Whether a source's entry has the size that it claims, and is no offset of a directory (type 13)."""
+    return entry is not None and entry.type != 13 and entry.is_sound
 
 
-def _ascii(text: str) -> _Value:
-    data = text.encode("ascii", "replace") + b"\0"
-    return _Value(_ASCII, len(data), data)
+def _copied(entry: Entry) -> Entry:
+    return Entry(ASCII if entry.type == UTF8 else entry.type, entry.count, entry.data)  # no DNG reader knows UTF-8
 
 
-def _short(*numbers: int) -> _Value:
-    return _Value(_SHORT, len(numbers), struct.pack(f"<{len(numbers)}H", *numbers))
-
-
-def _long(*numbers: int) -> _Value:
-    return _Value(_LONG, len(numbers), struct.pack(f"<{len(numbers)}I", *numbers))
-
-
-def _rational(*numbers: float) -> _Value:
-    fractions = [part for number in numbers for part in _fraction(number)]
-    return _Value(_RATIONAL, len(numbers), struct.pack(f"<{len(fractions)}I", *fractions))
-
-
-def _srational(*numbers: float) -> _Value:
-    fractions = [part for number in numbers for part in _fraction(number)]
-    return _Value(_SRATIONAL, len(numbers), struct.pack(f"<{len(fractions)}i", *fractions))
-
-
-def _fraction(number: float) -> tuple[int, int]:
-    """The shortest fraction within about 1e-8 of ``number``, both parts within 31 bits."""
-    largest = (1 << 31) - 1
-    if abs(number) > largest:
-        raise FormatError(f"{number} is too large for a DNG")
-    limit = max(1, int(min(1e8, largest / max(abs(number), 1e-9) - 1)))
-    return Fraction(float(number)).limit_denominator(limit).as_integer_ratio()
-
-
-def _is_sound(entry: exif.Entry | None) -> bool:
-    """Whether a source's entry has the size it claims, in a type that TIFF knows."""
-    return entry is not None and entry.count > 0 and len(entry.data) == entry.count * _SIZES.get(entry.type, -1)
-
-
-def _copied(entry: exif.Entry) -> _Value:
-    return _Value(_ASCII if entry.type == _UTF8 else entry.type, entry.count, entry.data)  # no DNG reader knows UTF-8
-
-
-def _laid_out(ifds: dict[str, _Ifd]) -> bytes:
+def _laid_out(ifds: dict[str, Ifd]) -> bytes:
     """Header and directories as bytes, from the file's first on; fills in where the directories are.
 
     Values of more than 4 bytes follow their directory, at even offsets.
@@ -439,31 +366,16 @@ def _laid_out(ifds: dict[str, _Ifd]) -> bytes:
     main = ifds["main"]
     subs = ["raw"] + (["preview"] if ifds["preview"] else [])
     pointers = {"exif": _EXIF, "gps": _GPS}
-    main |= {tag: _long(0) for name, tag in pointers.items() if ifds[name]}
-    main[_SUBIFDS] = _long(*[0] * len(subs))
+    main |= {tag: long(0) for name, tag in pointers.items() if ifds[name]}
+    main[_SUBIFDS] = long(*[0] * len(subs))
     starts, at = {}, 8
     for name, ifd in ifds.items():
         starts[name] = at
         spilt = sum(len(value.data) + len(value.data) % 2 for value in ifd.values() if len(value.data) > 4)
         at += 2 + 12 * len(ifd) + 4 + spilt if ifd else 0
-    main |= {tag: _long(starts[name]) for name, tag in pointers.items() if ifds[name]}
-    main[_SUBIFDS] = _long(*(starts[name] for name in subs))
-    return (
-        b"II*\0" + struct.pack("<I", 8) + b"".join(_directory(ifd, starts[name]) for name, ifd in ifds.items() if ifd)
-    )
-
-
-def _directory(ifd: _Ifd, start: int) -> bytes:
-    """One directory at offset ``start`` and its values; the offset of a next directory is 0."""
-    entries, values = struct.pack("<H", len(ifd)), b""
-    at = start + 2 + 12 * len(ifd) + 4
-    for tag, value in sorted(ifd.items()):
-        inline = len(value.data) <= 4
-        field = value.data.ljust(4, b"\0") if inline else struct.pack("<I", at + len(values))
-        entries += struct.pack("<HHI", tag, value.type, value.count) + field
-        if not inline:
-            values += value.data + bytes(len(value.data) % 2)
-    return entries + bytes(4) + values
+    main |= {tag: long(starts[name]) for name, tag in pointers.items() if ifds[name]}
+    main[_SUBIFDS] = long(*(starts[name] for name in subs))
+    return b"II*\0" + struct.pack("<I", 8) + b"".join(directory(ifd, starts[name]) for name, ifd in ifds.items() if ifd)
 
 
 def _tone_curve(raw: RawImage, options: WriteOptions) -> np.ndarray:

@@ -12,75 +12,31 @@ import mmap
 import struct
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 
 from paramisp_cli.errors import FormatError
+from paramisp_cli.formats.tiff import (
+    ASCII,
+    LONG,
+    RATIONAL,
+    SHORT,
+    SRATIONAL,
+    TYPES,
+    UNDEFINED,
+    Entry,
+    Ifd,
+    Walker,
+    directory,
+    long,
+)
 from paramisp_cli.types import Camera, OpticalParams
 
-# TIFF 6.0 field types: element size in bytes, struct letter; rationals are pairs of the letter (129: UTF-8, Exif 3.0).
-BYTE, ASCII, SHORT, LONG, RATIONAL, UNDEFINED, SLONG, SRATIONAL = 1, 2, 3, 4, 5, 7, 9, 10
-_TYPES = {
-    1: (1, "B"), 2: (1, "s"), 3: (2, "H"), 4: (4, "I"), 5: (8, "I"), 6: (1, "b"), 7: (1, "B"), 8: (2, "h"),
-    9: (4, "i"), 10: (8, "i"), 11: (4, "f"), 12: (8, "d"), 13: (4, "I"), 129: (1, "s"),
-}  # fmt: skip
-# 42 is TIFF; the others open Olympus ORF ("RO", "RS") and Panasonic RW2, which are TIFF in all but this number.
-_MAGICS = (42, 0x4F52, 0x5352, 0x0055)
-_MAX_ENTRIES = 4096  # in an IFD; real ones have fewer than 200
-_MAX_IFDS = 256
 _EXIF_PREFIX = b"Exif\0\0"
+_EXIF_IFD, _GPS_IFD, _INTEROP_IFD, _MAKER_NOTE = 0x8769, 0x8825, 0xA005, 0x927C
 
-_EXIF_IFD, _GPS_IFD, _INTEROP_IFD, _SUB_IFDS, _MAKER_NOTE = 0x8769, 0x8825, 0xA005, 0x014A, 0x927C
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One tag of an IFD.
-
-    tag    tag number
-    type   TIFF field type 1–13 (or 129, UTF-8)
-    count  number of elements
-    data   the elements, little-endian whatever the file's byte order; element size × count bytes
-    offset where the value stood in the block, in bytes from its TIFF header
-    """
-
-    tag: int
-    type: int
-    count: int
-    data: bytes
-    offset: int
-
-    def values(self) -> tuple[int | float, ...]:
-        """The elements as numbers: rationals as floats, nan where the denominator is 0; () for text."""
-        letter = _TYPES[self.type][1]
-        if letter == "s":
-            return ()
-        if self.type in (RATIONAL, SRATIONAL):
-            return tuple(n / d if d else math.nan for n, d in self.fractions())
-        return struct.unpack(f"<{self.count}{letter}", self.data)
-
-    def fractions(self) -> tuple[tuple[int, int], ...]:
-        """(numerator, denominator) of each element of a RATIONAL or SRATIONAL, as written; () for other types."""
-        if self.type not in (RATIONAL, SRATIONAL):
-            return ()
-        flat = struct.unpack(f"<{2 * self.count}{_TYPES[self.type][1]}", self.data)
-        return tuple(zip(flat[::2], flat[1::2], strict=True))
-
-    def text(self) -> str:
-        """The value as text up to the first NUL, UTF-8 or else Latin-1, without outer white space."""
-        raw = self.data.split(b"\0", 1)[0]
-        try:
-            return raw.decode().strip()
-        except UnicodeDecodeError:
-            return raw.decode("latin-1").strip()
-
-    def shown(self) -> str:
-        """The value as a person would write it ("1/125", "0/0", "100, 0"), shortened; for messages."""
-        if _TYPES[self.type][1] == "s":
-            return repr(self.text()[:40])
-        parts = [f"{n}/{d}" for n, d in self.fractions()] or [f"{value:g}" for value in self.values()[:5]]
-        return ", ".join(parts[:4]) + (", …" if self.count > 4 else "")
+# What describes a picture and not its storage: description, make, model, orientation, resolution, software, date, …
+PICTURE_TAGS = (0x010E, 0x010F, 0x0110, 0x0112, 0x011A, 0x011B, 0x0128, 0x0131, 0x0132, 0x013B, 0x8298)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +48,11 @@ class ExifBlock:
     """
 
     byteorder: str
-    ifd0: dict[int, Entry] = field(default_factory=dict)
-    exif: dict[int, Entry] = field(default_factory=dict)
-    gps: dict[int, Entry] = field(default_factory=dict)
-    interop: dict[int, Entry] = field(default_factory=dict)
-    makernote: dict[int, Entry] = field(default_factory=dict)
+    ifd0: Ifd = field(default_factory=dict)
+    exif: Ifd = field(default_factory=dict)
+    gps: Ifd = field(default_factory=dict)
+    interop: Ifd = field(default_factory=dict)
+    makernote: Ifd = field(default_factory=dict)
     maker: str = ""
 
     def find(self, tag: int) -> Entry | None:
@@ -104,72 +60,11 @@ class ExifBlock:
         return self.exif.get(tag) or self.ifd0.get(tag)
 
 
-class _Walker:
-    """Reads IFDs of one block; remembers what it has seen, so that loops and overlaps cannot take it long."""
-
-    def __init__(self, block: Any) -> None:
-        head = bytes(block[:8])
-        self.block = block
-        self.order = {b"II": "<", b"MM": ">"}.get(head[:2], "")
-        if len(head) < 8 or not self.order or struct.unpack(self.order + "H", head[2:4])[0] not in _MAGICS:
-            raise FormatError(f"no TIFF header: the block begins with {head!r}")
-        self.first = struct.unpack(self.order + "I", head[4:8])[0]
-        self.seen: set[int] = set()
-        self.left = 2 * len(block) + 65536  # bytes of values that may still be copied
-
-    def ifd(self, at: int, base: int = 0) -> tuple[dict[int, Entry], int]:
-        """(entries, offset of the next IFD or 0) of the IFD at byte ``at``; value offsets count from ``base``."""
-        entries: dict[int, Entry] = {}
-        if at in self.seen or not 0 < at <= len(self.block) - 2 or len(self.seen) >= _MAX_IFDS:
-            return entries, 0
-        self.seen.add(at)
-        count = struct.unpack(self.order + "H", self.block[at : at + 2])[0]
-        if count > _MAX_ENTRIES:
-            return entries, 0
-        for start in range(at + 2, at + 2 + 12 * count, 12):
-            raw = bytes(self.block[start : start + 12])
-            if len(raw) < 12:
-                return entries, 0
-            entry = self.entry(raw, start, base)
-            if entry and entry.tag not in entries:  # the first of two wins, as in most readers
-                entries[entry.tag] = entry
-        end = bytes(self.block[at + 2 + 12 * count : at + 6 + 12 * count])
-        return entries, struct.unpack(self.order + "I", end)[0] if len(end) == 4 else 0
-
-    def entry(self, raw: bytes, start: int, base: int) -> Entry | None:
-        """The entry in these 12 bytes, which stand at ``start``; None if it is damaged."""
-        tag, kind, count = struct.unpack(self.order + "HHI", raw[:8])
-        if kind not in _TYPES or not count:
-            return None
-        size, letter = _TYPES[kind]
-        length = size * count
-        offset = start + 8
-        if length > 4:
-            offset = base + struct.unpack(self.order + "I", raw[8:])[0]
-        if offset < 0 or offset + length > len(self.block) or length > self.left:
-            return None
-        self.left -= length
-        data = bytes(self.block[offset : offset + length])
-        unit = struct.calcsize(letter)
-        if self.order == ">" and unit > 1:
-            data = np.frombuffer(data, f">u{unit}").astype(f"<u{unit}").tobytes()
-        return Entry(tag, kind, count, data, offset)
-
-    def sub(self, parent: dict[int, Entry], tag: int) -> dict[int, Entry]:
-        """Entries of the IFD that ``tag`` of ``parent`` points to, {} if it points nowhere."""
-        return self.ifd(_pointers(parent.get(tag))[0])[0] if _pointers(parent.get(tag)) else {}
-
-
-def _pointers(entry: Entry | None) -> list[int]:
-    """The IFD offsets an entry holds."""
-    return [int(value) for value in entry.values()] if entry and entry.type in (SHORT, LONG, 13) else []
-
-
 def parse(block: bytes | mmap.mmap) -> ExifBlock:
     """The IFDs of an EXIF block ("II*\\0…" or "MM\\0*…", with or without "Exif\\0\\0" before it), or of a whole file
     built like TIFF (bytes or mmap), of which IFD0 counts. FormatError if there is no TIFF header; nothing else raises.
     """  # fmt: skip
-    walker = _Walker(block[6:] if block[:6] == _EXIF_PREFIX else block)
+    walker = Walker(block[6:] if block[:6] == _EXIF_PREFIX else block)
     ifd0 = walker.ifd(walker.first)[0]
     exif = walker.sub(ifd0, _EXIF_IFD)
     gps = walker.sub(ifd0, _GPS_IFD)
@@ -178,22 +73,7 @@ def parse(block: bytes | mmap.mmap) -> ExifBlock:
     return ExifBlock(walker.order, ifd0, exif, gps, interop, makernote, maker)
 
 
-def parse_ifds(block: bytes | mmap.mmap) -> list[dict[int, Entry]]:
-    """Every image IFD of a TIFF-like file (DNG, NEF, CR2, ARW, ORF, RW2…; bytes or mmap), IFD0 first: the chain, each
-    followed by its SubIFDs (tag 0x014A). FormatError if there is no TIFF header.
-    """  # fmt: skip
-    walker = _Walker(block)
-    found: list[dict[int, Entry]] = []
-    waiting = [walker.first]
-    while waiting:
-        entries, following = walker.ifd(waiting.pop())
-        if entries:
-            found.append(entries)
-            waiting += [following, *reversed(_pointers(entries.get(_SUB_IFDS)))]  # the last is taken next
-    return found
-
-
-def _makernote(walker: _Walker, ifd0: dict[int, Entry], exif: dict[int, Entry]) -> tuple[str, dict[int, Entry]]:
+def _makernote(walker: Walker, ifd0: Ifd, exif: Ifd) -> tuple[str, Ifd]:
     """(maker, entries) of the MakerNote: ("", {}) if it is not one we know."""
     note = exif.get(_MAKER_NOTE)
     make = ifd0[0x010F].text().lower() if 0x010F in ifd0 else ""
@@ -201,7 +81,7 @@ def _makernote(walker: _Walker, ifd0: dict[int, Entry], exif: dict[int, Entry]) 
         return "", {}
     if note.data[:6] == b"Nikon\0" and note.data[10:12] in (b"II", b"MM"):  # type 3: a TIFF structure of its own
         try:
-            inner = _Walker(note.data[10:])
+            inner = Walker(note.data[10:])
         except FormatError:
             return "", {}
         return "Nikon", inner.ifd(inner.first)[0]
@@ -376,7 +256,7 @@ def _neutral(red: float, green: float, blue: float, origin: str) -> tuple[np.nda
 # Writing -------------------------------------------------------------------------------------------------------------
 
 
-def ifds_bytes(ifd0: dict[int, Entry], exif: dict[int, Entry], gps: dict[int, Entry], at: int) -> bytes:
+def ifds_bytes(ifd0: Ifd, exif: Ifd, gps: Ifd, at: int) -> bytes:
     """Little-endian IFD0, Exif and GPS IFDs with these entries, to stand at byte ``at`` (even) of a file.
 
     Pointers among the entries are replaced by our own. A MakerNote or an interoperability IFD would be torn from what
@@ -385,30 +265,16 @@ def ifds_bytes(ifd0: dict[int, Entry], exif: dict[int, Entry], gps: dict[int, En
     exif = {tag: entry for tag, entry in exif.items() if tag not in (_MAKER_NOTE, _INTEROP_IFD)}
     subs = {tag: entries for tag, entries in ((_EXIF_IFD, exif), (_GPS_IFD, gps)) if entries}
     first = {tag: entry for tag, entry in ifd0.items() if tag not in (_EXIF_IFD, _GPS_IFD)}
-    first |= dict.fromkeys(subs, Entry(0, LONG, 1, b"\0\0\0\0", 0))
-    end = at + len(_ifd_bytes(first, at))
+    first |= dict.fromkeys(subs, long(0))
+    end = at + len(directory(first, at))
     tail = b""
     for tag, entries in subs.items():
-        first[tag] = Entry(tag, LONG, 1, struct.pack("<I", end + len(tail)), 0)
-        tail += _ifd_bytes(entries, end + len(tail))
-    return _ifd_bytes(first, at) + tail
+        first[tag] = long(end + len(tail))
+        tail += directory(entries, end + len(tail))
+    return directory(first, at) + tail
 
 
-def _ifd_bytes(entries: dict[int, Entry], at: int) -> bytes:
-    """One IFD at byte ``at``, its values right behind it; the last."""
-    table = struct.pack("<H", len(entries))
-    values = b""
-    for tag in sorted(entries):
-        entry = entries[tag]
-        data = entry.data
-        if len(data) > 4:
-            data = struct.pack("<I", at + 6 + 12 * len(entries) + len(values))
-            values += entry.data + b"\0" * (len(entry.data) % 2)
-        table += struct.pack("<HHI", tag, entry.type, entry.count) + data.ljust(4, b"\0")
-    return table + b"\0\0\0\0" + values
-
-
-def build(ifd0: dict[int, Entry], exif: dict[int, Entry], gps: dict[int, Entry]) -> bytes:
+def build(ifd0: Ifd, exif: Ifd, gps: Ifd) -> bytes:
     """A little-endian EXIF block (TIFF structure, without "Exif\\0\\0") of these IFDs; see ``ifds_bytes``."""
     return b"II*\0" + struct.pack("<I", 8) + ifds_bytes(ifd0, exif, gps, 8)
 
@@ -450,15 +316,15 @@ def clean_exif(
     ifd0 = _kept(block.ifd0, _KEPT_IFD0)
     exif = _kept(block.exif, _KEPT_EXIF)
 
-    def put(ifd: dict[int, Entry], tag: int, kind: int, *values: int) -> None:
-        letter = _TYPES[kind][1]
+    def put(ifd: Ifd, tag: int, kind: int, *values: int) -> None:
+        letter = TYPES[kind][1]
         count = len(values) // 2 if kind == RATIONAL else len(values)
-        ifd[tag] = Entry(tag, kind, count, struct.pack(f"<{len(values)}{letter}", *values), 0)
+        ifd[tag] = Entry(kind, count, struct.pack(f"<{len(values)}{letter}", *values))
 
-    def put_text(ifd: dict[int, Entry], tag: int, text: str) -> None:
+    def put_text(ifd: Ifd, tag: int, text: str) -> None:
         data = text.encode()[:_MAX_KEPT] + b"\0"
         if len(data) > 1:
-            ifd[tag] = Entry(tag, ASCII, len(data), data, 0)
+            ifd[tag] = Entry(ASCII, len(data), data)
 
     put_text(ifd0, 0x010F, camera.make if camera else "")
     put_text(ifd0, 0x0110, camera.model if camera else "")
@@ -486,7 +352,7 @@ def clean_exif(
     return build(ifd0, exif, _kept(block.gps, _GPS_TYPES))
 
 
-def _kept(entries: dict[int, Entry], types: dict[int, int]) -> dict[int, Entry]:
+def _kept(entries: Ifd, types: dict[int, int]) -> Ifd:
     """The entries that have the type they should have, and a sensible size; empty texts left out."""
     return {
         tag: entry

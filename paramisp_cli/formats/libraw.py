@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import mmap
-import os
-import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,6 +15,10 @@ from paramisp_cli import cameras, color
 from paramisp_cli.errors import FormatError, MetadataError
 from paramisp_cli.formats import exif, tiles
 from paramisp_cli.formats.base import Format
+from paramisp_cli.formats.jpeg import exif_block
+from paramisp_cli.formats.kinds import TIFF_MAGICS
+from paramisp_cli.formats.quiet import captured
+from paramisp_cli.formats.tiff import Ifd, parse_ifds
 from paramisp_cli.types import CFA_PATTERNS, CanonicalParams, Crop, Metadata, OpticalParams, RawImage, SrgbImage
 
 SUFFIXES = (
@@ -26,7 +27,6 @@ SUFFIXES = (
     ".rwz", ".sr2", ".srf", ".srw", ".x3f",
 )  # fmt: skip
 
-_TIFF_MAGIC = (b"II*\0", b"MM\0*")
 _RAW_MAGIC = (b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FUJIFILMCCD-RAW", b"\0MRM", b"FOVb")
 
 # LibRaw's flip is three bits: 1 mirrors left-right, 2 mirrors top-bottom, 4 swaps rows and columns last.
@@ -43,16 +43,14 @@ _CFA_REPEAT, _NOISE_PROFILE, _PREVIEW_APPLICATION, _NEW_DIGEST = 33421, 51041, 5
 
 _STRIPS, _TILES = (273, 279), (324, 325)  # offsets, byte counts
 
-Tags = dict[int, exif.Entry]
-
 
 def _sniff(head: bytes) -> bool:
-    return head.startswith(_TIFF_MAGIC + _RAW_MAGIC) or head[6:14] == b"HEAPCCDR" or head[4:11] == b"ftypcrx"
+    return head.startswith(TIFF_MAGICS + _RAW_MAGIC) or head[6:14] == b"HEAPCCDR" or head[4:11] == b"ftypcrx"
 
 
 def is_raw(path: Path, head: bytes) -> bool:
     """Whether a file whose first bytes LibRaw may understand is a RAW: a plain TIFF begins like a NEF."""
-    if not head.startswith(_TIFF_MAGIC):
+    if not head.startswith(TIFF_MAGICS):
         return True
     if head[8:10] == b"CR" or any(_is_cfa(tags) or _DNG_VERSION in tags for tags in _tiff_ifds(path)):
         return True
@@ -68,21 +66,21 @@ def _opens(path: Path) -> bool:
     return True
 
 
-def _is_cfa(tags: Tags) -> bool:
+def _is_cfa(tags: Ifd) -> bool:
     photometric = tags[_PHOTOMETRIC].values() if _PHOTOMETRIC in tags else ()
     return photometric[:1] in ((_CFA,), (_LINEAR_RAW,))
 
 
-def _tiff_ifds(path: Path) -> list[Tags]:
+def _tiff_ifds(path: Path) -> list[Ifd]:
     """The tags of every IFD of a TIFF-like file, the main one first; nothing if it is not one or is damaged."""
     try:
         with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return list(exif.parse_ifds(data))
+            return parse_ifds(data)
     except (FormatError, ValueError):
         return []
 
 
-def _numbers(tags: Tags, tag: int, count: int) -> np.ndarray | None:
+def _numbers(tags: Ifd, tag: int, count: int) -> np.ndarray | None:
     """A tag's values if there are ``count`` finite ones."""
     values = tags[tag].values() if tag in tags else ()
     array = np.array(values[:count], np.float64)
@@ -99,7 +97,7 @@ def read(path: Path) -> RawImage:
         head = stream.read(64)
     remarks: list[str] = []
     try:
-        with _captured(remarks), rawpy.imread(str(path)) as raw:
+        with _remarks(remarks), rawpy.imread(str(path)) as raw:
             image = _from_libraw(path, head, raw)
     except rawpy.LibRawError as error:
         reason = error.args[0] if error.args else error
@@ -124,34 +122,21 @@ def developed(path: Path) -> SrgbImage:
     """
     remarks: list[str] = []
     try:
-        with _captured(remarks), rawpy.imread(str(path)) as raw:
+        with _remarks(remarks), rawpy.imread(str(path)) as raw:
             return SrgbImage(raw.postprocess(use_camera_wb=True, user_flip=0))
     except rawpy.LibRawError as error:
         raise FormatError(f"{path}: LibRaw cannot render it; damaged, or an unknown RAW format") from error
 
 
-_capturing = threading.Lock()
-
-
 @contextmanager
-def _captured(remarks: list[str]) -> Iterator[None]:
-    """Take what LibRaw says of damaged data: it prints it to stderr, and nothing else tells that data is damaged."""
-    with _capturing, tempfile.TemporaryFile() as said:
-        try:
-            stderr = os.dup(2)
-        except OSError:  # closed
+def _remarks(remarks: list[str]) -> Iterator[None]:
+    """Collect LibRaw's remarks on damaged data: it prints them to stderr, and nothing else tells of the damage."""
+    lines: list[str] = []
+    try:
+        with captured(lines):
             yield
-            return
-        os.dup2(said.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-            said.seek(0)
-            lines = said.read().decode(errors="replace").splitlines()
-            # "NAME: data corrupted at 123"
-            remarks += [line.rpartition(": ")[2] for line in lines if "Unexpected end" in line or "corrupted" in line]
+    finally:  # "NAME: data corrupted at 123"
+        remarks += [line.rpartition(": ")[2] for line in lines if "Unexpected end" in line or "corrupted" in line]
 
 
 def _from_libraw(path: Path, head: bytes, raw: rawpy.RawPy) -> RawImage:
@@ -240,7 +225,7 @@ def _from_libraw(path: Path, head: bytes, raw: rawpy.RawPy) -> RawImage:
     )
 
 
-def _check_length(path: Path, ifds: list[Tags]) -> None:
+def _check_length(path: Path, ifds: list[Ifd]) -> None:
     """FormatError if a DNG's mosaic is said to lie beyond its end: LibRaw takes tiles it cannot begin for black."""
     size = path.stat().st_size
     for tags in filter(_is_cfa, ifds):
@@ -254,7 +239,7 @@ def _check_length(path: Path, ifds: list[Tags]) -> None:
                     )
 
 
-def _cfa(path: Path, raw: rawpy.RawPy, ifds: list[Tags]) -> str:
+def _cfa(path: Path, raw: rawpy.RawPy, ifds: list[Ifd]) -> str:
     """The CFA of the visible area; FormatError for whatever is not Bayer with red, green and blue."""
     sides = next((n for t in ifds if _is_cfa(t) and (n := _numbers(t, _CFA_REPEAT, 2)) is not None), np.array([2, 2]))
     pattern = raw.raw_pattern if raw.raw_type == rawpy.RawType.Flat else None
@@ -281,7 +266,7 @@ def _preview(raw: rawpy.RawPy) -> bytes | None:
     return bytes(thumb.data) if thumb.format == rawpy.ThumbFormat.JPEG else None
 
 
-def _exif_of(path: Path, ifds: list[Tags], jpeg: bytes | None) -> tuple[exif.ExifBlock | None, bytes | None]:
+def _exif_of(path: Path, ifds: list[Ifd], jpeg: bytes | None) -> tuple[exif.ExifBlock | None, bytes | None]:
     """The file's EXIF, parsed, and a small clean copy of it to carry along.
 
     From the file itself if it is TIFF-like, else from its embedded JPEG (LibRaw gives even a CRW's one).
@@ -290,7 +275,7 @@ def _exif_of(path: Path, ifds: list[Tags], jpeg: bytes | None) -> tuple[exif.Exi
         if ifds:
             with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return _parsed(data)
-        block = app1(jpeg) if jpeg else None
+        block = exif_block(jpeg) if jpeg else None
         return _parsed(block) if block else (None, None)
     except FormatError:
         return None, None
@@ -300,17 +285,6 @@ def _parsed(data: bytes | mmap.mmap) -> tuple[exif.ExifBlock, bytes]:
     block = exif.parse(data)
     optical, camera = exif.optical_params(block)[0], exif.camera(block)
     return block, exif.clean_exif(data, optical=optical, camera=camera, software="", width=0, height=0)
-
-
-def app1(jpeg: bytes | mmap.mmap) -> bytes | None:
-    """The EXIF block of a JPEG (TIFF structure), found by walking its segments."""
-    at = 2
-    while jpeg[at : at + 1] == b"\xff" and jpeg[at + 1] != 0xDA:
-        length = int.from_bytes(jpeg[at + 2 : at + 4], "big")
-        if jpeg[at + 1] == 0xE1 and jpeg[at + 4 : at + 10] == b"Exif\0\0":
-            return jpeg[at + 10 : at + 2 + length]
-        at += 2 + length
-    return None
 
 
 def _completed(optical: OpticalParams, raw: rawpy.RawPy) -> OpticalParams:
@@ -329,7 +303,7 @@ def _completed(optical: OpticalParams, raw: rawpy.RawPy) -> OpticalParams:
     return OpticalParams(**values)
 
 
-def _dng_matrix(main: Tags) -> tuple[np.ndarray | None, str]:
+def _dng_matrix(main: Ifd) -> tuple[np.ndarray | None, str]:
     """XYZ → camera of the calibration illuminant nearest to D65: AnalogBalance · CameraCalibration · ColorMatrix."""
     found = []
     for number, (tag, calibration_tag, illuminant_tag) in enumerate(
@@ -349,7 +323,7 @@ def _dng_matrix(main: Tags) -> tuple[np.ndarray | None, str]:
     return (matrix if balance is None else balance[:, None] * matrix), name
 
 
-def _dng_neutral(main: Tags, matrix: np.ndarray) -> np.ndarray | None:
+def _dng_neutral(main: Ifd, matrix: np.ndarray) -> np.ndarray | None:
     """AsShotNeutral, or what the matrix makes of AsShotWhiteXY."""
     neutral = _numbers(main, _AS_SHOT_NEUTRAL, 3)
     if neutral is None and (xy := _numbers(main, _AS_SHOT_WHITE_XY, 2)) is not None and xy[1] > 0:
@@ -357,7 +331,7 @@ def _dng_neutral(main: Tags, matrix: np.ndarray) -> np.ndarray | None:
     return neutral if neutral is not None and (neutral > 0).all() else None
 
 
-def _rounding(raw: rawpy.RawPy, ifds: list[Tags]) -> tuple[int, int]:
+def _rounding(raw: rawpy.RawPy, ifds: list[Ifd]) -> tuple[int, int]:
     """Rows and columns by which the visible area begins further in than ActiveArea, from which the DNG counts.
 
     LibRaw rounds odd origins up, with the CFA, but lets black levels of each site begin at the rounded one.
@@ -369,7 +343,7 @@ def _rounding(raw: rawpy.RawPy, ifds: list[Tags]) -> tuple[int, int]:
     return (raw.sizes.top_margin - top) % 2, (raw.sizes.left_margin - left) % 2
 
 
-def _crop(raw: rawpy.RawPy, ifds: list[Tags], height: int, width: int) -> Crop | None:
+def _crop(raw: rawpy.RawPy, ifds: list[Ifd], height: int, width: int) -> Crop | None:
     """The part that the camera shows, inside the visible area; None for everything."""
     for tags in ifds:
         origin, size = _numbers(tags, _CROP_ORIGIN, 2), _numbers(tags, _CROP_SIZE, 2)

@@ -1,0 +1,147 @@
+"""Colour spaces of pictures: ICC profiles and EXIF's word for Adobe RGB, to sRGB; and the sRGB profile to write."""
+
+from __future__ import annotations
+
+import io
+import struct
+from functools import cache
+
+import numpy as np
+
+from paramisp_cli import color
+from paramisp_cli.formats.pixels import STRIP, to_depth
+
+# Bradford adaptation from the D50 of ICC's connection space to D65 (Lindbloom; ICC.1:2010 annex E, inverted).
+_D50_TO_D65 = np.array(
+    [
+        [0.9555766, -0.0230393, 0.0631636],
+        [-0.0282895, 1.0099416, 0.0210077],
+        [0.0122982, -0.0204830, 1.3299098],
+    ]
+)
+# Adobe RGB (1998) 4.3.5.3: linear RGB → XYZ, D65; its transfer function is the power 563/256.
+_ADOBE_TO_XYZ = np.array([[0.57667, 0.18556, 0.18823], [0.29734, 0.62736, 0.07529], [0.02703, 0.07069, 0.99134]])
+_ADOBE_GAMMA = 563 / 256
+
+
+def to_srgb(pixels: np.ndarray, icc: bytes | None, exif_space: str | None) -> tuple[np.ndarray, list[str]]:
+    """(pixels in sRGB, notes): uint16 where a conversion was made, untouched where none was needed."""
+    if icc is None:
+        if exif_space != "Adobe RGB":
+            return pixels, []
+        axis = np.linspace(0, 1, np.iinfo(pixels.dtype).max + 1)
+        return _convert(pixels, [axis**_ADOBE_GAMMA] * 3, color.XYZ_TO_SRGB @ _ADOBE_TO_XYZ, "Adobe RGB (from EXIF)")
+    try:
+        tags = _tags(icc)
+        name = _icc_name(tags) or "an unnamed profile"
+        if icc[16:20] != b"RGB ":
+            if icc[16:20] == b"GRAY":  # a grey picture: only its tone curve could differ, and it hardly does
+                return pixels, []
+            return pixels, [f"the embedded profile ({name}) is not for RGB and was ignored; the pixels count as sRGB"]
+        if not {b"rXYZ", b"gXYZ", b"bXYZ", b"rTRC", b"gTRC", b"bTRC"} <= tags.keys():
+            return _convert_lut(pixels, icc, name)
+        axis = np.linspace(0, 1, np.iinfo(pixels.dtype).max + 1)
+        curves = [_icc_curve(tags[tag], axis) for tag in (b"rTRC", b"gTRC", b"bTRC")]
+        colorants = np.column_stack([_icc_xyz(tags[tag]) for tag in (b"rXYZ", b"gXYZ", b"bXYZ")])
+        matrix = color.XYZ_TO_SRGB @ _D50_TO_D65 @ colorants
+        if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-3 or (matrix.sum(1) <= 0.1).any():
+            raise ValueError("its primaries make no sense")
+    except Exception as error:  # a profile is a file format of its own, and can be damaged in as many ways
+        return pixels, [f"the embedded colour profile cannot be used ({error}); the pixels count as sRGB"]
+    # sRGB by measure, not by name: primaries and tone curve within what 8 bits can show
+    same_curve = max(float(np.abs(color.srgb_encode(curve) - axis).max()) for curve in curves) < 0.006
+    if same_curve and np.abs(matrix - np.eye(3)).max() < 0.005:
+        return pixels, []
+    return _convert(pixels, curves, matrix, name)
+
+
+def _convert(
+    pixels: np.ndarray, curves: list[np.ndarray], matrix: np.ndarray, name: str
+) -> tuple[np.ndarray, list[str]]:
+    """((H, W, 3) uint16 sRGB, note) of pixels through a decoding table per channel and linear RGB → linear sRGB."""
+    # white is white in both spaces; the profile's rounded numbers must not tint it
+    matrix = (matrix / matrix.sum(1, keepdims=True)).T.astype(np.float32)
+    tables = [curve.astype(np.float32) for curve in curves]
+    # encoding by table over the square root of light: there the sRGB curve is nowhere steep, so 16 bits of index do
+    root = np.linspace(0, 1, 65536)
+    encode = np.rint(color.srgb_encode(root**2) * 65535).astype(np.uint16)
+    out = np.empty(pixels.shape, np.uint16)
+    outside = 0
+    for top in range(0, len(pixels), STRIP):
+        strip = pixels[top : top + STRIP]
+        linear = np.stack([table[strip[..., i]] for i, table in enumerate(tables)], -1) @ matrix
+        # half an 8-bit code beyond either end
+        outside += int(np.count_nonzero(((linear < -1.5e-4) | (linear > 1.0045)).any(-1)))
+        index = np.sqrt(np.clip(linear, 0, 1)) * np.float32(65535) + np.float32(0.5)
+        out[top : top + STRIP] = encode[index.astype(np.uint16)]
+    note = f"converted from {name} to sRGB"
+    if outside:
+        share = 100 * outside / (pixels.shape[0] * pixels.shape[1])
+        note += f"; {max(share, 0.01):.2g} % of the pixels were outside sRGB and were clipped"
+    return out, [note]
+
+
+def _convert_lut(pixels: np.ndarray, icc: bytes, name: str) -> tuple[np.ndarray, list[str]]:
+    """(uint8 pixels in sRGB, note) through a profile made of tables, by LittleCMS."""
+    from PIL import Image, ImageCms
+
+    source = ImageCms.ImageCmsProfile(io.BytesIO(icc))
+    image = Image.fromarray(to_depth(pixels, 8))
+    converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"))
+    assert converted is not None
+    return np.asarray(converted), [f"converted from {name} to sRGB, in 8 bits (the profile is made of tables)"]
+
+
+def _tags(icc: bytes) -> dict[bytes, bytes]:
+    """Tag signature → data of an ICC profile (ICC.1:2010, 7.3)."""
+    count = struct.unpack(">I", icc[128:132])[0]
+    entries = [struct.unpack(">4sII", icc[at : at + 12]) for at in range(132, 132 + 12 * min(count, 256), 12)]
+    return {signature: icc[offset : offset + size] for signature, offset, size in entries}
+
+
+def _icc_name(tags: dict[bytes, bytes]) -> str:
+    """The profile's description: textDescription (version 2) or the first of multiLocalizedUnicode (version 4)."""
+    data = tags.get(b"desc", b"")
+    if data[:4] == b"mluc" and len(data) >= 28:
+        length, offset = struct.unpack(">II", data[20:28])
+        return data[offset : offset + length].decode("utf-16-be", "replace").strip("\0 ")
+    length = struct.unpack(">I", data[8:12])[0] if data[:4] == b"desc" else 0
+    return data[12 : 12 + length].decode("latin-1").strip("\0 ")
+
+
+def _icc_xyz(data: bytes) -> np.ndarray:
+    """(3,) of an XYZType."""
+    return np.array(struct.unpack(">3i", data[8:20])) / 65536
+
+
+def _icc_curve(data: bytes, axis: np.ndarray) -> np.ndarray:
+    """Linear light at each encoded value of ``axis`` (0–1) by a curveType or parametricCurveType (ICC.1:2010, 10.5,
+    10.15)."""  # fmt: skip
+    if data[:4] == b"curv":
+        count = struct.unpack(">I", data[8:12])[0]
+        if count == 0:
+            return axis
+        points = np.frombuffer(data, ">u2", count, 12).astype(np.float64)
+        if count == 1:
+            return axis ** (points[0] / 256)
+        return np.interp(axis, np.linspace(0, 1, count), points / 65535)
+    if data[:4] != b"para":
+        raise ValueError(f"tone curve of type {data[:4]!r}")
+    kind = struct.unpack(">H", data[8:10])[0]
+    given = np.frombuffer(data, ">i4", (1, 3, 4, 5, 7)[kind], 12) / 65536
+    g, a, b, c, d, e, f = (float(value) for value in (*given, *(0.0,) * (7 - len(given))))
+    if kind == 0:
+        a, d = 1.0, 0.0
+    elif kind <= 2:  # above −b/a the power, below it a constant
+        d, e, f, c = -b / a, c, c, 0.0
+    return np.clip(np.where(axis >= d, np.maximum(a * axis + b, 0) ** g + e, c * axis + f), 0, 1)
+
+
+@cache
+def srgb_profile() -> bytes:
+    """An sRGB ICC profile, the same bytes every time."""
+    from PIL import ImageCms
+
+    data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    data[24:36] = struct.pack(">6H", 2020, 1, 1, 0, 0, 0)  # its date of making is the clock's
+    return bytes(data)

@@ -1,0 +1,61 @@
+"""The segments of a JPEG (ITU-T T.81), and the two things that other formats want to know from them."""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from collections.abc import Iterator
+
+_SOI = b"\xff\xd8"
+_APP1, _APP14, _SOF0, _SOS, _EOI = 0xE1, 0xEE, 0xC0, 0xDA, 0xD9
+_NOT_FRAMES = (0xC4, 0xC8, 0xCC)  # among 0xC0–0xCF: Huffman tables, reserved, arithmetic conditioning
+
+
+def segments(jpeg: bytes | mmap.mmap) -> Iterator[tuple[int, bytes]]:
+    """(marker, content) of each segment before the first scan, in order.
+
+    Ends without an error where the data end or are no segments; the last content may be cut short.
+    """
+    at = 2
+    while jpeg[:2] == _SOI and at + 4 <= len(jpeg) and jpeg[at] == 0xFF:
+        marker, length = jpeg[at + 1], int.from_bytes(jpeg[at + 2 : at + 4], "big")
+        if marker == 0xFF:  # a fill byte
+            at += 1
+            continue
+        if marker in (_SOS, _EOI) or length < 2:
+            return
+        yield marker, jpeg[at + 4 : at + 2 + length]
+        at += 2 + length
+
+
+def exif_block(jpeg: bytes | mmap.mmap) -> bytes | None:
+    """The EXIF block (TIFF structure) of a JPEG, None if it has none."""
+    found = (content for marker, content in segments(jpeg) if marker == _APP1)
+    return next((content[6:] for content in found if content[:6] == b"Exif\0\0"), None)
+
+
+def preview_frame(jpeg: bytes) -> tuple[int, int, tuple[int, int]] | None:
+    """(width, height, (horizontal, vertical) chroma subsampling) of a JPEG that may be a DNG preview, else None.
+
+    DNG allows a baseline JPEG (SOF0) of three components, 8 bits, in YCbCr with both chroma planes sampled alike.
+    """
+    transform = 1
+    for marker, content in segments(jpeg):
+        if marker == _APP14 and content[:5] == b"Adobe" and len(content) >= 12:
+            transform = content[11]
+        if 0xC0 <= marker <= 0xCF and marker not in _NOT_FRAMES:
+            return _frame_of(content) if marker == _SOF0 and transform == 1 else None
+    return None
+
+
+def _frame_of(segment: bytes) -> tuple[int, int, tuple[int, int]] | None:
+    """The result of `preview_frame` from the content of the SOF0 segment (T.81 B.2.2)."""
+    if len(segment) < 15 or segment[0] != 8 or segment[5] != 3 or segment[6:15:3] == b"RGB":
+        return None
+    height, width = struct.unpack(">HH", segment[1:5])
+    factors = [(s >> 4, s & 15) for s in segment[7:15:3]]
+    (h, v), chroma = factors[0], set(factors[1:])
+    sampling = (h // factors[1][0], v // factors[1][1]) if factors[1][0] and factors[1][1] else (0, 0)
+    alike = len(chroma) == 1 and (sampling[0] * factors[1][0], sampling[1] * factors[1][1]) == (h, v)
+    allowed = alike and set(sampling) <= {1, 2, 4}
+    return (width, height, sampling) if allowed and width and height else None

@@ -1,0 +1,41 @@
+"""Pixel arrays: turning them upright, and changing their depth."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+STRIP = 256  # rows worked on at a time, so that float copies stay small
+
+
+def apply_orientation(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Pixels (H, W, …) turned upright by their EXIF orientation 1–8 (tag 0x0112); a view, H and W swapped for 5–8.
+
+    2 and 4 are mirrored (left-right, top-bottom), 3 upside down, 5 transposed, 6 needs a quarter turn clockwise, 7 is
+    transposed over the other diagonal, 8 needs a quarter turn counter-clockwise.
+    """
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    rows, columns = {
+        1: (1, 1), 2: (1, -1), 3: (-1, -1), 4: (-1, 1), 5: (1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1),
+    }[orientation]  # fmt: skip
+    return pixels[::rows, ::columns]
+
+
+def to_depth(pixels: np.ndarray, bits: int) -> np.ndarray:
+    """(H, W, 3) uint8 or uint16, rounded to the nearest: v·257 and back between integers, floats in [0, 1] scaled."""
+    kind: Any = np.uint8 if bits == 8 else np.uint16
+    if pixels.dtype == kind:
+        return pixels
+    if pixels.dtype == np.uint8:
+        return pixels * np.uint16(257)
+    out = np.empty(pixels.shape, kind)
+    for top in range(0, len(pixels), STRIP):
+        strip = pixels[top : top + STRIP]
+        if strip.dtype == np.uint16:
+            out[top : top + STRIP] = (strip.astype(np.uint32) + 128) // 257
+        else:
+            scaled = np.nan_to_num(strip).clip(0, 1).astype(np.float64) * (2**bits - 1)
+            out[top : top + STRIP] = np.rint(scaled)
+    return out

@@ -1,0 +1,224 @@
+"""The one TIFF core: entries, a tolerant walk through any file built like TIFF, and the bytes of directories to write.
+
+A walk never fails on a damaged entry: cameras, phones and editors write all kinds of things, and a photograph with a
+broken tag is still a photograph.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import struct
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from paramisp_cli.errors import FormatError
+
+# TIFF 6.0 field types: element size in bytes, struct letter; rationals are pairs of the letter (129: UTF-8, Exif 3.0).
+BYTE, ASCII, SHORT, LONG, RATIONAL, UNDEFINED, SLONG, SRATIONAL, FLOAT, DOUBLE = 1, 2, 3, 4, 5, 7, 9, 10, 11, 12
+UTF8 = 129
+TYPES = {
+    1: (1, "B"), 2: (1, "s"), 3: (2, "H"), 4: (4, "I"), 5: (8, "I"), 6: (1, "b"), 7: (1, "B"), 8: (2, "h"),
+    9: (4, "i"), 10: (8, "i"), 11: (4, "f"), 12: (8, "d"), 13: (4, "I"), 129: (1, "s"),
+}  # fmt: skip
+# 42 is TIFF; the others open Olympus ORF ("RO", "RS") and Panasonic RW2, which are TIFF in all but this number.
+_MAGICS = (42, 0x4F52, 0x5352, 0x0055)
+_MAX_ENTRIES = 4096  # in an IFD; real ones have fewer than 200
+_MAX_IFDS = 256
+_SUB_IFDS = 0x014A
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """The value of one tag of an IFD.
+
+    type   TIFF field type 1–13 (or 129, UTF-8)
+    count  number of elements
+    data   the elements, little-endian whatever the file's byte order; element size × count bytes
+    offset where the value stood in the block, in bytes from its TIFF header
+    """
+
+    type: int
+    count: int
+    data: bytes
+    offset: int = 0
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the data have the size that type and count claim."""
+        return self.count > 0 and self.type in TYPES and len(self.data) == self.count * TYPES[self.type][0]
+
+    def values(self) -> tuple[int | float, ...]:
+        """The elements as numbers: rationals as floats, nan where the denominator is 0; () for text."""
+        letter = TYPES[self.type][1]
+        if letter == "s":
+            return ()
+        if self.type in (RATIONAL, SRATIONAL):
+            return tuple(n / d if d else math.nan for n, d in self.fractions())
+        return struct.unpack(f"<{self.count}{letter}", self.data)
+
+    def fractions(self) -> tuple[tuple[int, int], ...]:
+        """(numerator, denominator) of each element of a RATIONAL or SRATIONAL, as written; () for other types."""
+        if self.type not in (RATIONAL, SRATIONAL):
+            return ()
+        flat = struct.unpack(f"<{2 * self.count}{TYPES[self.type][1]}", self.data)
+        return tuple(zip(flat[::2], flat[1::2], strict=True))
+
+    def text(self) -> str:
+        """The value as text up to the first NUL, UTF-8 or else Latin-1, without outer white space."""
+        raw = self.data.split(b"\0", 1)[0]
+        try:
+            return raw.decode().strip()
+        except UnicodeDecodeError:
+            return raw.decode("latin-1").strip()
+
+    def shown(self) -> str:
+        """The value as a person would write it ("1/125", "0/0", "100, 0"), shortened; for messages."""
+        if TYPES[self.type][1] == "s":
+            return repr(self.text()[:40])
+        parts = [f"{n}/{d}" for n, d in self.fractions()] or [f"{value:g}" for value in self.values()[:5]]
+        return ", ".join(parts[:4]) + (", …" if self.count > 4 else "")
+
+
+Ifd = dict[int, Entry]
+"""Tag number → value."""
+
+
+# Walking -------------------------------------------------------------------------------------------------------------
+
+
+class Walker:
+    """Reads the IFDs of one block. It visits each IFD once and copies a bounded number of bytes, whatever overlaps."""
+
+    def __init__(self, block: Any) -> None:
+        head = bytes(block[:8])
+        self.block = block
+        self.order = {b"II": "<", b"MM": ">"}.get(head[:2], "")
+        if len(head) < 8 or not self.order or struct.unpack(self.order + "H", head[2:4])[0] not in _MAGICS:
+            raise FormatError(f"no TIFF header: the block begins with {head!r}")
+        self.first = struct.unpack(self.order + "I", head[4:8])[0]
+        self.seen: set[int] = set()
+        self.left = 2 * len(block) + 65536  # bytes of values that may still be copied
+
+    def ifd(self, at: int, base: int = 0) -> tuple[Ifd, int]:
+        """(entries, offset of the next IFD or 0) of the IFD at byte ``at``; value offsets count from ``base``."""
+        entries: Ifd = {}
+        if at in self.seen or not 0 < at <= len(self.block) - 2 or len(self.seen) >= _MAX_IFDS:
+            return entries, 0
+        self.seen.add(at)
+        count = struct.unpack(self.order + "H", self.block[at : at + 2])[0]
+        if count > _MAX_ENTRIES:
+            return entries, 0
+        for start in range(at + 2, at + 2 + 12 * count, 12):
+            raw = bytes(self.block[start : start + 12])
+            if len(raw) < 12:
+                return entries, 0
+            tag, entry = self.entry(raw, start, base)
+            if entry and tag not in entries:  # the first of two wins, as in most readers
+                entries[tag] = entry
+        end = bytes(self.block[at + 2 + 12 * count : at + 6 + 12 * count])
+        return entries, struct.unpack(self.order + "I", end)[0] if len(end) == 4 else 0
+
+    def entry(self, raw: bytes, start: int, base: int) -> tuple[int, Entry | None]:
+        """(tag, value) of the entry in these 12 bytes, which stand at ``start``; None if it is damaged."""
+        tag, kind, count = struct.unpack(self.order + "HHI", raw[:8])
+        if kind not in TYPES or not count:
+            return tag, None
+        size, letter = TYPES[kind]
+        length = size * count
+        offset = start + 8
+        if length > 4:
+            offset = base + struct.unpack(self.order + "I", raw[8:])[0]
+        if offset < 0 or offset + length > len(self.block) or length > self.left:
+            return tag, None
+        self.left -= length
+        data = bytes(self.block[offset : offset + length])
+        unit = struct.calcsize(letter)
+        if self.order == ">" and unit > 1:
+            data = np.frombuffer(data, f">u{unit}").astype(f"<u{unit}").tobytes()
+        return tag, Entry(kind, count, data, offset)
+
+    def sub(self, parent: Ifd, tag: int) -> Ifd:
+        """Entries of the IFD that ``tag`` of ``parent`` points to, {} if it points nowhere."""
+        return self.ifd(pointers(parent.get(tag))[0])[0] if pointers(parent.get(tag)) else {}
+
+
+def pointers(entry: Entry | None) -> list[int]:
+    """The IFD offsets an entry holds."""
+    return [int(value) for value in entry.values()] if entry and entry.type in (SHORT, LONG, 13) else []
+
+
+def parse_ifds(block: bytes | mmap.mmap) -> list[Ifd]:
+    """Every image IFD of a TIFF-like file (DNG, NEF, CR2, ARW, ORF, RW2…; bytes or mmap), IFD0 first: the chain, each
+    followed by its SubIFDs (tag 0x014A). FormatError if there is no TIFF header.
+    """  # fmt: skip
+    walker = Walker(block)
+    found: list[Ifd] = []
+    waiting = [walker.first]
+    while waiting:
+        entries, following = walker.ifd(waiting.pop())
+        if entries:
+            found.append(entries)
+            waiting += [following, *reversed(pointers(entries.get(_SUB_IFDS)))]  # the last is taken next
+    return found
+
+
+# Writing -------------------------------------------------------------------------------------------------------------
+
+
+def byte(data: bytes) -> Entry:
+    """A BYTE value."""
+    return Entry(BYTE, len(data), data)
+
+
+def text(characters: str) -> Entry:
+    """An ASCII value: a "?" for each other character, and a NUL at the end."""
+    data = characters.encode("ascii", "replace") + b"\0"
+    return Entry(ASCII, len(data), data)
+
+
+def short(*numbers: int) -> Entry:
+    """A SHORT value."""
+    return Entry(SHORT, len(numbers), struct.pack(f"<{len(numbers)}H", *numbers))
+
+
+def long(*numbers: int) -> Entry:
+    """A LONG value."""
+    return Entry(LONG, len(numbers), struct.pack(f"<{len(numbers)}I", *numbers))
+
+
+def rational(*numbers: float) -> Entry:
+    """A RATIONAL value of the shortest fractions; FormatError if a number is too large."""
+    fractions = [part for number in numbers for part in _fraction(number)]
+    return Entry(RATIONAL, len(numbers), struct.pack(f"<{len(fractions)}I", *fractions))
+
+
+def srational(*numbers: float) -> Entry:
+    """An SRATIONAL value of the shortest fractions; FormatError if a number is too large."""
+    fractions = [part for number in numbers for part in _fraction(number)]
+    return Entry(SRATIONAL, len(numbers), struct.pack(f"<{len(fractions)}i", *fractions))
+
+
+def _fraction(number: float) -> tuple[int, int]:
+    """The shortest fraction within about 1e-8 of ``number``, both parts within 31 bits."""
+    largest = (1 << 31) - 1
+    if abs(number) > largest:
+        raise FormatError(f"{number} is too large for a DNG")
+    limit = max(1, int(min(1e8, largest / max(abs(number), 1e-9) - 1)))
+    return Fraction(float(number)).limit_denominator(limit).as_integer_ratio()
+
+
+def directory(ifd: Ifd, start: int) -> bytes:
+    """One directory at offset ``start`` and its values; the offset of a next directory is 0."""
+    entries, values = struct.pack("<H", len(ifd)), b""
+    at = start + 2 + 12 * len(ifd) + 4
+    for tag, value in sorted(ifd.items()):
+        inline = len(value.data) <= 4
+        field = value.data.ljust(4, b"\0") if inline else struct.pack("<I", at + len(values))
+        entries += struct.pack("<HHI", tag, value.type, value.count) + field
+        if not inline:
+            values += value.data + bytes(len(value.data) % 2)
+    return entries + bytes(4) + values
