@@ -14,6 +14,17 @@ SRGB_TO_XYZ = np.array(
 )
 XYZ_TO_SRGB = np.linalg.inv(SRGB_TO_XYZ)
 
+# Linear ProPhoto RGB (ROMM RGB, ISO 22028-2, white D50), the space in which a DNG reader applies ProfileToneCurve.
+# White is adapted from D65 by the Bradford transform.
+SRGB_TO_PROPHOTO = np.array(
+    [
+        [0.5292900462685786, 0.3301171656410729, 0.1405927880903488],
+        [0.0983604208555234, 0.8734694174529825, 0.0281701616914940],
+        [0.0168761670926747, 0.1176575280751748, 0.8654663048321506],
+    ]
+)
+PROPHOTO_TO_SRGB = np.linalg.inv(SRGB_TO_PROPHOTO)
+
 # Correlated colour temperatures [K] of EXIF LightSource / DNG CalibrationIlluminant codes.
 ILLUMINANT_KELVIN = {
     1: 5500, 2: 4150, 3: 2850, 4: 5500, 9: 5500, 10: 6500, 11: 7500, 12: 6430, 13: 5000, 14: 4150, 15: 3450,

@@ -1,4 +1,4 @@
-"""How bright and how contrasty a picture is beside its linear data: small statistics, numpy only."""
+"""Fit tone curve and exposure between a picture and its RAW: small statistics, numpy only."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ _SAMPLES = 512
 """Quads looked at along the shorter side: enough for statistics, nothing beside the pixel work."""
 
 
-def _quads(raw: RawImage) -> tuple[np.ndarray, int, int, int]:
-    """((h, w, 3) white-balanced camera RGB of every ``step``-th 2×2, top, left, step) inside the crop."""
+def _quads(raw: RawImage, gains: np.ndarray) -> tuple[np.ndarray, int, int, int]:
+    """Sample the crop: ((h, w, 3) camera RGB of every ``step``-th 2×2, times ``gains``, in [0, 1]; top, left, step)."""
     assert raw.crop is not None
     top, left = raw.crop.top + raw.crop.top % 2, raw.crop.left + raw.crop.left % 2
     rows, columns = (raw.crop.top + raw.crop.height - top) // 2, (raw.crop.left + raw.crop.width - left) // 2
@@ -26,44 +26,119 @@ def _quads(raw: RawImage) -> tuple[np.ndarray, int, int, int]:
                 plane = (plane - black[y, x]) / (white - black[y, x])
             planes["RGB".index(raw.canonical.cfa[2 * y + x])].append(plane.astype(np.float64))
     camera = np.stack([np.mean(p, 0) for p in planes], -1)
-    return np.clip(camera * raw.canonical.wb_gains, 0, 1), top, left, step
+    return np.clip(camera * gains, 0, 1), top, left, step
 
 
 def linear_srgb(raw: RawImage) -> np.ndarray:
     """(h, w, 3) linear sRGB of a sample of the RAW's 2×2 sites, not clipped; empty if it is smaller than 2×2."""
-    camera, *_ = _quads(raw)
+    camera, *_ = _quads(raw, raw.canonical.wb_gains)
     return camera @ raw.canonical.cam_to_srgb().T
 
 
 def fitted_curve(pixels: np.ndarray, raw: RawImage) -> np.ndarray | None:
-    """(N, 2) rising curve, linear light → linear light, that takes ``raw`` nearest to the picture it was made from.
+    """Fit the DNG's tone curve: (N, 2) points, linear light → linear light, that make ``raw`` look like ``pixels``.
 
-    ``pixels`` (H, W, 3), sRGB encoded, aligned with the crop, uint8, uint16 or float32. None for a picture too small.
+    ``pixels`` is the picture that ``raw`` was made from: (H, W, 3), sRGB encoded, aligned with the crop, uint8, uint16
+    or float32. The curve goes from (0, 0) to (1, 1) in at most 64 points; x rises strictly and y never falls. It is
+    None for a picture of fewer than 64 sites.
+
+    The curve is a weighted isotonic regression of the picture's encoded ProPhoto values on the RAW's, the space in
+    which ``toned`` and every DNG reader apply it. Near-neutral pixels decide: a coloured pixel counts a tenth, because
+    no single curve restores colours, and enough to bridge tones that have no neutral pixel. Black pixels count three
+    times and stay black.
     """
-    camera, top, left, step = _quads(raw)
+    gains = raw.canonical.wb_gains
+    camera, top, left, step = _quads(raw, gains / gains.min())  # DNG readers let the channel that clips first set white
     assert raw.crop is not None
     if camera.size < 3 * 64:
         return None
     linear = camera @ raw.canonical.cam_to_srgb().T
     rows, columns = linear.shape[:2]
     scale = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}.get(pixels.dtype, 1.0)
-    target = np.zeros_like(linear)
+    shown = np.zeros_like(linear)
     for y in (0, 1):
         for x in (0, 1):
-            part = pixels[top - raw.crop.top + y :: 2 * step, left - raw.crop.left + x :: 2 * step][:rows, :columns]
-            target += color.srgb_decode(part / scale) / 4
-    # Bins of equal width in the cube root: near to equal in lightness.
-    edges = np.linspace(0, 1, 65) ** 3
-    index = np.digitize(linear.ravel(), edges) - 1
-    points = [(0.0, 0.0)]
-    for number in range(64):
-        inside = index == number
-        if inside.sum() >= 32:
-            at = float(np.median(linear.ravel()[inside]))
-            if points[-1][0] + 1e-6 < at < 1 - 1e-6:  # whites that just clip are the end's
-                points.append((at, float(np.median(target.ravel()[inside]))))
-    x, y = np.array([*points, (1.0, 1.0)]).T
-    return np.stack([x, np.clip(np.maximum.accumulate(y), 0, 1)], 1)
+            site = pixels[top - raw.crop.top + y :: 2 * step, left - raw.crop.left + x :: 2 * step][:rows, :columns]
+            shown += color.srgb_decode(site / scale) / 4
+    seen = linear.max(-1) < _CLIPPED
+    wide, target = (np.clip(light[seen] @ color.SRGB_TO_PROPHOTO.T, 0, 1) for light in (linear, shown))  # (n, 3)
+    target = color.srgb_encode(target)
+    black = color.srgb_encode(shown[seen]).max(-1) <= _BLACK
+    colourful = np.maximum(_saturation(color.srgb_encode(wide)), _saturation(target)) > _NEUTRAL
+    weight = np.where(black, 3.0, np.where(colourful, 0.1, 1.0)).repeat(3)
+    curve = _isotonic_points(wide.ravel(), target.ravel(), weight)
+    if black.sum() >= _ENOUGH:
+        floor = float(np.quantile(wide[black], _BLACK_SHARE))
+        curve = np.concatenate([[[floor, 0]], curve[curve[:, 0] > floor + _GAP]])
+    inside = (curve[:, 0] > _GAP) & (curve[:, 0] < 1 - _GAP)
+    return np.concatenate([[[0, 0]], curve[inside], [[1, 1]]])
+
+
+_CLIPPED = 0.999
+"""Linear light from which a pixel is clipped and tells nothing of the curve, which ends at (1, 1)."""
+_NEUTRAL = 0.25
+"""Saturation, of encoded values, up to which a pixel is near-neutral."""
+_BLACK = 2 / 255
+"""Encoded value of a black pixel's brightest channel."""
+_BLACK_SHARE = 0.6
+"""Share of the black pixels' channel values that the curve sends to 0.
+
+The networks' black is bluish. This takes two channels of three; all three would crush grey shadows of the same light.
+"""
+_ENOUGH = 32
+"""Values that a bin needs to be a point of the curve, and black pixels that a picture needs to have a black."""
+_BINS = 61  # with both ends and black: 64 points
+_GAP = 1e-6  # between x of neighbouring points
+
+
+def _saturation(encoded: np.ndarray) -> np.ndarray:
+    """(n,) saturation of (n, 3) encoded values, 0 to 1; small for shadows, whose channels differ by noise alone."""
+    high = encoded.max(-1)
+    return (high - encoded.min(-1)) / (high + 0.1)
+
+
+def _isotonic_points(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Fit a rising curve to linear x and encoded y (n,): (m, 2) points, linear, both columns strictly rising.
+
+    The bins are of equal width in the cube root of x, which is close to equal in lightness. Bins of one fitted y become
+    one point, at their mean x, so that the curve has no flat stretch.
+    """
+    index = np.minimum((np.cbrt(x) * _BINS).astype(int), _BINS - 1)
+    usable = np.bincount(index, minlength=_BINS) >= _ENOUGH
+    total = np.bincount(index, weight, _BINS)[usable]
+    sum_x, sum_y = (np.bincount(index, weight * value, _BINS)[usable] for value in (x, y))
+    level, group = np.unique(isotonic(sum_y / total, total), return_inverse=True)
+    middle = np.bincount(group, sum_x, len(level)) / np.bincount(group, total, len(level))
+    return np.stack([middle, np.clip(color.srgb_decode(level), 0, 1)], 1)
+
+
+def isotonic(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Compute the non-falling (n,) sequence nearest to ``values`` (n,) in weighted least squares; weights are > 0.
+
+    Pool adjacent violators (Ayer et al., 1955): neighbours in the wrong order become their weighted mean.
+    """
+    pools: list[tuple[float, float, int]] = []  # mean, weight, number of values
+    for value, weight in zip(values.tolist(), weights.tolist(), strict=True):
+        mean, total, count = value, weight, 1
+        while pools and pools[-1][0] >= mean:
+            before, other, more = pools.pop()
+            mean = (before * other + mean * total) / (other + total)
+            total, count = other + total, count + more
+        pools.append((mean, total, count))
+    return np.repeat([mean for mean, _, _ in pools], [count for _, _, count in pools])
+
+
+def toned(linear: np.ndarray, curve: np.ndarray) -> np.ndarray:
+    """Apply a tone curve (N, 2) to linear sRGB (..., 3) as a DNG reader does → linear sRGB in [0, 1].
+
+    The largest and the smallest channel of linear ProPhoto RGB go through the curve; the middle one keeps its relative
+    place between them, which preserves the hue (the DNG SDK's reference rendering of ProfileToneCurve).
+    """
+    wide = np.clip(linear @ color.SRGB_TO_PROPHOTO.T, 0, 1)
+    low, high = wide.min(-1, keepdims=True), wide.max(-1, keepdims=True)
+    place = (wide - low) / np.maximum(high - low, 1e-12)  # 0 and 1 for the two outer channels
+    low, high = (np.interp(end, curve[:, 0], curve[:, 1]) for end in (low, high))
+    return np.clip((low + place * (high - low)) @ color.PROPHOTO_TO_SRGB.T, 0, 1)
 
 
 def matched_exposure(raw: RawImage, preview: np.ndarray) -> float:
@@ -73,7 +148,7 @@ def matched_exposure(raw: RawImage, preview: np.ndarray) -> float:
     """
     weights = np.array([0.2126, 0.7152, 0.0722])
     wanted = float((preview.reshape(-1, 3) @ weights).mean()) / 255
-    camera, *_ = _quads(raw)
+    camera, *_ = _quads(raw, raw.canonical.wb_gains)
     sample = camera[::2, ::2] if camera.shape[0] > 64 else camera
     matrix = raw.canonical.cam_to_srgb().T
     low, high = -6.0, 6.0

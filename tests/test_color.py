@@ -63,3 +63,13 @@ def test_transfer_function():
     np.testing.assert_allclose(color.srgb_encode(-x), -color.srgb_encode(x), atol=1e-15)
     np.testing.assert_allclose(color.srgb_encode(np.array([0, 0.18, 1])), [0, 0.46135613, 1], atol=1e-7)
     np.testing.assert_allclose(color.srgb_decode(np.array([0.02])), [0.02 / 12.92])
+
+
+def test_prophoto_has_its_primaries_and_srgb_white():
+    """Adobe's DNG SDK (dng_color_space): XYZ of D50 → ProPhoto. White stays white, and sRGB lies inside."""
+    to_prophoto = np.array([[1.3460, -0.2556, -0.0511], [-0.5446, 1.5082, 0.0205], [0, 0, 1.2123]])
+    # sRGB → XYZ of D50, as in the sRGB profile of the ICC
+    srgb_to_d50 = np.array([[0.4361, 0.3851, 0.1431], [0.2225, 0.7169, 0.0606], [0.0139, 0.0971, 0.7141]])
+    np.testing.assert_allclose(color.SRGB_TO_PROPHOTO, to_prophoto @ srgb_to_d50, atol=4e-4)
+    np.testing.assert_allclose(color.SRGB_TO_PROPHOTO.sum(1), 1, atol=1e-12)
+    assert color.SRGB_TO_PROPHOTO.min() > 0
