@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -326,6 +327,15 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> IspModel:
     return _build(str(path), header["architecture"], header["config"], header["direction"], tensors).to(device)
 
 
+def _finite(value: Any) -> Any:
+    """Return a value from JSON; raises ValueError if a number in it is not finite (Python reads NaN and 1e999)."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{value} is not a finite number")
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _finite(inner)
+    return value
+
+
 def _build(where: str, name: str, config: str, direction: str, tensors: Mapping[str, torch.Tensor]) -> IspModel:
     """The architecture with these tensors in it, verified; ``where`` is for the messages."""
     import torch
@@ -337,7 +347,7 @@ def _build(where: str, name: str, config: str, direction: str, tensors: Mapping[
     except ConfigError as error:
         raise WeightsError(f"{where} is for another architecture: {error}; update paramisp") from error
     try:
-        model = kind(**json.loads(config))
+        model = kind(**_finite(json.loads(config)))
     except (TypeError, ValueError, AttributeError, RecursionError) as error:
         raise WeightsError(f"{where} has a configuration that {name} does not take: {error}") from error
     if model.direction != direction:

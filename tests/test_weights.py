@@ -475,3 +475,17 @@ def test_an_import_runs_like_the_original(tmp_path):
     x = torch.rand(1, 1, 90, 88)
     with torch.inference_mode():
         assert torch.equal(loaded(x, params), model(x, params))
+
+
+@pytest.mark.parametrize("number", ["NaN", "1e999", "-Infinity"])
+@pytest.mark.parametrize("key", ["color_matrix_row_sum", "lens_shading"])
+def test_numbers_that_are_not_finite_in_the_configuration(tmp_path, key, number):
+    """They are no part of the tensors, and poison every picture all the same."""
+    model = ParamISP(Direction.UNPROCESS)
+    path = weights.save(model, tmp_path / "x.safetensors", camera="x")
+    value = number if key == "color_matrix_row_sum" else f"[[{number}, 0, 0], [0, 0, 0], [0, 0, 0]]"
+    config = json.dumps(model.config()).replace(f'"{key}": null', f'"{key}": {value}')
+    assert number in config
+    save_file(model.state_dict(), path, weights.info(path) | {"config": config})
+    with pytest.raises(WeightsError, match="is not a finite number"):
+        weights.verify(path)
