@@ -168,7 +168,7 @@ def assign(
     Raises ConfigError for an ``-o`` that does not fit, OutputExistsError if two inputs would share an output or an
     output is another input.
     """
-    allowed = (".dng",) if direction == Direction.UNPROCESS else formats.SRGB_SUFFIXES
+    allowed = (".dng",) if direction == Direction.UNPROCESS else formats.SRGB_WRITE_SUFFIXES
     is_folder = output is not None and os.path.isdir(output)  # noqa: PTH112 – says no to names too long, where Path raises
     names_a_file = output is not None and not is_folder and output.suffix.lower() in allowed
     if output is not None and not is_folder:
