@@ -18,6 +18,9 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 SAMPLES = Path(os.environ.get("PARAMISP_SAMPLES", "/nonexistent"))
 
 
+# Every file that a test writes through formats.write is read again and compared, in subprocesses too.
+os.environ["PARAMISP_VERIFY"] = "1"
+
 # A shell's background jobs ignore SIGINT and hand that on to what they start; some tests send it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

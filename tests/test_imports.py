@@ -29,7 +29,18 @@ LAYERS = [
 RANK = {name: number for number, layer in enumerate(LAYERS) for name in layer}
 
 # The lower half of formats: one job each, for all formats; raster is the face of the two halves of its work.
-FORMATS_BASE = {"kinds", "quiet", "tiff", "jpeg", "icc", "pixels", "raster_read", "raster_write"}
+FORMATS_BASE = {
+    "kinds",
+    "quiet",
+    "tiff",
+    "jpeg",
+    "icc",
+    "pixels",
+    "verify",
+    "raster_tiff",
+    "raster_read",
+    "raster_write",
+}
 
 # Files in one folder that may import each other: exif and base serve all formats, base all models, stages,
 # engine, local and streaming are the second half of paramisp; a package's __init__ is its registry.
@@ -59,7 +70,7 @@ DOORS = {
     "rich": {"cli/console.py", "cli/progress.py"},
     "rawpy": {"formats/libraw.py"},
     "PIL": {"formats/raster_read.py", "formats/raster_write.py", "formats/icc.py"},
-    "tifffile": {"formats/raster_read.py"},
+    "tifffile": {"formats/raster_tiff.py"},
     "safetensors": {"weights.py"},
     "platformdirs": {"weights.py"},
 }

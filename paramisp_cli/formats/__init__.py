@@ -6,25 +6,44 @@ import errno
 import mmap
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from paramisp_cli import atomic
-from paramisp_cli.errors import ConfigError, FileAccessError, FormatError, InputMissingError, OutputExistsError
+from paramisp_cli.errors import (
+    ConfigError,
+    FileAccessError,
+    FormatError,
+    InputMissingError,
+    MetadataError,
+    OutputExistsError,
+)
 from paramisp_cli.formats import dng, exif, jpeg, libraw, raster
-from paramisp_cli.formats.base import Format, WriteOptions
+from paramisp_cli.formats.base import MAX_PIXELS, Format, WriteOptions
+from paramisp_cli.formats.kinds import KNOWN_UNREADABLE, unreadable
+from paramisp_cli.formats.verify import check_raw
 from paramisp_cli.types import RawImage, SrgbImage
 
+
+def _verify_dng(image: SrgbImage | RawImage, path: Path, options: WriteOptions) -> None:
+    """Open the DNG as other programs do, through LibRaw, and compare."""
+    assert isinstance(image, RawImage)  # dng.write has seen to it
+    check_raw(image, libraw.read(path, image.mosaic.size))
+
+
 # RAW before raster: a NEF or a DNG is a TIFF too, and only its tags tell.
-FORMATS: tuple[Format, ...] = (libraw.FORMAT, *raster.FORMATS, dng.FORMAT)
+FORMATS: tuple[Format, ...] = (libraw.FORMAT, *raster.FORMATS, replace(dng.FORMAT, verify=_verify_dng))
 RAW_SUFFIXES = libraw.FORMAT.suffixes
 SRGB_SUFFIXES = tuple(suffix for form in raster.FORMATS for suffix in form.suffixes)
-KNOWN_UNREADABLE: dict[str, str] = {".heic": "HEIC", ".heif": "HEIC"}
 SRGB_WRITE_SUFFIXES = tuple(suffix for form in raster.FORMATS if form.write for suffix in form.suffixes)
+"""Suffixes of pictures that are read, and of those among them that are written."""
 
 __all__ = [
     "FORMATS",
+    "KNOWN_UNREADABLE",
+    "MAX_PIXELS",
     "RAW_SUFFIXES",
     "SRGB_SUFFIXES",
     "SRGB_WRITE_SUFFIXES",
@@ -33,6 +52,7 @@ __all__ = [
     "is_own",
     "read",
     "write",
+    "writer",
 ]
 
 
@@ -43,13 +63,18 @@ def _plain_errors(path: Path, doing: str) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         if doing == "write":
-            reason = error.strerror if path.parent.is_dir() else f"there is no folder {path.parent}"
+            there = os.path.isdir(path.parent)  # noqa: PTH112 – says no to names too long, where Path raises
+            reason = error.strerror if there else f"there is no folder {path.parent}"
             raise FileAccessError(f"{path}: cannot write it: {reason}") from error
         raise InputMissingError(f"{path}: no such file") from error
     except IsADirectoryError as error:
         raise FileAccessError(f"{path}: is a folder, not a file") from error
     except PermissionError as error:
         raise FileAccessError(f"{path}: no permission to {doing} it; check who owns the file and its folder") from error
+    except ValueError as error:
+        if "\0" not in str(path):
+            raise
+        raise FileAccessError(f"{str(path)!r}: cannot {doing} it: a name cannot hold a NUL character") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise FileAccessError(f"{path}: the disk is full; free some space or choose another -o") from error
@@ -74,16 +99,33 @@ def identify(path: Path) -> Format:
     for form in FORMATS:
         if form.read and form.sniff(head) and (form is not libraw.FORMAT or libraw.is_raw(path, head)):
             return form
-    raise FormatError(f"{path}: not a JPEG, PNG, TIFF or camera RAW file")
+    raise FormatError(f"{path}: {_refusal(unreadable(head))}")
 
 
-def read(path: str | Path) -> SrgbImage | RawImage:
-    """Read any image file. Raises InputMissingError, FileAccessError or FormatError, always naming the file."""
+def _refusal(kind: str | None) -> str:
+    """The reason why a file of this kind is not read, and the remedy."""
+    if kind is None:
+        return "not a JPEG, PNG, TIFF, WebP, AVIF or camera RAW file"
+    if kind == "HEIC":
+        return (
+            "is HEIC, which paramisp cannot read yet; convert it to JPEG first "
+            "(for example with `heif-convert photo.heic photo.jpg`)"
+        )
+    if kind == "video":
+        return "is a video, which paramisp cannot read; save a picture of it as JPEG or PNG first"
+    return f"is {kind}, which paramisp cannot read; convert it to JPEG, PNG or TIFF first"
+
+
+def read(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> SrgbImage | RawImage:
+    """Read any image file that claims at most ``max_pixels``.
+
+    Raises InputMissingError, FileAccessError or FormatError, always naming the file.
+    """
     path = Path(path)
     form = identify(path)
     assert form.read is not None  # identify only returns formats that can be read
     with _plain_errors(path, "read"):
-        return form.read(path)
+        return form.read(path, max_pixels)
 
 
 def writer(suffix: str) -> Format | None:
@@ -100,14 +142,15 @@ def write(
 ) -> None:
     """Write an image in the format its suffix names, through a temporary file in the same folder.
 
-    What stands at ``path`` is either the old file or the whole new one. Raises OutputExistsError (unless
-    ``overwrite``), FileAccessError, FormatError, always naming ``path``.
+    What stands at ``path`` is either the old file or the whole new one; with ``options.verify`` (or the environment
+    variable PARAMISP_VERIFY=1) one that was read again and compared. Raises OutputExistsError (unless ``overwrite``),
+    FileAccessError, FormatError, always naming ``path``.
     """
     path = Path(path)
     form = writer(path.suffix)
     kind = RawImage if path.suffix.lower() in dng.FORMAT.suffixes else SrgbImage
     if form is None or not isinstance(image, kind):
-        known = dng.FORMAT.suffixes if isinstance(image, RawImage) else SRGB_SUFFIXES
+        known = dng.FORMAT.suffixes if isinstance(image, RawImage) else SRGB_WRITE_SUFFIXES
         what = "a RAW image" if isinstance(image, RawImage) else "an sRGB picture"
         raise FormatError(f"{path}: {what} is written as {', '.join(known)}, not {path.suffix or 'without a suffix'}")
     if not overwrite and os.path.lexists(path):
@@ -117,10 +160,25 @@ def write(
         try:
             with atomic.replacing(path, overwrite=overwrite) as temporary:
                 form.write(image, temporary, options)
+                if form.verify and (options.verify or os.environ.get("PARAMISP_VERIFY") == "1"):
+                    _verify(form.verify, image, temporary, options)
         except FileExistsError as error:
             raise OutputExistsError(f"{path}: appeared while it was being made; left as it is") from error
         except (ConfigError, FormatError) as error:
             raise type(error)(f"{path}: {error}") from error
+
+
+def _verify(
+    verify: Callable[[SrgbImage | RawImage, Path, WriteOptions], None],
+    image: SrgbImage | RawImage,
+    temporary: Path,
+    options: WriteOptions,
+) -> None:
+    """Read the written file again and compare; FormatError if it cannot be read or differs."""
+    try:
+        verify(image, temporary, options)
+    except (FormatError, MetadataError) as error:
+        raise FormatError(str(error).replace(f"{temporary}: ", "the written file does not read back: ")) from error
 
 
 def is_own(path: Path) -> bool:

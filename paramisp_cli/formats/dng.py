@@ -77,17 +77,36 @@ _MASKED_BORDERS = re.compile(
     r"|PowerShot (A480|G12|G1 X Mark II|G3 X|G7 X|G5 X|G7 X Mark II|G9 X Mark II|S120|SX60 HS))",
     re.IGNORECASE,
 )
+_LONGEST, _LARGEST = 64000, 1 << 30
 _TONE_CURVE_LINEAR = ((0.0, 0.0), (1.0, 1.0))
+
+
+def check_size(height: int, width: int) -> None:
+    """FormatError if a mosaic of this size is too large for LibRaw, and so for most programs, as a DNG.
+
+    LibRaw (0.22, found by trying) opens sides up to 64 000, and decodes up to 2 GiB: width × (height + 8) ≤ 2^30.
+    """
+    if max(height, width) > _LONGEST:
+        raise FormatError(
+            f"{width}×{height} is more than most programs open as a DNG ({_LONGEST} a side): resize or crop the picture"
+        )
+    if width * (height + 8) > _LARGEST:
+        megapixels = width * height / 1e6
+        raise FormatError(
+            f"{width}×{height} = {megapixels:.0f} megapixels are more than most programs open as a DNG (1073): "
+            "resize or crop the picture"
+        )
 
 
 def write(image: SrgbImage | RawImage, path: Path, options: WriteOptions) -> None:
     """Write ``image``, a RawImage with a uint16 mosaic, to ``path`` as DNG.
 
-    Raises FormatError if it is something else or does not fit a DNG, ConfigError for an unknown option, OSError if
-    the disk does not take it (what was written by then is left to the caller).
+    Raises FormatError if it is something else or does not fit a DNG (see also ``check_size``), ConfigError for an
+    unknown option, OSError if the disk does not take it (the caller removes what was written by then).
     """
     if not isinstance(image, RawImage) or image.mosaic.dtype != np.uint16:
         raise FormatError("only a RAW image with a uint16 mosaic can be written as DNG")
+    check_size(*image.mosaic.shape)
     if options.compression not in ("lossless", "none"):
         raise ConfigError(f'DNG compression must be "lossless" or "none", got {options.compression!r}')
     if options.profile not in ("match", "linear", "adobe"):

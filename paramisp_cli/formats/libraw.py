@@ -14,7 +14,7 @@ import rawpy
 from paramisp_cli import cameras, color
 from paramisp_cli.errors import FormatError, MetadataError
 from paramisp_cli.formats import exif, tiles
-from paramisp_cli.formats.base import Format
+from paramisp_cli.formats.base import MAX_PIXELS, Format, check_pixels
 from paramisp_cli.formats.jpeg import exif_block
 from paramisp_cli.formats.kinds import TIFF_MAGICS
 from paramisp_cli.formats.quiet import captured
@@ -87,8 +87,8 @@ def _numbers(tags: Ifd, tag: int, count: int) -> np.ndarray | None:
     return array if array.size == count and np.isfinite(array).all() else None
 
 
-def read(path: Path) -> RawImage:
-    """Read a Bayer RAW: the visible area, trimmed to even sides, in raw units.
+def read(path: Path, max_pixels: int = MAX_PIXELS) -> RawImage:
+    """Read a Bayer RAW of at most ``max_pixels``: the visible area, trimmed to even sides, in raw units.
 
     Levels, CFA and orientation come from LibRaw; matrix, neutral, crop and exposure from a DNG's own tags where it is
     one. Raises FormatError for X-Trans, Foveon, already demosaiced and unreadable files.
@@ -97,11 +97,12 @@ def read(path: Path) -> RawImage:
         head = stream.read(64)
     remarks: list[str] = []
     try:
-        with _remarks(remarks), rawpy.imread(str(path)) as raw:
+        with _remarks(remarks), rawpy.imread(str(path)) as raw:  # nothing is decoded yet
+            _check_pixels(path, raw, max_pixels)
             image = _from_libraw(path, head, raw)
     except rawpy.LibRawError as error:
         reason = error.args[0] if error.args else error
-        reason = reason.decode(errors="replace") if isinstance(reason, bytes) else reason
+        reason = " ".join((reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)).split())
         if remarks:
             raise FormatError(
                 f"{path}: the RAW data is damaged ({remarks[0]}); copy it from the camera again"
@@ -111,6 +112,13 @@ def read(path: Path) -> RawImage:
         said = f"the RAW data is damaged ({remarks[0]}): a part of the picture may be wrong"
         image = replace(image, notes=(*image.notes, said))
     return image
+
+
+def _check_pixels(path: Path, raw: rawpy.RawPy, max_pixels: int) -> None:
+    try:
+        check_pixels(raw.sizes.raw_width, raw.sizes.raw_height, max_pixels)
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}") from error
 
 
 def developed(path: Path) -> SrgbImage:

@@ -1,13 +1,18 @@
-"""JPEG, PNG and TIFF as file formats, and the functions on pictures that other packages use."""
+"""JPEG, PNG, TIFF, WebP and AVIF as file formats, and the functions on pictures that other packages use."""
 
 from __future__ import annotations
 
-from paramisp_cli.formats.base import Format
+from collections.abc import Callable
+from pathlib import Path
+
+from paramisp_cli.formats.base import Format, WriteOptions
 from paramisp_cli.formats.icc import srgb_profile
-from paramisp_cli.formats.kinds import JPEG_MAGIC, PNG_MAGIC, TIFF_MAGICS
+from paramisp_cli.formats.kinds import JPEG_MAGIC, PNG_MAGIC, TIFF_MAGICS, is_avif, is_webp
 from paramisp_cli.formats.pixels import apply_orientation, to_depth
 from paramisp_cli.formats.raster_read import decode_small, read, read_bytes
-from paramisp_cli.formats.raster_write import encode_jpeg, write
+from paramisp_cli.formats.raster_write import encode_jpeg, upright, write
+from paramisp_cli.formats.verify import check_picture
+from paramisp_cli.types import RawImage, SrgbImage
 
 __all__ = [
     "FORMATS",
@@ -22,17 +27,21 @@ __all__ = [
 ]
 
 
-def _format(name: str, suffixes: tuple[str, ...], magics: tuple[bytes, ...], kind: str) -> Format:
-    return Format(
-        name,
-        suffixes,
-        sniff=lambda head: head.startswith(magics),
-        read=read,
-        write=lambda image, path, options: write(image, path, options, kind=kind),
-    )
+def _format(name: str, suffixes: tuple[str, ...], sniff: Callable[[bytes], bool], kind: str | None = None) -> Format:
+    def put(image: SrgbImage | RawImage, path: Path, options: WriteOptions) -> None:
+        write(image, path, options, kind=kind or "")
+
+    def check(image: SrgbImage | RawImage, path: Path, options: WriteOptions) -> None:
+        assert isinstance(image, SrgbImage)  # write has seen to it
+        pixels = upright(image, kind or "", options)
+        check_picture(pixels, read(path, image.pixels.size), lossless=kind != "jpeg")
+
+    return Format(name, suffixes, sniff=sniff, read=read, write=put if kind else None, verify=check if kind else None)
 
 
-JPEG = _format("JPEG", (".jpg", ".jpeg"), (JPEG_MAGIC,), "jpeg")
-PNG = _format("PNG", (".png",), (PNG_MAGIC,), "png")
-TIFF = _format("TIFF", (".tif", ".tiff"), TIFF_MAGICS, "tiff")
-FORMATS = (JPEG, PNG, TIFF)
+JPEG = _format("JPEG", (".jpg", ".jpeg"), lambda head: head.startswith(JPEG_MAGIC), "jpeg")
+PNG = _format("PNG", (".png",), lambda head: head.startswith(PNG_MAGIC), "png")
+TIFF = _format("TIFF", (".tif", ".tiff"), lambda head: head.startswith(TIFF_MAGICS), "tiff")
+WEBP = _format("WebP", (".webp",), is_webp)
+AVIF = _format("AVIF", (".avif",), is_avif)
+FORMATS = (JPEG, PNG, TIFF, WEBP, AVIF)

@@ -1,4 +1,4 @@
-"""Read a picture from a JPEG, PNG or TIFF file.
+"""Read a picture from a JPEG, PNG, TIFF, WebP or AVIF file.
 
 It comes back as sRGB whatever the file's colour space was; ``notes`` tell what was changed.
 """
@@ -12,40 +12,38 @@ from typing import Any
 import numpy as np
 
 from paramisp_cli.errors import FormatError
-from paramisp_cli.formats import exif
+from paramisp_cli.formats import exif, raster_tiff
+from paramisp_cli.formats.base import MAX_PIXELS, check_pixels, one_line
 from paramisp_cli.formats.icc import to_srgb
-from paramisp_cli.formats.kinds import JPEG_MAGIC, PNG_MAGIC, TIFF_MAGICS
+from paramisp_cli.formats.kinds import JPEG_MAGIC, PNG_MAGIC, TIFF_MAGICS, is_avif, is_webp
+from paramisp_cli.formats.quiet import captured
 from paramisp_cli.types import Metadata, SrgbImage
 
 _MAX_PIXELS = 400_000_000  # beyond any camera: a file that claims more is damaged or means harm
 
 
-def read(path: Path) -> SrgbImage:
-    """The picture in a JPEG, PNG or TIFF file as sRGB pixels (H, W, 3) uint8 or uint16, orientation not applied.
+def read(path: Path, max_pixels: int = MAX_PIXELS) -> SrgbImage:
+    """The picture in a JPEG, PNG, TIFF, WebP or AVIF file as sRGB pixels (H, W, 3), orientation not applied.
 
-    Grey and palette pictures become RGB, an alpha channel is dropped, other RGB colour spaces are converted: ``notes``
-    tells. FormatError if it is damaged, CMYK, a camera RAW file, or no picture at all; OSError if it cannot be read.
+    uint8 or uint16, as in the file. Grey and palette pictures become RGB, an alpha channel is dropped, other RGB colour
+    spaces are converted, of several pictures the first is read: ``notes`` tells. FormatError if the file is damaged,
+    larger than ``max_pixels``, CMYK, a camera RAW file, or no picture at all; OSError if it cannot be read.
     """
-    return read_bytes(path.read_bytes(), path)
+    return read_bytes(path.read_bytes(), path, max_pixels)
 
 
-def read_bytes(data: bytes, path: Path) -> SrgbImage:
-    """As ``read``, of a file's content; ``path`` is what errors call it."""
+def read_bytes(data: bytes, path: Path, max_pixels: int = MAX_PIXELS) -> SrgbImage:
+    """The same as ``read``, of a file's content; ``path`` is its name in errors."""
     if not data:
         raise FormatError(f"{path}: the file is empty")
-    reader = {JPEG_MAGIC: _read_pillow, PNG_MAGIC[:3]: _read_pillow}.get(data[:3])
-    if data[:4] in TIFF_MAGICS:
-        reader = _read_tiff
-    if reader is None:
-        raise FormatError(f"{path}: not a JPEG, PNG or TIFF file")
     try:
-        pixels, blocks, notes = reader(data)
+        pixels, blocks, notes = _decoded(data, max_pixels)
     except FormatError as error:
         raise FormatError(f"{path}: {error}") from error
     except MemoryError:
         raise
     except Exception as error:  # decoders raise whatever they stumble over: OSError, SyntaxError, struct.error, …
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         raise FormatError(f"{path}: the picture is damaged ({reason}); copy it from the camera again") from error
     block = None
     if blocks["exif"]:
@@ -76,31 +74,67 @@ def decode_small(jpeg: bytes, longest: int) -> np.ndarray:
 
     try:
         image: Any = JpegImagePlugin.JpegImageFile(io.BytesIO(jpeg))
-        _check_size(*image.size)
+        check_pixels(image.width, image.height, MAX_PIXELS)
         image.draft("RGB", (longest, longest))  # libjpeg decodes 1/2, 1/4 or 1/8 of the size at little cost
         image.thumbnail((longest, longest), Image.Resampling.BOX)
         return np.asarray(image.convert("RGB"))
     except FormatError:
         raise
     except Exception as error:  # see read
-        raise FormatError(f"the embedded JPEG is damaged: {error}") from error
+        raise FormatError(f"the embedded JPEG is damaged: {one_line(error)}") from error
 
 
 _Decoded = tuple[np.ndarray, dict[str, bytes | None], list[str]]
 
 
-def _read_pillow(data: bytes) -> _Decoded:
-    """(pixels (H, W, 3) uint8 or uint16, {"exif", "xmp", "icc"}, notes) of a JPEG or PNG."""
-    from PIL import JpegImagePlugin, PngImagePlugin
+def _decoded(data: bytes, max_pixels: int) -> _Decoded:
+    """(pixels (H, W, 3) uint8 or uint16, {"exif", "xmp", "icc"}, notes) of a file, by its first bytes."""
+    head = data[:64]
+    if head.startswith(TIFF_MAGICS):
+        return _tiff(data, max_pixels)
+    if head.startswith(JPEG_MAGIC):
+        from PIL.JpegImagePlugin import JpegImageFile
 
-    # The plugin's class, not Image.open: the first picture of a multi-picture file, and no global pixel limit.
-    is_jpeg = data[:3] == JPEG_MAGIC
-    plugin: Any = JpegImagePlugin.JpegImageFile if is_jpeg else PngImagePlugin.PngImageFile
+        return _by_pillow(JpegImageFile, data, "JPEG", max_pixels)
+    if head.startswith(PNG_MAGIC[:3]):
+        from PIL.PngImagePlugin import PngImageFile
+
+        return _by_pillow(PngImageFile, data, "PNG", max_pixels)
+    if is_webp(head):
+        _need("webp", "WebP", "Pillow with libwebp")
+        from PIL.WebPImagePlugin import WebPImageFile
+
+        return _by_pillow(WebPImageFile, data, "WebP", max_pixels)
+    if is_avif(head):
+        _need("avif", "AVIF", "Pillow 11.3 or later")
+        from PIL.AvifImagePlugin import AvifImageFile
+
+        return _by_pillow(AvifImageFile, data, "AVIF", max_pixels)
+    raise FormatError("not a JPEG, PNG, TIFF, WebP or AVIF file")
+
+
+def _need(module: str, name: str, remedy: str) -> None:
+    """FormatError if this Pillow was built without a decoder."""
+    from PIL import features
+
+    if module not in features.get_supported_modules():
+        raise FormatError(f"is {name}, which this Pillow cannot decode; install {remedy}, or convert it to JPEG")
+
+
+def _by_pillow(plugin: Any, data: bytes, name: str, max_pixels: int) -> _Decoded:
+    """The picture that a Pillow plugin class finds in ``data``; the class and not ``Image.open``: the first picture of
+    a multi-picture file, and no pixel limit of Pillow's own.
+    """  # fmt: skip
     try:
         image = plugin(io.BytesIO(data))
     except SyntaxError as error:
         raise FormatError("no picture can be found in it; it is damaged") from error
-    pixels, notes = _pillow_pixels(plugin, data, "JPEG" if is_jpeg else "PNG")
+    pixels, notes = _pillow_pixels(plugin, data, name, max_pixels)
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        notes.append(f"the file has {frames} pictures: the first one was read")
+    if name == "AVIF" and not image.info.get("icc_profile") and (kind := _avif_colour(data)):
+        notes.append(f"its colours are {kind}, which paramisp does not convert; the pixels count as sRGB")
     xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")
     blocks = {
         "exif": image.info.get("exif", b"").removeprefix(b"Exif\0\0") or None,
@@ -110,17 +144,29 @@ def _read_pillow(data: bytes) -> _Decoded:
     return pixels, blocks, notes
 
 
-def _pillow_pixels(plugin: Any, data: bytes, name: str) -> tuple[np.ndarray, list[str]]:
+def _avif_colour(data: bytes) -> str:
+    """The colour space that an AVIF names by numbers (ITU-T H.273) in its colr box, "" for sRGB and unspecified."""
+    at = data.find(b"colrnclx") + 8
+    if at < 8:
+        return ""
+    primaries, transfer = (int.from_bytes(data[at + i : at + i + 2], "big") for i in (0, 2))
+    known_primaries = {9: "Rec. 2020", 11: "DCI-P3", 12: "Display P3"}
+    known_transfers = {16: "PQ (HDR)", 18: "HLG (HDR)"}
+    found = [known_primaries.get(primaries, ""), known_transfers.get(transfer, "")]
+    return ", ".join(filter(None, found))
+
+
+def _pillow_pixels(plugin: Any, data: bytes, name: str, max_pixels: int) -> tuple[np.ndarray, list[str]]:
     """(RGB pixels, notes) of the picture that a Pillow plugin class finds in ``data``."""
     image = plugin(io.BytesIO(data))
-    _check_size(*image.size)
+    check_pixels(image.width, image.height, max_pixels)
     if image.mode in ("CMYK", "LAB"):
         raise FormatError(f"is a {image.mode} {name}: convert it to RGB first")
-    plain = {"P": "RGBA", "PA": "RGBA", "YCbCr": "RGB"}.get(image.mode)
+    plain = {"P": "RGBA", "PA": "RGBA", "YCbCr": "RGB", "RGBX": "RGB"}.get(image.mode)
     pixels = np.asarray(image.convert(plain) if plain else image)
     if pixels.dtype == bool:
         pixels = pixels * np.uint8(255)
-    if image.mode in ("RGB", "RGBA"):
+    if image.mode in ("RGB", "RGBA") and name in ("PNG", "TIFF"):
         # Pillow keeps 8 of 16 bits: it takes the high byte of each pair. Told that the bytes stand the other way
         # round, the same decoder takes the low one.
         other = plugin(io.BytesIO(data))
@@ -164,60 +210,18 @@ def _as_rgb(pixels: np.ndarray) -> tuple[np.ndarray, list[str]]:
     return np.ascontiguousarray(pixels), notes
 
 
-def _check_size(width: int, height: int) -> None:
-    if width * height > _MAX_PIXELS:
-        raise FormatError(f"{width}×{height} pixels are more than the {_MAX_PIXELS // 10**6} million paramisp reads")
+def _tiff(data: bytes, max_pixels: int) -> _Decoded:
+    """The first page of a TIFF file; FormatError if it is a camera RAW file."""
+    page = raster_tiff.read(data, max_pixels)
+    blocks = {"icc": page.icc, "xmp": page.xmp, "exif": _tiff_exif(data)}
+    if page.pixels is not None:
+        pixels, notes = _as_rgb(page.pixels)
+        return pixels, blocks, notes
+    from PIL.TiffImagePlugin import TiffImageFile
 
-
-def _read_tiff(data: bytes) -> _Decoded:
-    """Like _read_pillow, of the first page of a TIFF file; FormatError if it is a camera RAW file."""
-    import tifffile
-    from PIL import TiffImagePlugin
-
-    try:
-        with tifffile.TiffFile(io.BytesIO(data)) as file:
-            page: Any = file.pages[0]
-            photometric = int(page.tags["PhotometricInterpretation"].value)
-            if photometric in (32803, 34892) or "DNGVersion" in page.tags:
-                raise FormatError("is a RAW file of a kind that is not supported (a mosaic inside a TIFF)")
-            if photometric not in (0, 1, 2, 3, 6):
-                raise FormatError(f"is a TIFF of colour type {page.photometric.name}: convert it to RGB first")
-            _check_size(page.imagewidth, page.imagelength)
-            pixels = np.zeros(0)
-            if photometric in (0, 1, 2):
-                try:
-                    pixels = _tiff_pixels(page)
-                except (KeyError, ValueError) as error:
-                    if "imagecodecs" not in str(error):  # a compression that Pillow may know
-                        raise
-            icc = page.tags.get("InterColorProfile")
-            xmp = page.tags.get("XMP")
-            blocks: dict[str, bytes | None] = {
-                "icc": bytes(icc.value) if icc else None,
-                "xmp": bytes(xmp.value) if xmp and not isinstance(xmp.value, str) else None,
-                "exif": _tiff_exif(data),
-            }
-    except (tifffile.TiffFileError, IndexError, KeyError) as error:
-        raise FormatError(f"no picture can be found in it; it is damaged ({error})") from error
-    if pixels.size:
-        pixels, notes = _as_rgb(pixels)
-    else:
-        pixels, notes = _pillow_pixels(TiffImagePlugin.TiffImageFile, data, "TIFF")
+    with captured([]):  # libtiff prints its warnings; damage that matters is an error too
+        pixels, notes = _pillow_pixels(TiffImageFile, data, "TIFF", max_pixels)
     return pixels, blocks, notes
-
-
-def _tiff_pixels(page: Any) -> np.ndarray:
-    """(H, W) or (H, W, C) uint8 or uint16 of a grey or RGB TIFF page."""
-    pixels = page.asarray()
-    if page.planarconfig == 2 and pixels.ndim == 3:
-        pixels = np.moveaxis(pixels, 0, -1)
-    if pixels.dtype == bool:
-        pixels = pixels * np.uint8(255)
-    if pixels.dtype not in (np.uint8, np.uint16) or pixels.ndim not in (2, 3) or pixels.shape[2:] > (4,):
-        raise FormatError(f"has {pixels.dtype} pixels in {pixels.shape}: save it with 8 or 16 bits a channel, in RGB")
-    if page.photometric == 0:  # white is zero
-        pixels = np.iinfo(pixels.dtype).max - pixels
-    return pixels
 
 
 def _tiff_exif(data: bytes) -> bytes | None:

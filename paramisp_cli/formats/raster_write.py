@@ -29,13 +29,18 @@ def write(image: SrgbImage | RawImage, path: Path, options: WriteOptions, *, kin
     """
     if not isinstance(image, SrgbImage):
         raise FormatError(f"a RAW image cannot be written as {kind.upper()}: render it first")
-    bits = 8 if kind == "jpeg" else options.bit_depth or (16 if kind == "tiff" else 8)
-    if bits not in (8, 16):
-        raise FormatError(f"{kind.upper()} is written with 8 or 16 bits a channel, not {bits}")
-    pixels = np.ascontiguousarray(apply_orientation(to_depth(image.pixels, bits), image.orientation))
+    pixels = upright(image, kind, options)
     xmp = image.metadata.xmp and re.sub(rb"(tiff:Orientation(?:=[\"']|>)\s*)[1-8]", rb"\g<1>1", image.metadata.xmp)
     writer = {"jpeg": _write_jpeg, "png": _write_png, "tiff": _write_tiff}[kind]
     writer(pixels, image.metadata.exif, xmp, path, options)
+
+
+def upright(image: SrgbImage, kind: str, options: WriteOptions) -> np.ndarray:
+    """The pixels (H, W, 3) uint8 or uint16 that a file of this kind holds."""
+    bits = 8 if kind == "jpeg" else options.bit_depth or (16 if kind == "tiff" else 8)
+    if bits not in (8, 16):
+        raise FormatError(f"{kind.upper()} is written with 8 or 16 bits a channel, not {bits}")
+    return np.ascontiguousarray(apply_orientation(to_depth(image.pixels, bits), image.orientation))
 
 
 def _write_jpeg(

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from paramisp_cli import formats
+from paramisp_cli import atomic, formats
 from paramisp_cli.errors import FileAccessError, FormatError, InputMissingError, OutputExistsError
 from paramisp_cli.formats import WriteOptions, dng, libraw
 from paramisp_cli.types import CanonicalParams, RawImage, SrgbImage
@@ -32,7 +32,9 @@ def test_registry():
     suffixes = [suffix for form in formats.FORMATS if form.write for suffix in form.suffixes]
     assert len(set(suffixes)) == len(suffixes)  # a suffix names one format to write
     assert all(suffix == suffix.lower() and suffix[0] == "." for suffix in suffixes)
-    assert set(formats.SRGB_SUFFIXES) == {".jpg", ".jpeg", ".png", ".tif", ".tiff"}
+    assert set(formats.SRGB_WRITE_SUFFIXES) == {".jpg", ".jpeg", ".png", ".tif", ".tiff"}
+    assert set(formats.SRGB_SUFFIXES) == {*formats.SRGB_WRITE_SUFFIXES, ".webp", ".avif"}
+    assert not {*formats.SRGB_SUFFIXES, *formats.RAW_SUFFIXES} & formats.KNOWN_UNREADABLE.keys()
     assert {".dng", ".nef", ".cr2", ".cr3", ".arw", ".raf", ".rw2", ".orf", ".pef"} <= set(formats.RAW_SUFFIXES)
     assert not set(formats.SRGB_SUFFIXES) & set(formats.RAW_SUFFIXES)
     assert formats.writer(".JPG") is formats.writer(".jpeg")
@@ -42,7 +44,7 @@ def test_registry():
 
 @pytest.mark.parametrize("form", [form for form in formats.FORMATS if form.write], ids=lambda form: form.name)
 def test_what_is_written_is_known_again(form, tmp_path):
-    image = RAW if form is dng.FORMAT else PICTURE
+    image = RAW if form.name == dng.FORMAT.name else PICTURE
     for suffix in form.suffixes:
         path = tmp_path / f"a{suffix}"
         formats.write(image, path)
@@ -74,12 +76,12 @@ def test_errors_of_reading(tmp_path, monkeypatch):
     with pytest.raises(FormatError, match="empty"):
         formats.read(path)
     path.write_bytes(b"hello")
-    with pytest.raises(FormatError, match="not a JPEG, PNG, TIFF or camera RAW"):
+    with pytest.raises(FormatError, match="not a JPEG, PNG, TIFF, WebP, AVIF or camera RAW"):
         formats.read(path)
     formats.write(PICTURE, path, overwrite=True)
     for number, said in ((errno.EIO, "Input/output error"), (errno.EACCES, "no permission to read it")):
 
-        def broken(_, number=number):
+        def broken(*_, number=number):
             raise OSError(number, os.strerror(number))
 
         monkeypatch.setattr(formats, "identify", lambda _, b=broken: replace(formats.FORMATS[1], read=b))
@@ -265,7 +267,7 @@ def test_permissions_are_those_of_any_new_file(tmp_path):
     assert (tmp_path / "a.png").stat().st_mode == (tmp_path / "b").stat().st_mode
 
 
-def test_what_killed_programs_left_is_taken_away(tmp_path):
+def test_sweep_removes_files_of_ended_writers(tmp_path):
     fcntl = pytest.importorskip("fcntl", reason="files are held by locks on POSIX systems only")
     old = time.time() - 120
     for name in (".paramisp-left.part", ".paramisp-held.part", ".paramisp-new.part", "mine.part", ".other-x.part"):
@@ -274,24 +276,24 @@ def test_what_killed_programs_left_is_taken_away(tmp_path):
             os.utime(tmp_path / name, (old, old))
     with (tmp_path / ".paramisp-held.part").open("rb") as another:
         fcntl.flock(another, fcntl.LOCK_EX)
-        formats.sweep(tmp_path)
+        atomic.sweep(tmp_path)
     assert names(tmp_path) == [".other-x.part", ".paramisp-held.part", ".paramisp-new.part", "mine.part"]
-    formats.sweep(tmp_path / "no such folder")
-    formats.sweep(tmp_path / ("no such name" * 30))
+    atomic.sweep(tmp_path / "no such folder")
+    atomic.sweep(tmp_path / ("no such name" * 30))
 
 
-def test_what_is_being_written_is_held(tmp_path, monkeypatch):
+def test_sweep_leaves_a_file_that_is_being_written(tmp_path, monkeypatch):
     pytest.importorskip("fcntl", reason="files are held by locks on POSIX systems only")
-    monkeypatch.setattr(formats, "_YOUNG", -1)
+    monkeypatch.setattr(atomic, "_YOUNG", -1)
     seen = []
 
     def write(image, path, options):
         path.write_bytes(b"half a file")
-        formats.sweep(tmp_path)
+        atomic.sweep(tmp_path)
         seen.append(path.exists())
         path.write_bytes(b"a file")
 
-    form = replace(formats.writer(".png"), write=write)
+    form = replace(formats.writer(".png"), write=write, verify=None)  # this writer writes no picture
     monkeypatch.setattr(formats, "writer", lambda suffix: form)
     formats.write(PICTURE, tmp_path / "x.png")
     assert seen == [True]
