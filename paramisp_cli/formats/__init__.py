@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from paramisp_cli.errors import ConfigError, FileAccessError, FormatError, InputMissingError, OutputExistsError
-from paramisp_cli.formats import dng, libraw, raster
+from paramisp_cli.formats import dng, isolated, libraw, raster
 from paramisp_cli.formats.base import Format, WriteOptions
 from paramisp_cli.types import RawImage, SrgbImage
 
@@ -54,6 +54,15 @@ def identify(path: Path) -> Format:
 
     Raises InputMissingError, FileAccessError, or FormatError if it is nothing that can be read.
     """
+    head = _head(path)
+    for form in FORMATS:
+        if form.read and form.sniff(head) and (form is not libraw.FORMAT or libraw.is_raw(path, head)):
+            return form
+    raise FormatError(f"{path}: not a JPEG, PNG, TIFF or camera RAW file")
+
+
+def _head(path: Path) -> bytes:
+    """The first 64 bytes of a file; raises InputMissingError, FileAccessError, or FormatError if there are none."""
     with _plain_errors(path, "read"):
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
@@ -64,15 +73,19 @@ def identify(path: Path) -> Format:
             head = stream.read(64)
     if not head:
         raise FormatError(f"{path}: the file is empty")
-    for form in FORMATS:
-        if form.read and form.sniff(head) and (form is not libraw.FORMAT or libraw.is_raw(path, head)):
-            return form
-    raise FormatError(f"{path}: not a JPEG, PNG, TIFF or camera RAW file")
+    return head
 
 
-def read(path: str | Path) -> SrgbImage | RawImage:
-    """Read any image file. Raises InputMissingError, FileAccessError or FormatError, always naming the file."""
+def read(path: str | Path, *, isolate: bool = False) -> SrgbImage | RawImage:
+    """Read any image file. Raises InputMissingError, FileAccessError or FormatError, always naming the file.
+
+    ``isolate`` reads RAW files, and TIFFs, in a process of their own (``isolated``): a decoder that crashes or hangs
+    ends in a FormatError.
+    """
     path = Path(path)
+    if isolate and libraw.FORMAT.sniff(_head(path)):
+        with _plain_errors(path, "read"):
+            return isolated.read(path)
     form = identify(path)
     assert form.read is not None  # identify only returns formats that can be read
     with _plain_errors(path, "read"):
