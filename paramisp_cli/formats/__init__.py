@@ -20,7 +20,7 @@ from paramisp_cli.errors import (
     MetadataError,
     OutputExistsError,
 )
-from paramisp_cli.formats import dng, exif, jpeg, libraw, raster
+from paramisp_cli.formats import dng, exif, isolated, jpeg, libraw, raster
 from paramisp_cli.formats.base import MAX_PIXELS, Format, WriteOptions
 from paramisp_cli.formats.kinds import KNOWN_UNREADABLE, unreadable
 from paramisp_cli.formats.verify import check_raw
@@ -86,6 +86,15 @@ def identify(path: Path) -> Format:
 
     Raises InputMissingError, FileAccessError, or FormatError if it is nothing that can be read.
     """
+    head = _head(path)
+    for form in FORMATS:
+        if form.read and form.sniff(head) and (form is not libraw.FORMAT or libraw.is_raw(path, head)):
+            return form
+    raise FormatError(f"{path}: {_refusal(unreadable(head))}")
+
+
+def _head(path: Path) -> bytes:
+    """The first 64 bytes of a file; raises InputMissingError, FileAccessError, or FormatError if there are none."""
     with _plain_errors(path, "read"):
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
@@ -96,10 +105,7 @@ def identify(path: Path) -> Format:
             head = stream.read(64)
     if not head:
         raise FormatError(f"{path}: the file is empty")
-    for form in FORMATS:
-        if form.read and form.sniff(head) and (form is not libraw.FORMAT or libraw.is_raw(path, head)):
-            return form
-    raise FormatError(f"{path}: {_refusal(unreadable(head))}")
+    return head
 
 
 def _refusal(kind: str | None) -> str:
@@ -116,12 +122,16 @@ def _refusal(kind: str | None) -> str:
     return f"is {kind}, which paramisp cannot read; convert it to JPEG, PNG or TIFF first"
 
 
-def read(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> SrgbImage | RawImage:
+def read(path: str | Path, *, max_pixels: int = MAX_PIXELS, isolate: bool = False) -> SrgbImage | RawImage:
     """Read any image file that claims at most ``max_pixels``.
 
-    Raises InputMissingError, FileAccessError or FormatError, always naming the file.
+    ``isolate`` reads RAW files, and TIFFs, in a process of their own (``isolated``): a decoder that crashes or hangs
+    ends in a FormatError. Raises InputMissingError, FileAccessError or FormatError, always naming the file.
     """
     path = Path(path)
+    if isolate and libraw.FORMAT.sniff(_head(path)):
+        with _plain_errors(path, "read"):
+            return isolated.read(path, max_pixels)
     form = identify(path)
     assert form.read is not None  # identify only returns formats that can be read
     with _plain_errors(path, "read"):
