@@ -193,13 +193,21 @@ def _pick_optical(
 def _read_like(settings: Settings) -> RawImage | None:
     if settings.like is None:
         return None
-    return _parameters_of(settings.like)
+    return _parameters_of(settings.like, settings.max_pixels, settings.isolate)
+
+
+def read(path: Path, settings: Settings = Settings()) -> SrgbImage | RawImage:
+    """Read an image file within the settings' limit of pixels, RAW files in their own process if the settings say so.
+
+    Raises what ``formats.read`` raises.
+    """
+    return formats.read(path, max_pixels=settings.max_pixels or formats.MAX_PIXELS, isolate=settings.isolate)
 
 
 @lru_cache(maxsize=1)
-def _parameters_of(path: Path) -> RawImage:
+def _parameters_of(path: Path, max_pixels: int | None, isolate: bool) -> RawImage:
     """A RAW file without its pixels, which stays for all files of a batch; its CFA begins where its picture does."""
-    raw = formats.read(path)
+    raw = read(path, Settings(max_pixels=max_pixels, isolate=isolate))
     if not isinstance(raw, RawImage):
         raise ConfigError(f"--like {path}: must be a RAW file, and this is a picture")
     raw = raw.cropped()
@@ -385,25 +393,25 @@ def unprocess(source: str | Path | SrgbImage, settings: Settings = Settings()) -
     Takes a path or an ``SrgbImage`` of any size; gives a ``RawImage`` with a uint16 mosaic at full resolution, padded
     by reflection to even sides of at least ``SMALLEST_MOSAIC``, its ``crop`` the true size. Raises ParamispError.
     """
-    image = source if isinstance(source, SrgbImage) else _read_picture(Path(source))
+    image = source if isinstance(source, SrgbImage) else _read_picture(Path(source), settings)
     return run_unprocess(image, affordable(plan_unprocess(image, settings), settings, image.size), settings)
 
 
 def render(source: str | Path | RawImage, settings: Settings = Settings()) -> SrgbImage:
     """RAW → the picture its camera would have made: upright, sRGB, 8 or 16 bits. Raises ParamispError."""
-    raw = source if isinstance(source, RawImage) else _read_raw(Path(source))
+    raw = source if isinstance(source, RawImage) else _read_raw(Path(source), settings)
     return run_render(raw, affordable(plan_render(raw, settings), settings, raw.size), settings)
 
 
-def _read_picture(path: Path) -> SrgbImage:
-    image = formats.read(path)
+def _read_picture(path: Path, settings: Settings) -> SrgbImage:
+    image = read(path, settings)
     if not isinstance(image, SrgbImage):
         raise FormatError(f"{path}: is a RAW file already; `paramisp render` makes a picture of it")
     return image
 
 
-def _read_raw(path: Path) -> RawImage:
-    image = formats.read(path)
+def _read_raw(path: Path, settings: Settings) -> RawImage:
+    image = read(path, settings)
     if not isinstance(image, RawImage):
         raise FormatError(f"{path}: is a picture, not a RAW file; `paramisp unprocess` makes a RAW of it")
     return image

@@ -424,3 +424,23 @@ def test_a_single_photo_on_a_terminal_is_not_silent(photo):
     assert done.returncode == 0
     assert b"photo.jpg" in shown
     assert b"0:00:0" in shown
+
+
+def test_a_limit_of_pixels(paramisp, photo, make_tiff, tmp_path):
+    """The error names the flag; the limit holds for pictures and RAW files, and for `inspect`."""
+    assert paramisp("unprocess", photo, *KNOWN)[0] == 0
+    (tmp_path / "x.dng").write_bytes(photo.with_suffix(".dng").read_bytes())
+    for words in (("inspect", photo), ("inspect", tmp_path / "x.dng"), ("inspect", "--isolate", tmp_path / "x.dng")):
+        code, out, err = paramisp(*words, "--max-pixels", "3000")
+        assert (code, out) == (7, [])
+        assert "64×48 = 0.0031 megapixels, more than the 0.003 megapixels allowed (--max-pixels)" in err[0]
+        assert paramisp(*words, "--max-pixels", "3072")[0] == 0
+    assert paramisp("unprocess", photo, "-o", tmp_path / "y.dng", "--max-pixels", "3000")[0] == 7
+
+
+def test_isolated_rendering_is_the_same(paramisp, photo, tmp_path):
+    assert paramisp("unprocess", photo, *KNOWN)[0] == 0
+    for name, more in (("a.png", ()), ("b.png", ("--isolate",))):
+        words = ("render", photo.with_suffix(".dng"), "-o", tmp_path / name, "--model", "parametric", "--verify")
+        assert paramisp(*words, *more)[0] == 0
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()

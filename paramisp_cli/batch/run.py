@@ -266,7 +266,7 @@ class _Work:
         if os.path.lexists(target) and not is_itself and self._existing(target):
             return Outcome(job, "skipped", target=target)
         with _naming(job.source, self.settings):
-            image = formats.read(job.source)
+            image = pipeline.read(job.source, self.settings)
             if isinstance(image, RawImage) != (self.direction == Direction.RENDER):
                 other = Direction.UNPROCESS if self.direction == Direction.RENDER else Direction.RENDER
                 kind = "a RAW file" if isinstance(image, RawImage) else "a picture, not a RAW file"
@@ -343,9 +343,7 @@ def _naming(source: Path, settings: Settings) -> Iterator[None]:
     try:
         yield
     except ParamispError as error:
-        if str(error).startswith(f"{source}: "):
-            raise
-        raise type(error)(f"{source}: {error}") from error
+        raise error.named(source) from error
     except (MemoryError, RuntimeError) as error:
         from paramisp_cli import tiling
 

@@ -39,7 +39,7 @@ def read_bytes(data: bytes, path: Path, max_pixels: int = MAX_PIXELS) -> SrgbIma
     try:
         pixels, blocks, notes = _decoded(data, max_pixels)
     except FormatError as error:
-        raise FormatError(f"{path}: {error}") from error
+        raise error.named(path) from error
     except MemoryError:
         raise
     except Exception as error:  # decoders raise whatever they stumble over: OSError, SyntaxError, struct.error, …
