@@ -9,6 +9,7 @@ from functools import cache
 import numpy as np
 
 from paramisp_cli import color
+from paramisp_cli.formats.base import one_line
 from paramisp_cli.formats.pixels import STRIP, to_depth
 
 # Bradford adaptation from the D50 of ICC's connection space to D65 (Lindbloom; ICC.1:2010 annex E, inverted).
@@ -47,7 +48,7 @@ def to_srgb(pixels: np.ndarray, icc: bytes | None, exif_space: str | None) -> tu
         if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-3 or (matrix.sum(1) <= 0.1).any():
             raise ValueError("its primaries make no sense")
     except Exception as error:  # a profile is a file format of its own, and can be damaged in as many ways
-        return pixels, [f"the embedded colour profile cannot be used ({error}); the pixels count as sRGB"]
+        return pixels, [f"the embedded colour profile cannot be used ({one_line(error)}); the pixels count as sRGB"]
     # sRGB by measure, not by name: primaries and tone curve within what 8 bits can show
     same_curve = max(float(np.abs(color.srgb_encode(curve) - axis).max()) for curve in curves) < 0.006
     if same_curve and np.abs(matrix - np.eye(3)).max() < 0.005:

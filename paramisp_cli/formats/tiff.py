@@ -166,8 +166,10 @@ class Walker:
 
 
 def pointers(entry: Entry | None) -> list[int]:
-    """The IFD offsets an entry holds."""
-    return [int(value) for value in entry.values()] if entry and entry.type in (SHORT, LONG, 13) else []
+    """The IFD offsets an entry holds; none if it holds more than any real file has."""
+    if entry is None or entry.type not in (SHORT, LONG, 13) or entry.count > _MAX_IFDS:
+        return []
+    return [int(value) for value in entry.values()]
 
 
 def parse_ifds(block: bytes | mmap.mmap) -> list[Ifd]:

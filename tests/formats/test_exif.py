@@ -108,6 +108,13 @@ def test_sub_ifds_of_a_dng():
         assert len(parse_ifds(magic + raw[4:])) == 2
 
 
+def test_sub_ifds_without_number():
+    """One entry can hold millions of offsets; no file has a hundred."""
+    many = tiff([(0x014A, 4, 1_000_000, struct.pack("<I", 8) * 1_000_000)])
+    assert len(parse_ifds(many)) == 1
+    assert tiff_core.pointers(tiff_core.parse_ifds(many)[0][0x014A]) == []
+
+
 def test_no_tiff_header():
     for junk in (b"", b"II", b"II*\0", b"JFIF____________", b"II+\0\x08\0\0\0"):
         with pytest.raises(FormatError, match="TIFF header"):
