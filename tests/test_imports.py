@@ -70,6 +70,7 @@ DOORS = {
     "rich": {"cli/console.py", "cli/progress.py"},
     "rawpy": {"formats/libraw.py"},
     "PIL": {"formats/raster_read.py", "formats/raster_write.py", "formats/icc.py"},
+    "piexif": {"formats/exif.py"},
     "tifffile": {"formats/raster_tiff.py"},
     "safetensors": {"weights.py"},
     "platformdirs": {"weights.py"},

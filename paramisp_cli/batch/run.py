@@ -22,7 +22,7 @@ from paramisp_cli.errors import (
     OutputExistsError,
     ParamispError,
 )
-from paramisp_cli.formats import WriteOptions
+from paramisp_cli.formats import WriteOptions, dng
 from paramisp_cli.pipeline import Plan, Settings
 from paramisp_cli.types import Direction, RawImage, SrgbImage
 
@@ -271,6 +271,8 @@ class _Work:
                 other = Direction.UNPROCESS if self.direction == Direction.RENDER else Direction.RENDER
                 kind = "a RAW file" if isinstance(image, RawImage) else "a picture, not a RAW file"
                 raise FormatError(f"{job.source}: is {kind}; `paramisp {other}` takes it")
+            if isinstance(image, SrgbImage):
+                dng.check_size(*image.size)
             if is_itself:
                 raise OutputExistsError(f"{target}: is the input itself; pass another -o or --on-exists rename")
             step.image, step.plan = image, pipeline.plan(image, self._settings(target))

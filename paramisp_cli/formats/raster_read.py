@@ -219,8 +219,12 @@ def _tiff(data: bytes, max_pixels: int) -> _Decoded:
         return pixels, blocks, notes
     from PIL.TiffImagePlugin import TiffImageFile
 
-    with captured([]):  # libtiff prints its warnings; damage that matters is an error too
+    lines: list[str] = []
+    with captured(lines):  # libtiff prints its warnings and errors; Pillow raises on errors, except those of JPEG data
         pixels, notes = _pillow_pixels(TiffImageFile, data, "TIFF", max_pixels)
+    if damage := next((line for line in lines if line.startswith("JPEGLib: ")), None):
+        damage = damage.removeprefix("JPEGLib: ").rstrip(".")
+        notes.append(f"the picture is damaged ({damage}): a part of it may be wrong")
     return pixels, blocks, notes
 
 

@@ -20,7 +20,7 @@ from PIL import Image, features
 
 from paramisp_cli import formats
 from paramisp_cli.errors import FileAccessError, FormatError
-from paramisp_cli.formats import WriteOptions, dng, kinds, libraw, raster, tiff
+from paramisp_cli.formats import WriteOptions, dng, icc, kinds, libraw, raster, tiff
 from paramisp_cli.types import Camera, CanonicalParams, Crop, RawImage, SrgbImage
 
 MATRIX = np.array([[0.6722, -0.0635, -0.0963], [-0.4287, 1.2460, 0.2028], [-0.0908, 0.2162, 0.5668]])
@@ -189,6 +189,18 @@ def test_a_strip_is_inflated_to_its_size_only(tmp_path, surplus):
     np.testing.assert_array_equal(formats.read(tmp_path / "a.tif").pixels, expected)
 
 
+def test_damage_that_only_libtiff_tells(tmp_path, capfd):
+    """A marker amid the JPEG data of a strip: libtiff prints the error, and Pillow gives grey blocks."""
+    data = bytearray(encoded("TIFF", compression="jpeg"))
+    offset = int(tifffile.TiffFile(io.BytesIO(data)).pages[0].dataoffsets[0])
+    data[offset + 400 : offset + 402] = b"\xff\x9a"
+    (tmp_path / "a.tif").write_bytes(data)
+    assert formats.read(tmp_path / "a.tif").notes == (
+        "the picture is damaged (Unsupported marker type 0x9a): a part of it may be wrong",
+    )
+    assert capfd.readouterr() == ("", "")
+
+
 def test_absurd_tiles(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", PIXELS, photometric="rgb", tile=(32, 32))
     np.testing.assert_array_equal(formats.read(tmp_path / "a.tif").pixels, PIXELS)
@@ -342,6 +354,14 @@ def test_every_prefix_of_a_dng(tmp_path, capfd):
         with pytest.raises(FormatError, match=r"b\.dng: [^\n]*$"):
             formats.read(tmp_path / "b.dng")
     assert capfd.readouterr() == ("", "")
+
+
+def test_every_prefix_of_a_colour_profile():
+    profile = raster.srgb_profile()
+    for cut in range(len(profile)):
+        pixels, notes = icc.to_srgb(PIXELS[:2], profile[:cut], None)
+        assert pixels.shape == (2, 64, 3)
+        assert all("\n" not in note for note in notes)
 
 
 @pytest.mark.parametrize("damaged", [b"\xff\xd8\xff", b"\xff\xd8\xff\xe1\0", b"\xff\xd8\xff\xff"])
