@@ -175,7 +175,7 @@ def find(
     camera: Camera | str | Sequence[str] | None,
     direction: Direction | str,
     architecture: str | None = None,
-    explicit: Path | None = None,
+    explicit: Path | str | None = None,
     *,
     generic: bool = True,
 ) -> Found | None:
@@ -380,7 +380,7 @@ def verify(path: Path | str) -> dict[str, str]:
 
 def import_checkpoint(
     path: Path | str,
-    dest: Path | None = None,
+    dest: Path | str | None = None,
     *,
     camera: str,
     direction: Direction | str | None = None,
@@ -403,7 +403,7 @@ def import_checkpoint(
             f"by which rule {camera} scales the colour matrix is not known; pass --row-sum "
             "(color_matrix_row_sum): the published weights use 3 for D7000, D90, D40 and A7R III, 1 for the Galaxy S7"
         )
-    folder = (dest or user_folder()) / "paramisp"
+    folder = (user_folder() if dest is None else Path(dest)) / "paramisp"
     source_hash = hashlib.sha256(published.content(path)).hexdigest()
     models = published.read(path, None if direction is None else Direction(direction), row_sum, _build)
     return [

@@ -515,7 +515,7 @@ def test_existing_output(fails, raw, photo):
         (["--dtype", "fp8"], "auto, fp32, bf16, fp16"),
         (["--max-memory", "much"], "not an amount of memory"),
         (["--max-memory", "0"], "not a sensible amount"),
-        (["--scratch", "not there"], "--scratch takes a folder that is there, got not there"),
+        (["--scratch", "not there"], "--scratch: not an existing folder: not there"),
         (["--exposure", "40"], "between -10 and 10 EV"),
         (["--on-exists", "never"], "error, skip, overwrite, rename"),
         (["--profile", "vivid"], "match, linear, adobe"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 import struct
+import sys
 import zlib
 from functools import cache
 from pathlib import Path
@@ -565,3 +566,51 @@ JPEG = _format("JPEG", (".jpg", ".jpeg"), (_JPEG_MAGIC,), "jpeg")
 PNG = _format("PNG", (".png",), (_PNG_MAGIC,), "png")
 TIFF = _format("TIFF", (".tif", ".tiff"), _TIFF_MAGICS, "tiff")
 FORMATS = (JPEG, PNG, TIFF)
+
+
+# Pictures in memory ---------------------------------------------------------------------------------------------------
+
+
+def is_pillow(source: object) -> bool:
+    """Whether it is a PIL picture; Pillow is not imported to find out."""
+    module = sys.modules.get("PIL.Image")
+    return module is not None and isinstance(source, module.Image)
+
+
+def from_pillow(picture: Any) -> SrgbImage:
+    """Take the picture, EXIF and ICC profile of a PIL picture, as ``read`` takes a file's; orientation not applied.
+
+    Raises FormatError for a mode that is no RGB, grey or palette picture, such as CMYK.
+    """
+    _check_size(*picture.size)
+    plain = {"P": "RGBA", "PA": "RGBA", "YCbCr": "RGB"}.get(picture.mode)
+    pixels = np.asarray(picture.convert(plain) if plain else picture)
+    if pixels.dtype == bool:
+        pixels = pixels * np.uint8(255)
+    if picture.mode in ("CMYK", "LAB", "HSV") or pixels.dtype not in (np.uint8, np.uint16):
+        raise FormatError(f"a PIL picture of mode {picture.mode} is not read; convert it to RGB first")
+    pixels, notes = _as_rgb(pixels.astype(pixels.dtype.newbyteorder("="), copy=False))
+    if picture.mode in ("P", "PA"):
+        notes.insert(0, "palette colours were expanded to RGB")
+        if "transparency" not in picture.info:
+            notes.remove("the alpha channel was dropped")
+    raw, icc = picture.info.get("exif") or picture.getexif().tobytes(), picture.info.get("icc_profile") or None
+    raw = raw.removeprefix(b"Exif\0\0")
+    block = exif.ExifBlock("<")
+    try:
+        block = exif.parse(raw) if raw else block
+    except FormatError:
+        notes.append("the EXIF block is damaged and was ignored")
+        raw = b""
+    pixels, color_notes = _to_srgb(pixels, icc, exif.color_space(block))
+    optical, exif_notes = exif.optical_params(block)
+    name = Path(getattr(picture, "filename", "") or "").name or None
+    return SrgbImage(
+        pixels,
+        camera=exif.camera(block),
+        optical=optical,
+        orientation=exif.orientation(block),
+        metadata=Metadata(exif=raw or None, icc=icc, source_name=name),
+        as_shot_neutral=exif.white_balance(block)[0],
+        notes=(*notes, *color_notes, *exif_notes),
+    )
