@@ -21,6 +21,7 @@ LAYERS = [
     {"look", "tiling", "published"},
     {"weights"},
     {"pipeline"},
+    {"convert"},
     {"batch"},
     {"training"},
     {"cli"},

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -247,7 +247,7 @@ class Trainer:
             model = self.models[direction]
             low = torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.dtype == "bf16")
             with low, _only_global(model, only_global):
-                return cast("Tensor", model(x, params)).float()
+                return model(x, params).float()
 
         loss = torch.zeros((), device=self.device)
         for direction in self.models:
