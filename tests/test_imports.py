@@ -40,6 +40,8 @@ SHARED = {
     "training": {
         "align",
         "pairs",
+        "dataset",
+        "folder",
         "config",
         "data",
         "evaluate",
