@@ -54,6 +54,8 @@ SHARED = {
     "training": {
         "align",
         "pairs",
+        "dataset",
+        "folder",
         "config",
         "data",
         "evaluate",

@@ -316,8 +316,7 @@ def test_training_takes_strings(tmp_path):
     assert pairs.read_arrays(f"{folder}/set", made[0])[0].shape == (96, 96)
     loaded = data.load(f"{folder}/set", simulated=True)
     recipe = config.load("camera-cpu")
-    with loop.Trainer(recipe, paramisp.Direction.UNPROCESS, torch.device("cpu"), f"{folder}/run") as trainer:
-        trainer.save_checkpoint()
+    loop.Trainer(recipe, paramisp.Direction.UNPROCESS, torch.device("cpu"), f"{folder}/run").save_checkpoint()
     assert (tmp_path / "run" / loop.CHECKPOINT).exists()
     evaluate.error_map(np.zeros((8, 8, 3)), np.ones((8, 8, 3)), f"{folder}/map.png")
     assert len(loaded) == 1
