@@ -1,4 +1,4 @@
-"""File formats: find out what a file is, read it, and write one so that nothing is ever left half done."""
+"""File formats: identify a file by its content, read it, and write files atomically."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ __all__ = [
 
 @contextmanager
 def _plain_errors(path: Path, doing: str) -> Iterator[None]:
-    """Turn the system's errors into ours, in words, about ``path`` whatever file the system names."""
+    """Turn the system's errors into ParamispErrors about ``path``, whichever file the system names."""
     try:
         yield
     except FileNotFoundError as error:
@@ -89,14 +89,14 @@ def _plain_errors(path: Path, doing: str) -> Iterator[None]:
 def identify(path: Path) -> Format:
     """The format of a file, by its content and not by its name.
 
-    Raises InputMissingError, FileAccessError, or FormatError if it is nothing that can be read.
+    Raises InputMissingError, FileAccessError, or FormatError for a file that is not readable as an image.
     """
     with _plain_errors(path, "read"):
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
             raise FileAccessError(f"{path}: is a folder, not a file")
         if not stat.S_ISREG(mode):  # a pipe would be emptied by looking at its first bytes, or keep us waiting for ever
-            raise FileAccessError(f"{path}: is a pipe or device, not a file; save what it gives to a file first")
+            raise FileAccessError(f"{path}: is a pipe or device, not a file; save its content to a file first")
         with path.open("rb") as stream:
             head = stream.read(64)
     if not head:
@@ -147,9 +147,9 @@ def write(
 ) -> None:
     """Write an image in the format its suffix names, through a temporary file in the same folder.
 
-    What stands at ``path`` is either the old file or the whole new one; with ``options.verify`` (or the environment
-    variable PARAMISP_VERIFY=1) one that was read again and compared. Raises OutputExistsError (unless ``overwrite``),
-    FileAccessError, FormatError, always naming ``path``.
+    At any time ``path`` is the old file or the whole new one. With ``options.verify`` (or the environment variable
+    PARAMISP_VERIFY=1) the new file is read again and compared before it gets its name. Raises OutputExistsError
+    (unless ``overwrite``), FileAccessError, FormatError, always naming ``path``.
     """
     path = Path(path)
     form = writer(path.suffix)
@@ -161,7 +161,7 @@ def write(
     if not overwrite and os.path.lexists(path):
         raise OutputExistsError(f"{path}: exists already; pass --on-exists overwrite, rename or skip")
     assert form.write is not None
-    # Not made of the output's name, which may be as long as names can be.
+    # Not derived from the output's name, which may have the greatest length that names can have.
     temporary = path.with_name(f"{_PART[0]}{secrets.token_hex(6)}{_PART[1]}")
     with _plain_errors(path, "write"), _held(temporary):
         try:
@@ -175,7 +175,7 @@ def write(
         except (ConfigError, FormatError) as error:
             raise type(error)(f"{path}: {error}") from error
         finally:
-            with suppress(OSError):  # as where its folder is no folder: what went wrong has been said
+            with suppress(OSError):  # the folder may be no folder: an error has been raised already
                 temporary.unlink()
 
 
@@ -193,14 +193,14 @@ def _verify(
 
 
 _PART = ".paramisp-", ".part"
-"""How names of files that are being written begin and end."""
+"""Beginning and end of the names of files that are being written."""
 _YOUNG = 60
-"""Seconds since the last writing in which it may be another machine's, where locks are not told across a network."""
+"""Seconds after the last write during which another machine may own the file: not all networks share locks."""
 
 
 @contextmanager
 def _held(temporary: Path) -> Iterator[None]:
-    """Make a file that is to be written, and hold it, so that nobody takes it for one that was left behind."""
+    """Create a file to be written and lock it, so that ``sweep`` does not take it for a leftover."""
     if fcntl is None:
         yield
         return
@@ -211,10 +211,10 @@ def _held(temporary: Path) -> Iterator[None]:
 
 
 def sweep(folder: Path) -> None:
-    """Take away what programs that were killed have left of files that they were writing."""
+    """Remove half-written files that killed programs left in a folder."""
     found: list[Path] = []
     if fcntl is not None:
-        with suppress(OSError):  # no such folder, or none to be looked into: that is for who writes there to say
+        with suppress(OSError):  # no such folder, or no permission: ignore; the later write reports it
             found = list(folder.glob(f"{_PART[0]}*{_PART[1]}"))
     for path in found:
         with suppress(OSError), path.open("rb") as file:
@@ -224,7 +224,7 @@ def sweep(folder: Path) -> None:
 
 
 def _publish(temporary: Path, path: Path) -> None:
-    """Give the finished file its name, but never over another one (a second worker may have been faster)."""
+    """Give the finished file its name, but never over another file (a second worker may have been faster)."""
     try:
         os.link(temporary, path)
     except FileExistsError as error:

@@ -49,7 +49,7 @@ def to_srgb(pixels: np.ndarray, icc: bytes | None, exif_space: str | None) -> tu
             raise ValueError("its primaries make no sense")
     except Exception as error:  # a profile is a file format of its own, and can be damaged in as many ways
         return pixels, [f"the embedded colour profile cannot be used ({one_line(error)}); the pixels count as sRGB"]
-    # sRGB by measure, not by name: primaries and tone curve within what 8 bits can show
+    # sRGB by measure, not by name: primaries and tone curve within the precision of 8 bits
     same_curve = max(float(np.abs(color.srgb_encode(curve) - axis).max()) for curve in curves) < 0.006
     if same_curve and np.abs(matrix - np.eye(3)).max() < 0.005:
         return pixels, []

@@ -18,17 +18,17 @@ def captured(lines: list[str]) -> Iterator[None]:
     The descriptor belongs to the whole process, so one thread at a time is inside, and another thread's own lines would
     be taken too.
     """
-    with _taking, tempfile.TemporaryFile() as said:
+    with _taking, tempfile.TemporaryFile() as taken:
         try:
             stderr = os.dup(2)
         except OSError:  # closed
             yield
             return
-        os.dup2(said.fileno(), 2)
+        os.dup2(taken.fileno(), 2)
         try:
             yield
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
-            said.seek(0)
-            lines += said.read().decode(errors="replace").splitlines()
+            taken.seek(0)
+            lines += taken.read().decode(errors="replace").splitlines()

@@ -1,6 +1,6 @@
 """Read a picture from a JPEG, PNG, TIFF, WebP or AVIF file.
 
-It comes back as sRGB whatever the file's colour space was; ``notes`` tell what was changed.
+The pixels come back as sRGB, whichever colour space the file has; ``notes`` tell the changes.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def read_bytes(data: bytes, path: Path, max_pixels: int = MAX_PIXELS) -> SrgbIma
         raise FormatError(f"{path}: {error}") from error
     except MemoryError:
         raise
-    except Exception as error:  # decoders raise whatever they stumble over: OSError, SyntaxError, struct.error, …
+    except Exception as error:  # decoders raise many kinds of errors: OSError, SyntaxError, struct.error, …
         reason = one_line(error)
         raise FormatError(f"{path}: the picture is damaged ({reason}); copy it from the camera again") from error
     block = None
@@ -229,7 +229,7 @@ def _tiff(data: bytes, max_pixels: int) -> _Decoded:
 
 
 def _tiff_exif(data: bytes) -> bytes | None:
-    """A small EXIF block of what a TIFF file's first IFD, Exif IFD and GPS IFD say."""
+    """A small EXIF block of a TIFF file's first IFD, Exif IFD and GPS IFD."""
     block = exif.parse(data)
     ifd0 = {tag: block.ifd0[tag] for tag in exif.PICTURE_TAGS if tag in block.ifd0}
     return exif.build(ifd0, block.exif, block.gps) if ifd0 or block.exif or block.gps else None
