@@ -86,24 +86,25 @@ def _plain_errors(path: Path, doing: str) -> Iterator[None]:
         raise FileAccessError(f"{path}: cannot {doing} it: {error.strerror or error}") from error
 
 
-def identify(path: Path) -> Format:
+def identify(path: str | Path) -> Format:
     """The format of a file, by its content and not by its name.
 
     Raises InputMissingError, FileAccessError, or FormatError for a file that is not readable as an image.
     """
+    path = Path(path)
     with _plain_errors(path, "read"):
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
             raise FileAccessError(f"{path}: is a folder, not a file")
-        if not stat.S_ISREG(mode):  # a pipe would be emptied by looking at its first bytes, or keep us waiting for ever
+        if not stat.S_ISREG(mode):  # looking at a pipe's first bytes would take them away, or wait for ever
             raise FileAccessError(f"{path}: is a pipe or device, not a file; save its content to a file first")
         with path.open("rb") as stream:
             head = stream.read(64)
-    if not head:
-        raise FormatError(f"{path}: the file is empty")
-    for form in FORMATS:
-        if form.read and form.sniff(head) and (form is not libraw.FORMAT or libraw.is_raw(path, head)):
-            return form
+        if not head:
+            raise FormatError(f"{path}: the file is empty")
+        for form in FORMATS:
+            if form.read and form.sniff(head) and (form is not libraw.FORMAT or libraw.is_raw(path, head)):
+                return form
     raise FormatError(f"{path}: {_refusal(unreadable(head))}")
 
 
