@@ -1,6 +1,6 @@
 """The authors' published ParamISP checkpoints (Lightning ``.ckpt``).
 
-``torch_zip`` reads the file and runs nothing that is in it. Here its tensors are renamed, checked against each other
+``torch_zip`` reads the file and runs no code in it. Here its tensors are renamed, checked against each other
 and loaded strictly. Importing this module costs no torch.
 """
 
@@ -121,7 +121,7 @@ def _convert(
     row_sum: float,
     build: Build,
 ) -> IspModel:
-    """One published network: rename, drop what is known to be idle, refuse the rest."""
+    """One published network: rename its tensors, drop those known to be idle, refuse the rest."""
     import torch
 
     from paramisp_cli.models.paramisp import ParamISP

@@ -1,4 +1,4 @@
-"""Read what ``torch.save`` wrote (a zip of a pickle and of storages) without running anything that is in it.
+"""Read the files of ``torch.save`` (a zip of a pickle and of storages) without running any code in them.
 
 Every class and function that the pickle names is replaced by an inert stub, except the few that make tensors, which are
 ours. All sizes are checked before anything is read. Importing this module costs no torch.
@@ -38,7 +38,7 @@ def content(path: Path) -> bytes:
         raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-# torch's storage classes by name → what their bytes are. bfloat16 has no numpy type and is in no published file.
+# torch's storage classes by name → type of their numbers. bfloat16 has no numpy type and is in no published file.
 _STORAGES = {
     "FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2", "LongStorage": "<i8", "IntStorage": "<i4",
     "ShortStorage": "<i2", "CharStorage": "<i1", "ByteStorage": "<u1", "BoolStorage": "<u1",
@@ -226,7 +226,7 @@ class _Unpickler(pickle._Unpickler):
         return Inert()
 
     def build(self) -> None:
-        """Give an inert object its attributes; nobody needs those of anything else (state_dict._metadata)."""
+        """Give an inert object its attributes; those of other objects (state_dict._metadata) are not needed."""
         state = self.stack.pop()
         if isinstance(self.stack[-1], Inert):
             Inert.__setstate__(self.stack[-1], state)

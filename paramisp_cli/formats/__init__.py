@@ -1,4 +1,4 @@
-"""File formats: find out what a file is, read it, and write one so that nothing is ever left half done."""
+"""File formats: identify a file by its content, read it, and write files atomically."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ __all__ = [
 
 @contextmanager
 def _plain_errors(path: Path, doing: str) -> Iterator[None]:
-    """Turn the system's errors into ours, in words, about ``path`` whatever file the system names."""
+    """Turn the system's errors into ParamispErrors about ``path``, whichever file the system names."""
     try:
         yield
     except FileNotFoundError as error:
@@ -81,11 +81,12 @@ def _plain_errors(path: Path, doing: str) -> Iterator[None]:
         raise FileAccessError(f"{path}: cannot {doing} it: {error.strerror or error}") from error
 
 
-def identify(path: Path) -> Format:
+def identify(path: str | Path) -> Format:
     """The format of a file, by its content and not by its name.
 
-    Raises InputMissingError, FileAccessError, or FormatError if it is nothing that can be read.
+    Raises InputMissingError, FileAccessError, or FormatError for a file that is not readable as an image.
     """
+    path = Path(path)
     head = _head(path)
     for form in FORMATS:
         if form.read and form.sniff(head) and (form is not libraw.FORMAT or libraw.is_raw(path, head)):
@@ -99,8 +100,8 @@ def _head(path: Path) -> bytes:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
             raise FileAccessError(f"{path}: is a folder, not a file")
-        if not stat.S_ISREG(mode):  # a pipe would be emptied by looking at its first bytes, or keep us waiting for ever
-            raise FileAccessError(f"{path}: is a pipe or device, not a file; save what it gives to a file first")
+        if not stat.S_ISREG(mode):  # looking at a pipe's first bytes would take them away, or wait for ever
+            raise FileAccessError(f"{path}: is a pipe or device, not a file; save its content to a file first")
         with path.open("rb") as stream:
             head = stream.read(64)
     if not head:
@@ -152,9 +153,9 @@ def write(
 ) -> None:
     """Write an image in the format its suffix names, through a temporary file in the same folder.
 
-    What stands at ``path`` is either the old file or the whole new one; with ``options.verify`` (or the environment
-    variable PARAMISP_VERIFY=1) one that was read again and compared. Raises OutputExistsError (unless ``overwrite``),
-    FileAccessError, FormatError, always naming ``path``.
+    At any time ``path`` is the old file or the whole new one. With ``options.verify`` (or the environment variable
+    PARAMISP_VERIFY=1) the new file is read again and compared before it gets its name. Raises OutputExistsError
+    (unless ``overwrite``), FileAccessError, FormatError, always naming ``path``.
     """
     path = Path(path)
     form = writer(path.suffix)

@@ -2,11 +2,11 @@
 
 The file: header, all directories with their values, thumbnail pixels, the source's JPEG, the mosaic.
 
-IFD0      a small RGB thumbnail, and every tag that is about the whole file
+IFD0      a small RGB thumbnail, and every tag about the whole file
 SubIFD 0  the mosaic: lossless JPEG in tiles, or one uncompressed strip
 SubIFD 1  the source's own JPEG, byte for byte, as a preview. One that cannot be a DNG preview (progressive,
-          grey, …) goes, whole, into OriginalRawFileData, where readers leave it alone and exiftool finds it
-Exif, GPS what the source said, and what the shot's parameters say
+          grey, …) goes, whole, into OriginalRawFileData: readers ignore it there, and exiftool finds it
+Exif, GPS the source's values, and the shot's parameters
 
 Sizes of the directories do not depend on the mosaic's data, so they are laid out first and written once more, with
 the tiles' offsets, when the mosaic has gone to the file band by band.
@@ -146,7 +146,7 @@ def write(image: SrgbImage | RawImage, path: Path, options: WriteOptions) -> Non
 
 
 def _main_ifd(raw: RawImage, options: WriteOptions, thumbnail: np.ndarray, block: exif.ExifBlock | None) -> Ifd:
-    """IFD0: the thumbnail's geometry and all that is about the whole file."""
+    """IFD0: the thumbnail's geometry and every tag about the whole file."""
     camera, canonical = raw.camera, raw.canonical
     neutral = canonical.as_shot_neutral / canonical.as_shot_neutral.max()
     ifd = {
@@ -251,8 +251,8 @@ def _black_level(canonical: CanonicalParams) -> Entry:
 def _preview_ifd(jpeg: bytes, raw: RawImage) -> Ifd | None:
     """SubIFD 1: the source's JPEG as a preview; None if it cannot be one.
 
-    That is if DNG does not allow its kind there, or if it has more pixels than the mosaic: dcraw and RawTherapee take
-    the largest picture in the file for the RAW.
+    DNG does not allow some kinds of JPEG there, and a JPEG with more pixels than the mosaic is left out too: dcraw and
+    RawTherapee take the largest picture in the file for the RAW.
     """
     width, height, sampling = preview_frame(jpeg) or (0, 0, (0, 0))
     if not 0 < width * height <= raw.mosaic.size:
@@ -285,7 +285,7 @@ def _preview_color_space(metadata: Metadata) -> int:
 
 
 def _exif_ifd(optical: OpticalParams, block: exif.ExifBlock | None) -> Ifd:
-    """The Exif IFD: the source's, with ``optical`` where the source said nothing or something else."""
+    """The Exif IFD: the source's, with ``optical`` where the source has no value or another one."""
     source = block.exif if block else {}
     ifd = {tag: _copied(entry) for tag, entry in source.items() if tag not in _NOT_COPIED and _is_sound(entry)}
     ifd.setdefault(0x9000, Entry(UNDEFINED, 4, b"0230"))  # ExifVersion
@@ -309,7 +309,7 @@ def _exif_ifd(optical: OpticalParams, block: exif.ExifBlock | None) -> Ifd:
 
 
 def _mend(ifd: Ifd) -> None:
-    """Put right what real cameras get wrong and the Adobe SDK complains of; the JPEG inside has it as it was."""
+    """Correct mistakes of real cameras that the Adobe SDK complains of; the JPEG inside stays as it was."""
     lens, comment, f_number = ifd.get(0xA432), ifd.get(0x9286), _number(ifd.get(0x829D))
     if lens and lens.type == RATIONAL:  # LensSpecification: unknown is 0/0, not 0
         pairs = struct.iter_unpack("<4s4s", lens.data)

@@ -8,7 +8,7 @@ colour space, …) in every block whose structure is sound. The walker in ``tiff
 * the values in a block that is not sound, in texts without the final NUL (of which piexif drops the last letter), of
   tags that piexif does not know, of the types IFD (13) and UTF-8 (129), in MakerNotes, and in whole files;
 * the types, counts and verbatim bytes of all entries, for copying. piexif gives values only, and must never write:
-  what it loads and dumps again has a damaged MakerNote in many real files.
+  load and dump damage the MakerNote of many real files.
 
 On sound blocks both give the same values (a test compares them on all real files). Absurd values are left out, with a
 note. Tag numbers are those of Exif 2.32 and TIFF/EP; MakerNote tags those of exiftool's documented tables. Floats are
@@ -50,7 +50,7 @@ _EXIF_PREFIX = b"Exif\0\0"
 _LARGEST_BLOCK = 1 << 18  # bytes; a JPEG holds 64 kB, and larger ones are whole files
 _EXIF_IFD, _GPS_IFD, _INTEROP_IFD, _MAKER_NOTE = 0x8769, 0x8825, 0xA005, 0x927C
 
-# What describes a picture and not its storage: description, make, model, orientation, resolution, software, date, …
+# Tags about a picture and not about its storage: description, make, model, orientation, resolution, software, date, …
 PICTURE_TAGS = (0x010E, 0x010F, 0x0110, 0x0112, 0x011A, 0x011B, 0x0128, 0x0131, 0x0132, 0x013B, 0x8298)
 
 
@@ -112,7 +112,7 @@ def parse(block: bytes | mmap.mmap) -> ExifBlock:
     gps = walker.sub(ifd0, _GPS_IFD)
     interop = walker.sub(exif, _INTEROP_IFD) or walker.sub(ifd0, _INTEROP_IFD)
     if following:
-        walker.ifd(following)  # the thumbnail's: nobody needs it, but piexif reads it too
+        walker.ifd(following)  # the thumbnail's: paramisp does not need it, but piexif reads it too
     standard = _by_piexif(content) if walker.sound and len(content) <= _LARGEST_BLOCK else {}
     maker, makernote = _makernote(walker, ifd0, exif)
     return ExifBlock(walker.order, ifd0, exif, gps, interop, makernote, maker, standard)
@@ -150,7 +150,7 @@ def _makernote(walker: Walker, ifd0: Ifd, exif: Ifd) -> tuple[str, Ifd]:
     return "", {}
 
 
-# What paramisp wants to know -----------------------------------------------------------------------------------------
+# Values --------------------------------------------------------------------------------------------------------------
 
 # Bounds beyond which a value is a mistake, not a photograph: (name, lowest, highest).
 _LIMITS = {
@@ -162,11 +162,11 @@ _LIMITS = {
 
 
 def optical_params(block: ExifBlock) -> tuple[OpticalParams, list[str]]:
-    """ISO, exposure time [s], f-number, focal length [mm], and one-line notes on what was unusable or derived.
+    """ISO, exposure time [s], f-number, focal length [mm], and one-line notes on unusable and derived values.
 
     Tags: ISO 34855, else 34866, 34867, 34865, else MakerNote; 33434 ExposureTime, else 37377 ShutterSpeedValue;
-    33437 FNumber, else 37378 ApertureValue (both APEX); 37386 FocalLength. What is absurd (0, 0/0, negative, beyond
-    what a camera can do, of the wrong type) is None.
+    33437 FNumber, else 37378 ApertureValue (both APEX); 37386 FocalLength. Absurd values (0, 0/0, negative,
+    beyond any camera, of the wrong type) are None.
     """
     notes: list[str] = []
 
@@ -201,7 +201,7 @@ def optical_params(block: ExifBlock) -> tuple[OpticalParams, list[str]]:
     if exposure_time is None:
         exposure_time = from_apex("exposure_time", "ShutterSpeedValue", 37377, -1.0)
     f_number = usable("f_number", "FNumber", 33437)
-    # ApertureValue 0 is what lenses without contacts get; it would read as f/1
+    # lenses without contacts get ApertureValue 0, which would read as f/1
     if f_number is None and any(block.numbers(37378)):
         f_number = from_apex("f_number", "ApertureValue", 37378, 0.5)
     focal_length = usable("focal_length", "FocalLength", 37386)
@@ -234,7 +234,7 @@ def _makernote_iso(block: ExifBlock) -> tuple[float | None, str]:
 
 
 FROM_JPEG = " (from JPEG)"
-"""What the DNG writer appends to the model of some cameras (see there), and what is no part of the camera's name."""
+"""Suffix that the DNG writer appends to the model of some cameras (see there); not part of the camera's name."""
 
 
 def camera(block: ExifBlock) -> Camera | None:
@@ -311,8 +311,8 @@ def _neutral(red: float, green: float, blue: float, origin: str) -> tuple[np.nda
 def ifds_bytes(ifd0: Ifd, exif: Ifd, gps: Ifd, at: int) -> bytes:
     """Little-endian IFD0, Exif and GPS IFDs with these entries, to stand at byte ``at`` (even) of a file.
 
-    Pointers among the entries are replaced by our own. A MakerNote or an interoperability IFD would be torn from what
-    they point to, so they are left out.
+    Pointers among the entries are replaced. A MakerNote and an interoperability IFD hold offsets that would be wrong
+    here, so they are left out.
     """
     exif = {tag: entry for tag, entry in exif.items() if tag not in (_MAKER_NOTE, _INTEROP_IFD)}
     subs = {tag: entries for tag, entries in ((_EXIF_IFD, exif), (_GPS_IFD, gps)) if entries}
@@ -331,7 +331,7 @@ def build(ifd0: Ifd, exif: Ifd, gps: Ifd) -> bytes:
     return b"II*\0" + struct.pack("<I", 8) + ifds_bytes(ifd0, exif, gps, 8)
 
 
-# What of the source goes into a clean EXIF, with the type that Exif 2.32 gives it: who and when, exposure, lens.
+# Tags that go from the source into a clean EXIF, with their type in Exif 2.32: author, dates, exposure, lens.
 _KEPT_IFD0 = dict.fromkeys((0x010E, 0x0132, 0x013B, 0x8298), ASCII)  # description, date, artist, copyright
 _KEPT_EXIF = (
     dict.fromkeys((0x9003, 0x9004, 0x9010, 0x9011, 0x9012, 0x9290, 0x9291, 0x9292), ASCII)  # dates and time zones
@@ -414,7 +414,7 @@ def _kept(entries: Ifd, types: dict[int, int]) -> Ifd:
 
 
 def _ratio(value: float) -> tuple[int, int]:
-    """The value as an unsigned RATIONAL: exact for what cameras write (1/125, 5.6), else to about 1e-6."""
+    """The value as an unsigned RATIONAL: exact for cameras' usual values (1/125, 5.6), else to about 1e-6."""
     fraction = Fraction(value).limit_denominator(1_000_000 if value < 4000 else 100)
     if fraction == 0:
         fraction = Fraction(1, max(1, min(round(1 / value), 2**32 - 1)))

@@ -48,9 +48,11 @@ def to_srgb(pixels: np.ndarray, icc: bytes | None, exif_space: str | None) -> tu
         matrix = color.XYZ_TO_SRGB @ _D50_TO_D65 @ colorants
         if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-3 or (matrix.sum(1) <= 0.1).any():
             raise ValueError("its primaries make no sense")
+        if any(not np.isfinite(curve).all() or curve[-1] - curve[0] < 0.5 for curve in curves):
+            raise ValueError("its tone curves make no sense")
     except Exception as error:  # a profile is a file format of its own, and can be damaged in as many ways
         return pixels, [f"the embedded colour profile cannot be used ({one_line(error)}); the pixels count as sRGB"]
-    # sRGB by measure, not by name: primaries and tone curve within what 8 bits can show
+    # sRGB by measure, not by name: primaries and tone curve within the precision of 8 bits
     same_curve = max(float(np.abs(color.srgb_encode(curve) - axis).max()) for curve in curves) < 0.006
     if same_curve and np.abs(matrix - np.eye(3)).max() < 0.005:
         return pixels, []
@@ -136,7 +138,8 @@ def _icc_curve(data: bytes, axis: np.ndarray) -> np.ndarray:
         a, d = 1.0, 0.0
     elif kind <= 2:  # above −b/a the power, below it a constant
         d, e, f, c = -b / a, c, c, 0.0
-    return np.clip(np.where(axis >= d, np.maximum(a * axis + b, 0) ** g + e, c * axis + f), 0, 1)
+    with np.errstate(all="ignore"):  # absurd parameters overflow; the caller looks at the curve
+        return np.clip(np.where(axis >= d, np.maximum(a * axis + b, 0) ** g + e, c * axis + f), 0, 1)
 
 
 @cache

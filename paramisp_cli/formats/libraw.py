@@ -109,8 +109,8 @@ def read(path: Path, max_pixels: int = MAX_PIXELS) -> RawImage:
             ) from error
         raise FormatError(f"{path}: LibRaw cannot read it ({reason}); damaged, or an unknown RAW format") from error
     if remarks:  # LibRaw goes on where it can
-        said = f"the RAW data is damaged ({remarks[0]}): a part of the picture may be wrong"
-        image = replace(image, notes=(*image.notes, said))
+        note = f"the RAW data is damaged ({remarks[0]}): a part of the picture may be wrong"
+        image = replace(image, notes=(*image.notes, note))
     return image
 
 
@@ -209,7 +209,7 @@ def _from_libraw(path: Path, head: bytes, raw: rawpy.RawPy) -> RawImage:
     exposure = _numbers(main, _BASELINE_EXPOSURE, 1) if is_dng else None
     noise = next((p for tags in ifds if (p := _numbers(tags, _NOISE_PROFILE, 6)) is not None), None) if is_dng else None
     software = main[_SOFTWARE].text() if _SOFTWARE in main else ""
-    # Our own files tell what their mosaic was; of what LibRaw decodes without a word, some is damaged all the same.
+    # paramisp's own files hold their mosaic's digest, which finds damage that LibRaw does not report.
     if software.startswith("paramisp") and _NEW_DIGEST in main and tiles.digest(mosaic) != main[_NEW_DIGEST].data:
         notes.append("the RAW data is damaged (its digest differs): a part of the picture may be wrong")
     return RawImage(
@@ -234,7 +234,7 @@ def _from_libraw(path: Path, head: bytes, raw: rawpy.RawPy) -> RawImage:
 
 
 def _check_length(path: Path, ifds: list[Ifd]) -> None:
-    """FormatError if a DNG's mosaic is said to lie beyond its end: LibRaw takes tiles it cannot begin for black."""
+    """FormatError if a DNG's mosaic goes beyond the file's end: LibRaw fills missing tiles with black."""
     size = path.stat().st_size
     for tags in filter(_is_cfa, ifds):
         for offsets, counts in (_STRIPS, _TILES):
@@ -296,7 +296,7 @@ def _parsed(data: bytes | mmap.mmap) -> tuple[exif.ExifBlock, bytes]:
 
 
 def _completed(optical: OpticalParams, raw: rawpy.RawPy) -> OpticalParams:
-    """What EXIF does not tell, LibRaw may know from the maker's own fields."""
+    """Complete values that EXIF does not tell: LibRaw may know them from the maker's own fields."""
     known = raw.other
     pairs = {
         "iso": known.iso_speed,
@@ -332,7 +332,7 @@ def _dng_matrix(main: Ifd) -> tuple[np.ndarray | None, str]:
 
 
 def _dng_neutral(main: Ifd, matrix: np.ndarray) -> np.ndarray | None:
-    """AsShotNeutral, or what the matrix makes of AsShotWhiteXY."""
+    """AsShotNeutral, or the product of the matrix and AsShotWhiteXY."""
     neutral = _numbers(main, _AS_SHOT_NEUTRAL, 3)
     if neutral is None and (xy := _numbers(main, _AS_SHOT_WHITE_XY, 2)) is not None and xy[1] > 0:
         neutral = matrix @ (np.array([xy[0], xy[1], 1 - xy.sum()]) / xy[1])

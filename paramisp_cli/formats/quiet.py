@@ -1,10 +1,11 @@
-"""Libraries in C that print to stderr: their lines are taken, and given to the caller."""
+"""Libraries that speak to the user by themselves: lines of C code on stderr, and warnings of Python code."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,17 +19,32 @@ def captured(lines: list[str]) -> Iterator[None]:
     The descriptor belongs to the whole process, so one thread at a time is inside, and another thread's own lines would
     be taken too.
     """
-    with _taking, tempfile.TemporaryFile() as said:
+    with _taking, tempfile.TemporaryFile() as taken:
         try:
             stderr = os.dup(2)
         except OSError:  # closed
             yield
             return
-        os.dup2(said.fileno(), 2)
+        os.dup2(taken.fileno(), 2)
         try:
             yield
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
-            said.seek(0)
-            lines += said.read().decode(errors="replace").splitlines()
+            taken.seek(0)
+            lines += taken.read().decode(errors="replace").splitlines()
+
+
+_filtering = threading.Lock()
+
+
+@contextmanager
+def unwarned(module: str) -> Iterator[None]:
+    """Ignore the UserWarnings of a package ("PIL") in the block, for work of milliseconds.
+
+    Python's warning filters belong to the whole process. One thread at a time is inside, so that each restores the
+    filters that it found.
+    """
+    with _filtering, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module=rf"{module}\.")
+        yield

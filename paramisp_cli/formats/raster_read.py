@@ -1,6 +1,6 @@
 """Read a picture from a JPEG, PNG, TIFF, WebP or AVIF file.
 
-It comes back as sRGB whatever the file's colour space was; ``notes`` tell what was changed.
+The pixels come back as sRGB, whichever colour space the file has; ``notes`` tell the changes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from paramisp_cli.formats import exif, raster_tiff
 from paramisp_cli.formats.base import MAX_PIXELS, check_pixels, one_line
 from paramisp_cli.formats.icc import to_srgb
 from paramisp_cli.formats.kinds import JPEG_MAGIC, PNG_MAGIC, TIFF_MAGICS, is_avif, is_webp
-from paramisp_cli.formats.quiet import captured
+from paramisp_cli.formats.quiet import captured, unwarned
 from paramisp_cli.types import Metadata, SrgbImage
 
 _MAX_PIXELS = 400_000_000  # beyond any camera: a file that claims more is damaged or means harm
@@ -43,7 +43,7 @@ def read_bytes(data: bytes, path: Path, max_pixels: int = MAX_PIXELS) -> SrgbIma
         raise error.named(path) from error
     except MemoryError:
         raise
-    except Exception as error:  # decoders raise whatever they stumble over: OSError, SyntaxError, struct.error, …
+    except Exception as error:  # decoders raise many kinds of errors: OSError, SyntaxError, struct.error, …
         reason = one_line(error)
         raise FormatError(f"{path}: the picture is damaged ({reason}); copy it from the camera again") from error
     return _image(pixels, blocks, notes, data if data[:3] == JPEG_MAGIC else None, path.name)
@@ -81,7 +81,7 @@ def decode_small(jpeg: bytes, longest: int) -> np.ndarray:
     from PIL import Image, JpegImagePlugin
 
     try:
-        image: Any = JpegImagePlugin.JpegImageFile(io.BytesIO(jpeg))
+        image: Any = _opened(JpegImagePlugin.JpegImageFile, jpeg)
         check_pixels(image.width, image.height, MAX_PIXELS)
         image.draft("RGB", (longest, longest))  # libjpeg decodes 1/2, 1/4 or 1/8 of the size at little cost
         image.thumbnail((longest, longest), Image.Resampling.BOX)
@@ -129,12 +129,21 @@ def _need(module: str, name: str, remedy: str) -> None:
         raise FormatError(f"is {name}, which this Pillow cannot decode; install {remedy}, or convert it to JPEG")
 
 
+def _opened(plugin: Any, data: bytes) -> Any:
+    """The picture that a Pillow plugin class finds in ``data``, not decoded yet.
+
+    Opening a file, Pillow reads its EXIF and warns of damage there. paramisp reads EXIF itself, and notes the damage.
+    """
+    with unwarned("PIL"):
+        return plugin(io.BytesIO(data))
+
+
 def _by_pillow(plugin: Any, data: bytes, name: str, max_pixels: int) -> _Decoded:
     """The picture that a Pillow plugin class finds in ``data``; the class and not ``Image.open``: the first picture of
     a multi-picture file, and no pixel limit of Pillow's own.
     """  # fmt: skip
     try:
-        image = plugin(io.BytesIO(data))
+        image = _opened(plugin, data)
     except SyntaxError as error:
         raise FormatError("no picture can be found in it; it is damaged") from error
     pixels, notes = _pillow_pixels(plugin, data, name, max_pixels)
@@ -166,7 +175,7 @@ def _avif_colour(data: bytes) -> str:
 
 def _pillow_pixels(plugin: Any, data: bytes, name: str, max_pixels: int) -> tuple[np.ndarray, list[str]]:
     """(RGB pixels, notes) of the picture that a Pillow plugin class finds in ``data``."""
-    image = plugin(io.BytesIO(data))
+    image = _opened(plugin, data)
     check_pixels(image.width, image.height, max_pixels)
     if image.mode in ("CMYK", "LAB"):
         raise FormatError(f"is a {image.mode} {name}: convert it to RGB first")
@@ -174,7 +183,7 @@ def _pillow_pixels(plugin: Any, data: bytes, name: str, max_pixels: int) -> tupl
     if image.mode in ("RGB", "RGBA") and name in ("PNG", "TIFF"):
         # Pillow keeps 8 of 16 bits: it takes the high byte of each pair. Told that the bytes stand the other way
         # round, the same decoder takes the low one.
-        other = plugin(io.BytesIO(data))
+        other = _opened(plugin, data)
         swapped = [_swapped_tile(tile) for tile in other.tile]
         if all(swapped):
             other.tile = swapped
@@ -246,7 +255,7 @@ def _tiff(data: bytes, max_pixels: int) -> _Decoded:
 
 
 def _tiff_exif(data: bytes) -> bytes | None:
-    """A small EXIF block of what a TIFF file's first IFD, Exif IFD and GPS IFD say."""
+    """A small EXIF block of a TIFF file's first IFD, Exif IFD and GPS IFD."""
     block = exif.parse(data)
     ifd0 = {tag: block.ifd0[tag] for tag in exif.PICTURE_TAGS if tag in block.ifd0}
     return exif.build(ifd0, block.exif, block.gps) if ifd0 or block.exif or block.gps else None

@@ -1,4 +1,4 @@
-"""The pixels of a TIFF page, uncompressed or with Deflate, decoded strip by strip within what its geometry needs.
+"""The pixels of a TIFF page, uncompressed or with Deflate, decoded strip by strip within the bounds of its geometry.
 
 tifffile reads the structure. Its decoder is not used: it fills missing strips with black, and inflates a strip to
 whatever size the strip holds. Other compressions are decoded by libtiff (through Pillow), which stops at the geometry.

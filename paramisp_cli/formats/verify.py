@@ -43,6 +43,6 @@ def check_picture(pixels: np.ndarray, back: SrgbImage, *, lossless: bool) -> Non
 def _tell(differing: list[str]) -> None:
     if differing:
         raise FormatError(
-            f"the file did not read back as it was written (other {', '.join(differing)}); nothing was kept: "
+            f"the file did not read back as it was written (other {', '.join(differing)}); it was removed: "
             "check the disk and try again, or report it"
         )

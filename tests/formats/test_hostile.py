@@ -379,10 +379,9 @@ def mutated(data: bytes, seed: int) -> bytes:
     return bytes(copy)
 
 
-def test_no_library_speaks_to_the_user(tmp_path, capfd):
-    """libtiff prints from C; tifffile logs, and Python prints such lines where nobody listens."""
+def test_no_library_speaks_to_the_user(tmp_path):
+    """libtiff prints from C; tifffile logs, Pillow and numpy warn, and Python prints that if no one else does."""
     code = f"""
-import sys, warnings
 from pathlib import Path
 from paramisp_cli import formats
 from paramisp_cli.errors import ParamispError
@@ -393,16 +392,37 @@ for path in sorted(Path({str(tmp_path)!r}).iterdir()):
         assert "\\n" not in str(error)
 """
     for kind in ("TIFF none", "TIFF deflate", "TIFF LZW"):
-        data = samples()[kind]
         for seed in range(60):
-            (tmp_path / f"{kind}{seed}").write_bytes(mutated(data, seed))
-        for name, change in (
-            ("tag", with_tag(60000, tiff.Entry(77, 5, b"12345"))),
-            ("short", with_tag(258, tiff.short(8))),
-        ):
-            (tmp_path / f"{kind}{name}").write_bytes(tiff_of(strips(1), compression=1, change=change))
+            (tmp_path / f"{kind}{seed}").write_bytes(mutated(samples()[kind], seed))
+    for name, change in (
+        ("tag", with_tag(60000, tiff.Entry(77, 5, b"12345"))),
+        ("short", with_tag(258, tiff.short(8))),
+    ):
+        (tmp_path / name).write_bytes(tiff_of(strips(1), compression=1, change=change))
+    photo = samples()["JPEG"]
+    at = photo.index(b"Exif") + 6
+    for cut in range(10, 80, 3):  # the block ends early: Pillow warns of it
+        head = photo[: at + cut]
+        short = head[: at - 8] + struct.pack(">H", cut + 8) + head[at - 6 :]
+        (tmp_path / f"cut{cut}").write_bytes(short + photo[at + int.from_bytes(photo[at - 8 : at - 6], "big") - 8 :])
+    profile = bytearray(raster.srgb_profile())
+    curve = profile.index(b"para\0\0\0\0\0\x03") + 12
+    profile[curve : curve + 8] = struct.pack(">ii", 0x7FFFFFFF, 0x7FFFFFFF)  # (2^15 x)^(2^15): numpy warns
+    (tmp_path / "curve").write_bytes(encoded("PNG", icc_profile=bytes(profile)))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_curves_that_make_no_sense(tmp_path):
+    profile = raster.srgb_profile()
+    at = profile.index(b"para\0\0\0\0\0\x03") + 12
+    flat = profile[:at] + bytes(4) + profile[at + 4 : at + 16] + bytes(4) + profile[at + 20 :]  # the power 0, from 0 on
+    (tmp_path / "a.png").write_bytes(encoded("PNG", icc_profile=flat))
+    image = formats.read(tmp_path / "a.png")
+    np.testing.assert_array_equal(image.pixels, PIXELS)
+    assert image.notes == (
+        "the embedded colour profile cannot be used (its tone curves make no sense); the pixels count as sRGB",
+    )
 
 
 def test_tifffile_may_speak_to_others(caplog):
