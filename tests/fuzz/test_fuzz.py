@@ -82,6 +82,13 @@ def test_structures_come_back_as_they_were(pool: seeds.Pool) -> None:
     assert {271, 33434, 1, 29, 37} <= names  # IFD0, Exif, interoperability, GPS, MakerNote
 
 
+def test_every_mutation_works(pool: seeds.Pool) -> None:
+    """A mutator that fails on what another one has made would hide the case."""
+    for number in range(700):
+        if cases.kind_of(number) not in ("safetensors", "ckpt") or number < 140:  # large, and slow to take apart
+            cases.make(5, number, pool)
+
+
 @pytest.mark.parametrize("mutator", plain.MUTATORS, ids=lambda each: each.__name__)
 def test_plain_mutators_take_anything(mutator) -> None:  # type: ignore[no-untyped-def]
     changed = 0

@@ -28,7 +28,7 @@ ALLOWED = (0, 1, 2, 4, 5, 6, 7, 8)
 FORBIDDEN = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 """What must not reach a terminal: control characters, ESC, C1, bidirectional marks, separators of lines."""
 MEMORY = 1 << 30
-"""Bytes by which a case may raise the worker's peak memory; the address space is limited to three times that."""
+"""Bytes by which a case may raise the worker's peak memory, if not told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -159,8 +159,8 @@ def _opens(path: Path) -> str:
 class Worker:
     """A place to run cases in, below ``folder``."""
 
-    def __init__(self, pool: Pool, folder: Path, slow: float) -> None:
-        self.pool, self.folder, self.slow = pool, folder, slow
+    def __init__(self, pool: Pool, folder: Path, slow: float, memory: int = MEMORY) -> None:
+        self.pool, self.folder, self.slow, self.memory = pool, folder, slow, memory
         self.peak = _peak()
         self.last = Ran(None, "", "")
 
@@ -199,7 +199,7 @@ class Worker:
     def _memory(self, name: str) -> list[Finding]:
         """A finding if the peak has risen too far."""
         risen = _peak() - self.peak
-        return [Finding("memory", name, f"{risen >> 20} MB")] if risen > MEMORY else []
+        return [Finding("memory", name, f"{risen >> 20} MB")] if risen > self.memory else []
 
     def _left(self, ran: Ran, command: tuple[str, ...], name: str, out: Path) -> Iterator[Finding]:
         """What stands in the output folder afterwards: all of it after success, nothing else, nothing after failure."""
@@ -225,13 +225,13 @@ def _peak() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _limit() -> None:
-    """Give the worker room beyond what it has by now, but not the machine's."""
+def _limit(memory: int) -> None:
+    """Limit the address space to three times ``memory`` beyond what the worker has by now."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
     except OSError:  # not Linux: the peak is watched all the same
         return
-    room = pages * resource.getpagesize() + 3 * MEMORY
+    room = pages * resource.getpagesize() + 3 * memory
     resource.setrlimit(resource.RLIMIT_AS, (room, room))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
@@ -243,12 +243,12 @@ def _on_purpose(trouble: str, place: Worker) -> list[Finding]:
     if trouble == "hang":
         time.sleep(3600)
     if trouble == "memory":
-        block = bytearray(2 * MEMORY)
+        block = bytearray(2 * place.memory)
         block[::4096] = b"x" * len(block[::4096])
     return place._memory("on purpose")
 
 
-def main(folder: Path, channel: int, more: Path | None, slow: float) -> None:
+def main(folder: Path, channel: int, more: Path | None, slow: float, memory: int) -> None:
     """Take a line of JSON from stdin for each case, and answer with a line of JSON on file descriptor ``channel``."""
     os.environ["PARAMISP_DEBUG"] = "1"  # exceptions come through with their traceback
     os.environ |= {"XDG_DATA_HOME": str(folder / "data"), "HOME": str(folder), "NO_COLOR": "1"}
@@ -259,10 +259,10 @@ def main(folder: Path, channel: int, more: Path | None, slow: float) -> None:
 
     torch.set_num_threads(1)
     pool = seeds.make(folder / "seeds", more)
-    worker = Worker(pool, folder / "case", slow)
+    worker = Worker(pool, folder / "case", slow, memory)
     run(["unprocess", str(pool.picture), "-o", str(folder / "warm.dng"), "--model", "parametric"], folder)
     worker.peak = _peak()
-    _limit()
+    _limit(memory)
     answers = os.fdopen(channel, "w")
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
