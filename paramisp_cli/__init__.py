@@ -1,24 +1,39 @@
 """paramisp: a JPEG back to the RAW its camera must have seen, and a RAW to the picture it would have made.
 
-``import paramisp_cli as paramisp``; names are loaded when first used, so that importing costs nothing.
+``import paramisp_cli as paramisp``; a name is loaded when it is first used, so the import costs nothing.
+
+    raw = paramisp.unprocess("photo.jpg")           # or an array, a tensor, a PIL picture
+    paramisp.write(raw, "photo.dng")
+    picture = paramisp.render("photo.dng")
+    model = paramisp.load_model("generic", "unprocess")   # a torch module: y = model(x, params)
 """
 
-from __future__ import annotations
-
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+import typing as _typing
+from importlib import import_module as _import_module
 
 __version__ = "0.1.0"
 
-if TYPE_CHECKING:
-    from paramisp_cli.errors import ParamispError
+if _typing.TYPE_CHECKING:
+    from paramisp_cli.convert import render, unprocess
+    from paramisp_cli.errors import (
+        ConfigError,
+        FileAccessError,
+        FormatError,
+        InputMissingError,
+        MetadataError,
+        OutputExistsError,
+        ParamispError,
+        WeightsError,
+    )
     from paramisp_cli.formats import WriteOptions, read, write
-    from paramisp_cli.models.base import Params
-    from paramisp_cli.pipeline import Settings, render, unprocess
+    from paramisp_cli.models.base import IspModel, Params
+    from paramisp_cli.pipeline import Settings
     from paramisp_cli.types import (
         Camera,
         CanonicalParams,
+        Crop,
         Direction,
+        Metadata,
         OpticalParams,
         RawImage,
         SrgbImage,
@@ -26,33 +41,53 @@ if TYPE_CHECKING:
     from paramisp_cli.weights import load_model
 
 _HOME = {
-    "ParamispError": "errors",
-    "WriteOptions": "formats",
-    "read": "formats",
-    "write": "formats",
-    "Params": "models.base",
-    "Settings": "pipeline",
-    "render": "pipeline",
-    "unprocess": "pipeline",
     "Camera": "types",
     "CanonicalParams": "types",
+    "ConfigError": "errors",
+    "Crop": "types",
     "Direction": "types",
+    "FileAccessError": "errors",
+    "FormatError": "errors",
+    "InputMissingError": "errors",
+    "IspModel": "models.base",
+    "Metadata": "types",
+    "MetadataError": "errors",
     "OpticalParams": "types",
+    "OutputExistsError": "errors",
+    "ParamispError": "errors",
+    "Params": "models.base",
     "RawImage": "types",
+    "Settings": "pipeline",
     "SrgbImage": "types",
+    "WeightsError": "errors",
+    "WriteOptions": "formats",
     "load_model": "weights",
+    "read": "formats",
+    "render": "convert",
+    "unprocess": "convert",
+    "write": "formats",
 }
 
 __all__ = [
     "Camera",
     "CanonicalParams",
+    "ConfigError",
+    "Crop",
     "Direction",
+    "FileAccessError",
+    "FormatError",
+    "InputMissingError",
+    "IspModel",
+    "Metadata",
+    "MetadataError",
     "OpticalParams",
+    "OutputExistsError",
     "ParamispError",
     "Params",
     "RawImage",
     "Settings",
     "SrgbImage",
+    "WeightsError",
     "WriteOptions",
     "load_model",
     "read",
@@ -62,12 +97,13 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Load a public name from its module (PEP 562)."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    return getattr(_import_module(f"{__name__}.{_HOME[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
+    """List the public names and the version."""
+    return sorted([*__all__, "__version__"])

@@ -7,9 +7,22 @@ from __future__ import annotations
 
 
 class ParamispError(Exception):
-    """Base of every error a user can cause or mend; ``exit_code`` is what the command line returns."""
+    """Base of every error that a user can cause or mend.
+
+    ``exit_code`` is the command line's; ``field`` names the setting that mends the error, where one does ("iso"): the
+    command line adds its flag to the message.
+    """
 
     exit_code = 3
+
+    def __init__(self, message: str, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
+
+    def named(self, name: object) -> ParamispError:
+        """Return the same error with ``name: `` before its message, unless the message begins so."""
+        text = str(self)
+        return self if text.startswith(f"{name}: ") else type(self)(f"{name}: {text}", self.field)
 
 
 class ConfigError(ParamispError):

@@ -43,8 +43,8 @@ def fitted_curve(pixels: np.ndarray, raw: RawImage) -> np.ndarray | None:
     None for a picture of fewer than 64 sites.
 
     The curve is a weighted isotonic regression of the picture's encoded ProPhoto values on the RAW's, the space in
-    which ``toned`` and every DNG reader apply it. Near-neutral pixels decide: a coloured pixel counts a tenth, because
-    no single curve restores colours, and enough to bridge tones that have no neutral pixel. Black pixels count three
+    which ``toned`` and every DNG reader apply it. Near-neutral pixels decide: a coloured pixel counts a fifth, because
+    no single curve restores colours, and enough to bridge tones that have no neutral pixel. Black pixels count four
     times and stay black.
     """
     gains = raw.canonical.wb_gains
@@ -65,7 +65,7 @@ def fitted_curve(pixels: np.ndarray, raw: RawImage) -> np.ndarray | None:
     target = color.srgb_encode(target)
     black = color.srgb_encode(shown[seen]).max(-1) <= _BLACK
     colourful = np.maximum(_saturation(color.srgb_encode(wide)), _saturation(target)) > _NEUTRAL
-    weight = np.where(black, 3.0, np.where(colourful, 0.1, 1.0)).repeat(3)
+    weight = np.where(black, 4.0, np.where(colourful, 0.2, 1.0)).repeat(3)
     curve = _isotonic_points(wide.ravel(), target.ravel(), weight)
     if black.sum() >= _ENOUGH:
         floor = float(np.quantile(wide[black], _BLACK_SHARE))

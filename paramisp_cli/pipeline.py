@@ -1,10 +1,11 @@
-"""unprocess and render: from a path or an image to an image, with every parameter found and its origin told.
+"""What unprocess and render do: from an image to an image, with every parameter found and its origin told.
 
 Nothing here imports torch until pixels are worked on: the plans alone serve ``inspect`` and ``--dry-run``.
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -59,7 +60,7 @@ class Settings:
     """What the user may set; None means: find out.
 
     model          one of ``MODELS``; None: the camera's checkpoint, else the generic one, else parametric
-    weights        a checkpoint's file, folder or name, instead of the camera's
+    weights        a checkpoint's file, folder or name, instead of the camera's; paths may be strings
     device         "auto", "cpu", "cuda", "cuda:1", "mps"
     dtype          "auto", "fp32", "bf16", "fp16": precision of the convolutions
     max_memory     bytes the network may use; None: what is free
@@ -82,14 +83,14 @@ class Settings:
     device: str = "auto"
     dtype: str = "auto"
     max_memory: int | None = None
-    scratch: Path | None = None
+    scratch: str | Path | None = None
     camera: str | None = None
     iso: float | None = None
     exposure_time: float | None = None
     f_number: float | None = None
     focal_length: float | None = None
     wb: tuple[float, float, float] | None = None
-    like: Path | None = None
+    like: str | Path | None = None
     cfa: str | None = None
     exposure: float | None = None
     bit_depth: int = 8
@@ -101,9 +102,15 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not (np.isfinite(value) and value > 0):
                 raise ConfigError(f"{flag} must be a positive number, got {value:g}")
-        if self.scratch is not None and not Path(self.scratch).is_dir():
+        for name in ("weights", "scratch", "like"):
+            value = getattr(self, name)
+            if isinstance(value, str | os.PathLike):
+                object.__setattr__(self, name, Path(value))
+            elif value is not None:
+                raise ConfigError(f"--{name} must be a path, got {type(value).__name__}")
+        if self.scratch_path is not None and not self.scratch_path.is_dir():
             raise ConfigError(f"--scratch: not an existing folder: {self.scratch}")
-        if self.wb is not None and not (np.isfinite(self.wb).all() and min(self.wb) > 0):
+        if self.wb is not None and not (len(self.wb) == 3 and np.isfinite(self.wb).all() and min(self.wb) > 0):
             raise ConfigError(f"--wb takes three positive gains R,G,B, got {','.join(f'{g:g}' for g in self.wb)}")
         if self.cfa is not None and self.cfa not in CFA_PATTERNS:
             raise ConfigError(f"--cfa must be one of {', '.join(CFA_PATTERNS)}, got {self.cfa}")
@@ -115,6 +122,11 @@ class Settings:
             raise ConfigError(f"--model {self.model}: there is no such model; there are {', '.join(MODELS)}")
         if self.bit_depth not in (8, 16):
             raise ConfigError(f"bit depth must be 8 or 16, got {self.bit_depth}")
+
+    @property
+    def scratch_path(self) -> Path | None:
+        """``scratch`` as a path."""
+        return None if self.scratch is None else Path(self.scratch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,13 +205,21 @@ def _pick_optical(
 def _read_like(settings: Settings) -> RawImage | None:
     if settings.like is None:
         return None
-    return _parameters_of(settings.like)
+    return _parameters_of(Path(settings.like), settings.max_pixels, settings.isolate)
+
+
+def read(path: Path, settings: Settings = Settings()) -> SrgbImage | RawImage:
+    """Read an image file within the settings' limit of pixels, RAW files in their own process if the settings say so.
+
+    Raises what ``formats.read`` raises.
+    """
+    return formats.read(path, max_pixels=settings.max_pixels or formats.MAX_PIXELS, isolate=settings.isolate)
 
 
 @lru_cache(maxsize=1)
-def _parameters_of(path: Path) -> RawImage:
+def _parameters_of(path: Path, max_pixels: int | None, isolate: bool) -> RawImage:
     """A RAW file without its pixels, which stays for all files of a batch; its CFA begins where its picture does."""
-    raw = formats.read(path)
+    raw = read(path, Settings(max_pixels=max_pixels, isolate=isolate))
     if not isinstance(raw, RawImage):
         raise ConfigError(f"--like {path}: must be a RAW file, and this is a picture")
     raw = raw.cropped()
@@ -379,36 +399,6 @@ def plan(image: SrgbImage | RawImage, settings: Settings = Settings()) -> Plan:
     return plan_render(image, settings) if isinstance(image, RawImage) else plan_unprocess(image, settings)
 
 
-def unprocess(source: str | Path | SrgbImage, settings: Settings = Settings()) -> RawImage:
-    """sRGB → the RAW its camera must have seen.
-
-    Takes a path or an ``SrgbImage`` of any size; gives a ``RawImage`` with a uint16 mosaic at full resolution, padded
-    by reflection to even sides of at least ``SMALLEST_MOSAIC``, its ``crop`` the true size. Raises ParamispError.
-    """
-    image = source if isinstance(source, SrgbImage) else _read_picture(Path(source))
-    return run_unprocess(image, affordable(plan_unprocess(image, settings), settings, image.size), settings)
-
-
-def render(source: str | Path | RawImage, settings: Settings = Settings()) -> SrgbImage:
-    """RAW → the picture its camera would have made: upright, sRGB, 8 or 16 bits. Raises ParamispError."""
-    raw = source if isinstance(source, RawImage) else _read_raw(Path(source))
-    return run_render(raw, affordable(plan_render(raw, settings), settings, raw.size), settings)
-
-
-def _read_picture(path: Path) -> SrgbImage:
-    image = formats.read(path)
-    if not isinstance(image, SrgbImage):
-        raise FormatError(f"{path}: is a RAW file already; `paramisp render` makes a picture of it")
-    return image
-
-
-def _read_raw(path: Path) -> RawImage:
-    image = formats.read(path)
-    if not isinstance(image, RawImage):
-        raise FormatError(f"{path}: is a picture, not a RAW file; `paramisp unprocess` makes a RAW of it")
-    return image
-
-
 def affordable(plan: Plan, settings: Settings, size: tuple[int, int]) -> Plan:
     """The plan with how it is to use memory; or, if nobody asked for the network that was picked and memory does not
     suffice for any way, the parametric one. ConfigError if it was asked for.
@@ -421,7 +411,7 @@ def affordable(plan: Plan, settings: Settings, size: tuple[int, int]) -> Plan:
     device = pick_device(settings.device)
     model = _loaded(plan.checkpoint, plan.direction, device)
     try:
-        memory_plan = tiling.choose_plan(model, *size, device, settings.max_memory, settings.scratch)
+        memory_plan = tiling.choose_plan(model, *size, device, settings.max_memory, settings.scratch_path)
     except ConfigError as error:
         if settings.model is not None or settings.weights is not None:
             raise
@@ -466,7 +456,8 @@ def run_unprocess(image: SrgbImage, plan: Plan, settings: Settings) -> RawImage:
     params = Params.of(canonical, plan.optical, model.color_matrix_row_sum)
     used = tiling.run(
         model, params, even, source, sink,
-        device=device, dtype=dtype, max_memory=settings.max_memory, plan=plan.memory_plan, scratch=settings.scratch,
+        device=device, dtype=dtype, max_memory=settings.max_memory, plan=plan.memory_plan,
+        scratch=settings.scratch_path,
     )  # fmt: skip
     raw = RawImage(
         mosaic=mosaic,
@@ -515,7 +506,8 @@ def run_render(raw: RawImage, plan: Plan, settings: Settings) -> SrgbImage:
     params = Params.of(canonical, plan.optical, model.color_matrix_row_sum)
     used = tiling.run(
         model, params, raw.mosaic.shape, source, sink,
-        device=device, dtype=dtype, max_memory=settings.max_memory, plan=plan.memory_plan, scratch=settings.scratch,
+        device=device, dtype=dtype, max_memory=settings.max_memory, plan=plan.memory_plan,
+        scratch=settings.scratch_path,
     )  # fmt: skip
     shown = pixels[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
     upright = raster.apply_orientation(shown, raw.orientation)

@@ -424,7 +424,7 @@ def verify(path: Path | str) -> dict[str, str]:
 
 def import_checkpoint(
     path: Path | str,
-    dest: Path | None = None,
+    dest: Path | str | None = None,
     *,
     camera: str,
     direction: Direction | str | None = None,

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import paramisp_cli as paramisp
 from paramisp_cli import formats, pipeline, weights
 from paramisp_cli.errors import ConfigError, FileAccessError
 from paramisp_cli.models import engine
@@ -31,12 +32,12 @@ def generic(tmp_path, monkeypatch):
 def test_gives_way_and_says_so(generic, make_jpeg, tmp_path):
     photo = make_jpeg(tmp_path / "photo.jpg")
     settings = pipeline.Settings(camera="Canon EOS 60D", max_memory=1_000_000)
-    made = pipeline.unprocess(photo, settings)
+    made = paramisp.unprocess(photo, settings)
     assert made.model == "parametric"
     assert made.notes[-1].startswith("paramisp needs about")
     assert made.notes[-1].endswith("(--max-memory): used the parametric model")
     assert not any("generic" in note for note in made.notes)
-    assert pipeline.unprocess(photo, pipeline.Settings(camera="Canon EOS 60D")).model == "paramisp"
+    assert paramisp.unprocess(photo, pipeline.Settings(camera="Canon EOS 60D")).model == "paramisp"
 
 
 @pytest.mark.parametrize("asked", ["model", "weights"])
@@ -44,7 +45,7 @@ def test_what_was_asked_for_is_an_error(generic, make_jpeg, tmp_path, asked):
     photo = make_jpeg(tmp_path / "photo.jpg")
     wish = {"model": "paramisp"} if asked == "model" else {"weights": generic}
     with pytest.raises(ConfigError, match="needs about"):
-        pipeline.unprocess(photo, pipeline.Settings(camera="Canon EOS 60D", max_memory=1_000_000, **wish))
+        paramisp.unprocess(photo, pipeline.Settings(camera="Canon EOS 60D", max_memory=1_000_000, **wish))
 
 
 @pytest.mark.parametrize(
@@ -111,6 +112,6 @@ def test_memory_that_runs_out_steps_down(generic, make_jpeg, tmp_path, monkeypat
 
     real = ParamISP.stream
     monkeypatch.setattr(ParamISP, "stream", stream)
-    made = pipeline.unprocess(make_jpeg(tmp_path / "photo.jpg"), pipeline.Settings(camera="Canon EOS 60D"))
+    made = paramisp.unprocess(make_jpeg(tmp_path / "photo.jpg"), pipeline.Settings(camera="Canon EOS 60D"))
     assert asked == ["whole", "bands"]
     assert any("memory ran out" in note and "bands" in note for note in made.notes)

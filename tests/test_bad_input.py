@@ -246,10 +246,10 @@ def test_folder_without_images(fails, tmp_path, command):
     (tmp_path / "empty").mkdir()
     line = fails("missing", command, tmp_path / "empty")
     assert "empty: no file in this folder ends in ." in line
-    assert "-r" not in line  # there is no subfolder to search
+    assert "pass -r" not in line  # there is no subfolder to search
     (tmp_path / "empty" / "deep").mkdir()
     assert fails("missing", command, tmp_path / "empty").endswith("; pass -r to search its subfolders")
-    assert "-r" not in fails("missing", command, "-r", tmp_path / "empty")
+    assert "pass -r" not in fails("missing", command, "-r", tmp_path / "empty")
 
 
 def test_folder_is_not_a_file(fails, tmp_path):
@@ -291,7 +291,7 @@ def test_no_permission(fails, paramisp, photo, monkeypatch):
         honest = os.scandir
         patch.setattr(os, "scandir", lambda folder: refuse() if str(folder) == str(photo.parent) else honest(folder))
         code, out, err = paramisp("unprocess", photo.parent)
-    assert (code, out) == (1, [])
+    assert (code, out) == (EXIT["access"], [])
     assert err[0] == f"paramisp: {photo.parent}: the folder cannot be read: Permission denied"
     with monkeypatch.context() as patch:
         patch.setattr(formats, "writer", lambda suffix: _refusing(dng.FORMAT, refuse))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from paramisp_cli import atomic, cameras, formats, weights
 from paramisp_cli.cli import console, options
@@ -424,3 +425,41 @@ def test_a_single_photo_on_a_terminal_is_not_silent(photo):
     assert done.returncode == 0
     assert b"photo.jpg" in shown
     assert b"0:00:0" in shown
+
+
+def test_a_limit_of_pixels(paramisp, photo, make_tiff, tmp_path):
+    """The error names the flag; the limit holds for pictures and RAW files, and for `inspect`."""
+    assert paramisp("unprocess", photo, *KNOWN)[0] == 0
+    (tmp_path / "x.dng").write_bytes(photo.with_suffix(".dng").read_bytes())
+    for words in (("inspect", photo), ("inspect", tmp_path / "x.dng"), ("inspect", "--isolate", tmp_path / "x.dng")):
+        code, out, err = paramisp(*words, "--max-pixels", "3000")
+        assert (code, out) == (7, [])
+        assert "64×48 = 0.0031 megapixels, more than the 0.003 megapixels allowed (--max-pixels)" in err[0]
+        assert paramisp(*words, "--max-pixels", "3072")[0] == 0
+    assert paramisp("unprocess", photo, "-o", tmp_path / "y.dng", "--max-pixels", "3000")[0] == 7
+
+
+def test_isolated_rendering_is_the_same(paramisp, photo, tmp_path):
+    assert paramisp("unprocess", photo, *KNOWN)[0] == 0
+    for name, more in (("a.png", ()), ("b.png", ("--isolate",))):
+        words = ("render", photo.with_suffix(".dng"), "-o", tmp_path / name, "--model", "parametric", "--verify")
+        assert paramisp(*words, *more)[0] == 0
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_a_picture_too_long_for_a_dng_is_refused_at_once(paramisp, tmp_path, monkeypatch):
+    from paramisp_cli import pipeline
+
+    Image.new("RGB", (64002, 2)).save(tmp_path / "long.png")
+    monkeypatch.setattr(pipeline, "run_unprocess", lambda *_: pytest.fail("pixel work was done"))
+    code, out, err = paramisp("unprocess", tmp_path / "long.png", *KNOWN)
+    assert (code, out) == (7, [])
+    assert "64002×2 is more than most programs open as a DNG" in err[0]
+
+
+def test_notices_of_exif_are_summed_up(paramisp, make_jpeg, tmp_path):
+    """Each file has another value, and all have one cause."""
+    for number in range(3):
+        make_jpeg(tmp_path / f"{number}.jpg", exif={"Exif": {0x9201: (number + 5, 1)}})
+    _, _, err = paramisp("unprocess", tmp_path, *KNOWN)
+    assert "3 files: exposure_time derived from ShutterSpeedValue" in err

@@ -124,3 +124,18 @@ def test_a_pickle_changes_no_class_of_ours():
     evil = b"\x80\x02ccollections\nOrderedDict\n" + b"N}X\x05\x00\x00\x00_callK\x01s\x86b)R."
     assert torch_zip.unpickle(evil, "x") == OrderedDict()
     assert torch_zip.unpickle(pickle.dumps(OrderedDict(a=1), 2), "x") == OrderedDict(a=1)
+
+
+def test_every_truncation_is_refused_in_one_line(tmp_path):
+    torch.save({"state_dict": {"x": torch.zeros(3)}}, tmp_path / "a.ckpt")
+    whole = (tmp_path / "a.ckpt").read_bytes()
+    with zipfile.ZipFile(tmp_path / "a.ckpt") as archive:
+        pickled = archive.read("a/data.pkl")
+    for cut in range(0, len(whole), 5):
+        (tmp_path / "b.ckpt").write_bytes(whole[:cut])
+        with pytest.raises(WeightsError, match=r"b\.ckpt[^\n]*$"):
+            torch_zip.Archive(tmp_path / "b.ckpt")
+    for cut in range(len(pickled)):
+        archive = torch_zip.Archive(saved(tmp_path / "b.ckpt", pickled[:cut]))
+        with pytest.raises(WeightsError, match=r"b\.ckpt is damaged[^\n]*$"):
+            archive.saved()

@@ -22,7 +22,7 @@ from paramisp_cli.errors import (
     OutputExistsError,
     ParamispError,
 )
-from paramisp_cli.formats import WriteOptions
+from paramisp_cli.formats import WriteOptions, dng
 from paramisp_cli.pipeline import Plan, Settings
 from paramisp_cli.types import Direction, RawImage, SrgbImage
 
@@ -266,11 +266,13 @@ class _Work:
         if os.path.lexists(target) and not is_itself and self._existing(target):
             return Outcome(job, "skipped", target=target)
         with _naming(job.source, self.settings):
-            image = formats.read(job.source)
+            image = pipeline.read(job.source, self.settings)
             if isinstance(image, RawImage) != (self.direction == Direction.RENDER):
                 other = Direction.UNPROCESS if self.direction == Direction.RENDER else Direction.RENDER
                 kind = "a RAW file" if isinstance(image, RawImage) else "a picture, not a RAW file"
                 raise FormatError(f"{job.source}: is {kind}; `paramisp {other}` takes it")
+            if isinstance(image, SrgbImage):
+                dng.check_size(*image.size)
             if is_itself:
                 raise OutputExistsError(f"{target}: is the input itself; pass another -o or --on-exists rename")
             step.image, step.plan = image, pipeline.plan(image, self._settings(target))
@@ -343,9 +345,7 @@ def _naming(source: Path, settings: Settings) -> Iterator[None]:
     try:
         yield
     except ParamispError as error:
-        if str(error).startswith(f"{source}: "):
-            raise
-        raise type(error)(f"{source}: {error}") from error
+        raise error.named(source) from error
     except (MemoryError, RuntimeError) as error:
         from paramisp_cli import tiling
 

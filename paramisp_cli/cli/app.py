@@ -12,7 +12,7 @@ import typer
 
 from paramisp_cli import __version__
 from paramisp_cli.cli import convert, show, train, weights
-from paramisp_cli.cli.console import open_streams, say
+from paramisp_cli.cli.console import open_streams, say, worded
 from paramisp_cli.cli.options import Group
 from paramisp_cli.errors import FileAccessError, ParamispError
 
@@ -61,7 +61,7 @@ def main() -> NoReturn:
         say("paramisp: interrupted")
         code = 130
     except ParamispError as error:
-        say(f"paramisp: {error}")
+        say(worded(error))
         code = error.exit_code
     except OSError as error:  # formats turn errors about files into FileAccessError; Typer writes help to stdout itself
         say(f"paramisp: {error.filename or 'stdout'}: {error.strerror or error}")

@@ -80,9 +80,15 @@ def _out(text: str) -> None:
         raise FileAccessError(f"stdout: cannot write to it: {error.strerror or error}") from error
 
 
+def worded(error: ParamispError | None) -> str:
+    """Word an error for the command line: its message, and the flag that mends it."""
+    flag = f" (--{error.field.replace('_', '-')})" if error is not None and error.field else ""
+    return f"paramisp: {error}{flag}"
+
+
 def fail(error: ParamispError) -> NoReturn:
     """Print the error and end with its exit code."""
-    say(f"paramisp: {error}")
+    say(worded(error))
     raise typer.Exit(error.exit_code)
 
 

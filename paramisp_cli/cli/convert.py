@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from paramisp_cli.cli.console import fail, fail_usage, interruptible, say
+from paramisp_cli.cli.console import fail, fail_usage, interruptible, say, worded
 from paramisp_cli.cli.options import (
     OUTPUT,
     BatchOptions,
@@ -241,7 +241,7 @@ class _Report:
         elif outcome.status in ("done", "planned"):
             progress.result_path(outcome.target)
         if outcome.status == "failed":
-            progress.say(f"paramisp: {outcome.error}")
+            progress.say(worded(outcome.error))
             return
         if batch.quiet:
             return

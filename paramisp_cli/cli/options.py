@@ -149,6 +149,19 @@ Device = Annotated[
     str,
     _option(MODEL, "--device", metavar="NAME", autocompletion=complete_device, help="auto, cpu, cuda, cuda:N or mps."),
 ]
+MaxPixels = Annotated[
+    Any,
+    _option(
+        MODEL,
+        "--max-pixels",
+        parser=pixel_count,
+        metavar="COUNT",
+        help="Refuse larger pictures, such as 400MP. Default: 250MP.",
+    ),
+]
+Isolate = Annotated[
+    bool, _option(MODEL, "--isolate", help="Decode RAW files in a process of their own: for untrusted files.")
+]
 Like = Annotated[
     Path | None,
     _path(SHOT, "--like", metavar="FILE", help="A RAW of the same camera, for facts that the picture lacks."),
@@ -208,16 +221,8 @@ class SettingsOptions:
     scratch: Annotated[
         Path | None, _path(MODEL, "--scratch", metavar="DIR", help="Folder for temporary files when memory is short.")
     ] = None
-    max_pixels: Annotated[
-        Any,
-        _option(
-            MODEL, "--max-pixels", parser=pixel_count, metavar="COUNT",
-            help="Refuse larger pictures, such as 400MP. Default: 250MP.",
-        ),
-    ] = None  # fmt: skip
-    isolate: Annotated[
-        bool, _option(MODEL, "--isolate", help="Decode RAW files in a process of their own: for untrusted files.")
-    ] = False
+    max_pixels: MaxPixels = None
+    isolate: Isolate = False
     camera: Camera = None
     iso: Annotated[float | None, _option(SHOT, "--iso", metavar="NUMBER", help="ISO speed, instead of EXIF's.")] = None
     exposure_time: Annotated[

@@ -9,8 +9,18 @@ from typing import Annotated, Any
 import typer
 
 from paramisp_cli import __version__
-from paramisp_cli.cli.console import result, say
-from paramisp_cli.cli.options import Camera, Command, Json, Like, Model, Weights, complete_camera
+from paramisp_cli.cli.console import result, say, worded
+from paramisp_cli.cli.options import (
+    Camera,
+    Command,
+    Isolate,
+    Json,
+    Like,
+    MaxPixels,
+    Model,
+    Weights,
+    complete_camera,
+)
 from paramisp_cli.errors import ParamispError
 
 Files = Annotated[
@@ -46,18 +56,22 @@ def inspect(
     weights: Weights = None,
     model: Model = None,
     like: Like = None,
+    max_pixels: MaxPixels = None,
+    isolate: Isolate = False,
 ) -> None:
     """Show the values that a conversion would use, each with its source."""
-    from paramisp_cli import formats, pipeline
+    from paramisp_cli import pipeline
 
     code = 0
     for path in files:
         try:
-            settings = pipeline.Settings(model=model, weights=weights, camera=camera, like=like)
-            image = formats.read(path)
+            settings = pipeline.Settings(
+                model=model, weights=weights, camera=camera, like=like, max_pixels=max_pixels, isolate=isolate
+            )
+            image = pipeline.read(path, settings)
             plan = pipeline.plan(image, settings)
         except ParamispError as error:
-            say(f"paramisp: {error}" if str(error).startswith(f"{path}: ") else f"paramisp: {path}: {error}")
+            say(worded(error.named(path)))
             code = error.exit_code if len(files) == 1 else 1
             continue
         _show(path, image, plan, json_lines)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from paramisp_cli.cli.console import or_fail, result, say
+from paramisp_cli.cli.console import or_fail, result, say, worded
 from paramisp_cli.cli.options import Command, Group, Json, complete_weights
 from paramisp_cli.errors import ParamispError
 
@@ -84,7 +84,7 @@ def weights_verify(
                 header = store.verify(path)
                 result(f"{path}: good ({header['architecture']}, {header['direction']}, {header['camera']})")
         except ParamispError as error:
-            say(f"paramisp: {error}")
+            say(worded(error))
             code = error.exit_code
     raise typer.Exit(code)
 

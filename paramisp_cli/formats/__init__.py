@@ -175,7 +175,7 @@ def write(
         except FileExistsError as error:
             raise OutputExistsError(f"{path}: appeared while it was being made; left as it is") from error
         except (ConfigError, FormatError) as error:
-            raise type(error)(f"{path}: {error}") from error
+            raise error.named(path) from error
 
 
 def _verify(

@@ -60,7 +60,8 @@ def check_pixels(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise FormatError(
             f"{width}×{height} = {_megapixels(width * height)} megapixels, "
-            f"more than the {_megapixels(max_pixels)} megapixels allowed (max_pixels)"
+            f"more than the {_megapixels(max_pixels)} megapixels allowed",
+            field="max_pixels",
         )
 
 

@@ -1,8 +1,18 @@
-"""EXIF: a tolerant walker of TIFF structures, what paramisp wants to know from them, and a small clean EXIF to write.
+"""EXIF: its IFDs, the values that paramisp takes from them, and a small clean EXIF to write.
 
-Reading never fails on a damaged entry: cameras, phones and editors write all kinds of things, and a photograph with a
-broken tag is still a photograph. What is absurd is left out, and said. Tag numbers are those of Exif 2.32 and TIFF/EP;
-MakerNote tags those of exiftool's documented tables. Floats are float64.
+Two readers share the work. piexif decides the values of the tags that it knows (make, model, exposure, orientation,
+colour space, …) in every block whose structure is sound. The walker in ``tiff`` decides all else:
+
+* whether the structure is sound. piexif raises at the first damaged entry, takes the last of two equal tags, and trusts
+  counts (a count of 4 billion takes 4 GB), so it is given only what the walker has found whole and within bounds;
+* the values in a block that is not sound, in texts without the final NUL (of which piexif drops the last letter), of
+  tags that piexif does not know, of the types IFD (13) and UTF-8 (129), in MakerNotes, and in whole files;
+* the types, counts and verbatim bytes of all entries, for copying. piexif gives values only, and must never write:
+  what it loads and dumps again has a damaged MakerNote in many real files.
+
+On sound blocks both give the same values (a test compares them on all real files). Absurd values are left out, with a
+note. Tag numbers are those of Exif 2.32 and TIFF/EP; MakerNote tags those of exiftool's documented tables. Floats are
+float64.
 """
 
 from __future__ import annotations
@@ -10,8 +20,10 @@ from __future__ import annotations
 import math
 import mmap
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
@@ -24,15 +36,18 @@ from paramisp_cli.formats.tiff import (
     SRATIONAL,
     TYPES,
     UNDEFINED,
+    UTF8,
     Entry,
     Ifd,
     Walker,
+    decoded_text,
     directory,
     long,
 )
-from paramisp_cli.types import Camera, OpticalParams
+from paramisp_cli.types import Camera, Notice, OpticalParams
 
 _EXIF_PREFIX = b"Exif\0\0"
+_LARGEST_BLOCK = 1 << 18  # bytes; a JPEG holds 64 kB, and larger ones are whole files
 _EXIF_IFD, _GPS_IFD, _INTEROP_IFD, _MAKER_NOTE = 0x8769, 0x8825, 0xA005, 0x927C
 
 # What describes a picture and not its storage: description, make, model, orientation, resolution, software, date, …
@@ -45,6 +60,7 @@ class ExifBlock:
 
     byteorder "<" (II) or ">" (MM), of the block as it was
     maker     whose MakerNote was understood: "Canon", "Nikon", or ""
+    standard  IFD name → tag → value as piexif gives it; empty if the block is not sound
     """
 
     byteorder: str
@@ -54,23 +70,63 @@ class ExifBlock:
     interop: Ifd = field(default_factory=dict)
     makernote: Ifd = field(default_factory=dict)
     maker: str = ""
+    standard: Mapping[str, Mapping[int, Any]] = field(default_factory=dict)
 
     def find(self, tag: int) -> Entry | None:
         """The tag from the Exif IFD, else from IFD0 (where TIFF/EP and some DNG files have it)."""
         return self.exif.get(tag) or self.ifd0.get(tag)
+
+    def numbers(self, tag: int, ifd: str = "") -> tuple[int | float, ...]:
+        """The elements of a tag of "exif" or "ifd0" (by default the one that ``find`` finds).
+
+        Rationals are floats, nan for a zero denominator; () for text, and if there is no such tag.
+        """
+        name = ifd or ("exif" if tag in self.exif else "ifd0")
+        entry = (self.exif if name == "exif" else self.ifd0).get(tag)
+        value = self.standard.get(name, {}).get(tag)
+        if entry is None or value is None:
+            return entry.values() if entry else ()
+        if entry.type in (ASCII, UTF8):
+            return ()
+        if entry.type in (RATIONAL, SRATIONAL):
+            return tuple(n / d if d else math.nan for n, d in ((value,) if entry.count == 1 else value))
+        return tuple(value) if isinstance(value, bytes | tuple) else (value,)
+
+    def text(self, ifd: str, tag: int) -> str:
+        """The text of a tag of "ifd0" or "interop", "" if there is none."""
+        entry = {"ifd0": self.ifd0, "interop": self.interop}[ifd].get(tag)
+        value = self.standard.get(ifd, {}).get(tag)
+        if entry is None or not isinstance(value, bytes) or entry.data[-1:] != b"\0":
+            return entry.text() if entry else ""
+        return decoded_text(value)
 
 
 def parse(block: bytes | mmap.mmap) -> ExifBlock:
     """The IFDs of an EXIF block ("II*\\0…" or "MM\\0*…", with or without "Exif\\0\\0" before it), or of a whole file
     built like TIFF (bytes or mmap), of which IFD0 counts. FormatError if there is no TIFF header; nothing else raises.
     """  # fmt: skip
-    walker = Walker(block[6:] if block[:6] == _EXIF_PREFIX else block)
-    ifd0 = walker.ifd(walker.first)[0]
+    content = block[6:] if block[:6] == _EXIF_PREFIX else block
+    walker = Walker(content)
+    ifd0, following = walker.ifd(walker.first)
     exif = walker.sub(ifd0, _EXIF_IFD)
     gps = walker.sub(ifd0, _GPS_IFD)
     interop = walker.sub(exif, _INTEROP_IFD) or walker.sub(ifd0, _INTEROP_IFD)
+    if following:
+        walker.ifd(following)  # the thumbnail's: nobody needs it, but piexif reads it too
+    standard = _by_piexif(content) if walker.sound and len(content) <= _LARGEST_BLOCK else {}
     maker, makernote = _makernote(walker, ifd0, exif)
-    return ExifBlock(walker.order, ifd0, exif, gps, interop, makernote, maker)
+    return ExifBlock(walker.order, ifd0, exif, gps, interop, makernote, maker, standard)
+
+
+def _by_piexif(block: bytes | mmap.mmap) -> Mapping[str, Mapping[int, Any]]:
+    """The values that piexif finds in a sound block, by IFD; nothing if it refuses the block."""
+    import piexif
+
+    try:
+        found = piexif.load(_EXIF_PREFIX + bytes(block))
+    except Exception:  # ValueError for a type that it does not know; TypeError for a pointer that is a list; …
+        return {}
+    return {ours: found[theirs] for theirs, ours in (("0th", "ifd0"), ("Exif", "exif"), ("Interop", "interop"))}
 
 
 def _makernote(walker: Walker, ifd0: Ifd, exif: Ifd) -> tuple[str, Ifd]:
@@ -118,11 +174,11 @@ def optical_params(block: ExifBlock) -> tuple[OpticalParams, list[str]]:
         entry = block.find(tag)
         if entry is None:
             return None
-        for value in entry.values():
+        for value in block.numbers(tag):
             # 65535 in a SHORT says "more than fits here: see another tag" (Exif 2.3, PhotographicSensitivity)
             if _fits(name, value) and not (entry.type == SHORT and value == 65535):
                 return float(value)
-        notes.append(f"{label} {entry.shown()} is not usable")
+        notes.append(Notice(f"{label} {entry.shown()} is not usable", f"{label} is not usable"))
         return None
 
     iso = None
@@ -131,15 +187,14 @@ def optical_params(block: ExifBlock) -> tuple[OpticalParams, list[str]]:
     if iso is None:
         iso, origin = _makernote_iso(block)
         if iso is not None:
-            notes.append(f"ISO {iso:g} read from the {origin}")
+            notes.append(Notice(f"ISO {iso:g} read from the {origin}", "ISO read from the MakerNote"))
 
     def from_apex(name: str, label: str, tag: int, power: float) -> float | None:
-        entry = block.find(tag)
-        apex = entry.values()[0] if entry and entry.values() else math.nan
+        apex = next(iter(block.numbers(tag)), math.nan)
         value = 2.0 ** (power * apex) if abs(apex) < 64 else math.nan
         if not _fits(name, value):
             return None
-        notes.append(f"{name} {value:.4g} derived from {label}")
+        notes.append(Notice(f"{name} {value:.4g} derived from {label}", f"{name} derived from {label}"))
         return value
 
     exposure_time = usable("exposure_time", "ExposureTime", 33434)
@@ -147,8 +202,7 @@ def optical_params(block: ExifBlock) -> tuple[OpticalParams, list[str]]:
         exposure_time = from_apex("exposure_time", "ShutterSpeedValue", 37377, -1.0)
     f_number = usable("f_number", "FNumber", 33437)
     # ApertureValue 0 is what lenses without contacts get; it would read as f/1
-    apertures = block.find(37378)
-    if f_number is None and apertures and any(apertures.values()):
+    if f_number is None and any(block.numbers(37378)):
         f_number = from_apex("f_number", "ApertureValue", 37378, 0.5)
     focal_length = usable("focal_length", "FocalLength", 37386)
     return OpticalParams(iso, exposure_time, f_number, focal_length), notes
@@ -185,15 +239,14 @@ FROM_JPEG = " (from JPEG)"
 
 def camera(block: ExifBlock) -> Camera | None:
     """Make (0x010F) and model (0x0110), stripped; None if the block names neither."""
-    make, model = (block.ifd0[tag].text() if tag in block.ifd0 else "" for tag in (0x010F, 0x0110))
+    make, model = (block.text("ifd0", tag) for tag in (0x010F, 0x0110))
     model = model.removesuffix(FROM_JPEG)
     return Camera(make, model) if make or model else None
 
 
 def orientation(block: ExifBlock) -> int:
     """Orientation (0x0112) 1–8; 1 if it is absent or absurd."""
-    entry = block.ifd0.get(0x0112)
-    value = entry.values()[0] if entry and entry.values() else 1
+    value = next(iter(block.numbers(0x0112, "ifd0")), 1)
     return int(value) if value in range(1, 9) else 1
 
 
@@ -202,11 +255,10 @@ def color_space(block: ExifBlock) -> str | None:
 
     DCF writes Adobe RGB as ColorSpace 65535 with index "R03"; some cameras write 2.
     """
-    entry = block.find(0xA001)
-    code = entry.values()[0] if entry and entry.values() else None
+    code = next(iter(block.numbers(0xA001)), None)
     if code in (1, 2):
         return "sRGB" if code == 1 else "Adobe RGB"
-    index = block.interop[0x0001].text() if 0x0001 in block.interop else ""
+    index = block.text("interop", 0x0001)
     if index == "R03":
         return "Adobe RGB"
     return "sRGB" if index == "R98" and code != 65535 else None

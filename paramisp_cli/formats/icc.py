@@ -9,7 +9,9 @@ from functools import cache
 import numpy as np
 
 from paramisp_cli import color
+from paramisp_cli.formats.base import one_line
 from paramisp_cli.formats.pixels import STRIP, to_depth
+from paramisp_cli.types import Notice
 
 # Bradford adaptation from the D50 of ICC's connection space to D65 (Lindbloom; ICC.1:2010 annex E, inverted).
 _D50_TO_D65 = np.array(
@@ -47,7 +49,7 @@ def to_srgb(pixels: np.ndarray, icc: bytes | None, exif_space: str | None) -> tu
         if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-3 or (matrix.sum(1) <= 0.1).any():
             raise ValueError("its primaries make no sense")
     except Exception as error:  # a profile is a file format of its own, and can be damaged in as many ways
-        return pixels, [f"the embedded colour profile cannot be used ({error}); the pixels count as sRGB"]
+        return pixels, [f"the embedded colour profile cannot be used ({one_line(error)}); the pixels count as sRGB"]
     # sRGB by measure, not by name: primaries and tone curve within what 8 bits can show
     same_curve = max(float(np.abs(color.srgb_encode(curve) - axis).max()) for curve in curves) < 0.006
     if same_curve and np.abs(matrix - np.eye(3)).max() < 0.005:
@@ -74,11 +76,11 @@ def _convert(
         outside += int(np.count_nonzero(((linear < -1.5e-4) | (linear > 1.0045)).any(-1)))
         index = np.sqrt(np.clip(linear, 0, 1)) * np.float32(65535) + np.float32(0.5)
         out[top : top + STRIP] = encode[index.astype(np.uint16)]
-    note = f"converted from {name} to sRGB"
+    plain = note = f"converted from {name} to sRGB"
     if outside:
         share = 100 * outside / (pixels.shape[0] * pixels.shape[1])
         note += f"; {max(share, 0.01):.2g} % of the pixels were outside sRGB and were clipped"
-    return out, [note]
+    return out, [Notice(note, plain)]
 
 
 def _convert_lut(pixels: np.ndarray, icc: bytes, name: str) -> tuple[np.ndarray, list[str]]:

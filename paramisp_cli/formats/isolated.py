@@ -152,7 +152,7 @@ def _send(image: object, channel: IO[bytes]) -> None:
     """Write the description of an image or an error, and the bytes that belong to it."""
     blobs: list[Any] = []
     if isinstance(image, ParamispError):
-        description: Any = {"error": [type(image).__name__, str(image)]}
+        description: Any = {"error": [type(image).__name__, str(image), image.field]}
     else:
         description = _described(image, blobs)
     raw = json.dumps(description).encode()
@@ -187,8 +187,8 @@ def _received(answer: IO[bytes]) -> object:
     _check_rest(answer, length)
     description = json.loads(answer.read(length))
     if isinstance(description, dict) and "error" in description:
-        name, message = description["error"]
-        raise _ERRORS[name](str(message))
+        name, message, field = description["error"]
+        raise _ERRORS[name](str(message), str(field))
     return _built(description, answer)
 
 

@@ -118,7 +118,7 @@ def _check_pixels(path: Path, raw: rawpy.RawPy, max_pixels: int) -> None:
     try:
         check_pixels(raw.sizes.raw_width, raw.sizes.raw_height, max_pixels)
     except FormatError as error:
-        raise FormatError(f"{path}: {error}") from error
+        raise error.named(path) from error
 
 
 def developed(path: Path) -> SrgbImage:

@@ -9,7 +9,7 @@ from paramisp_cli.formats.base import Format, WriteOptions
 from paramisp_cli.formats.icc import srgb_profile
 from paramisp_cli.formats.kinds import JPEG_MAGIC, PNG_MAGIC, TIFF_MAGICS, is_avif, is_webp
 from paramisp_cli.formats.pixels import apply_orientation, to_depth
-from paramisp_cli.formats.raster_read import decode_small, read, read_bytes
+from paramisp_cli.formats.raster_read import decode_small, from_pillow, is_pillow, read, read_bytes
 from paramisp_cli.formats.raster_write import encode_jpeg, upright, write
 from paramisp_cli.formats.verify import check_picture
 from paramisp_cli.types import RawImage, SrgbImage
@@ -19,6 +19,8 @@ __all__ = [
     "apply_orientation",
     "decode_small",
     "encode_jpeg",
+    "from_pillow",
+    "is_pillow",
     "read",
     "read_bytes",
     "srgb_profile",

@@ -6,6 +6,7 @@ It comes back as sRGB whatever the file's colour space was; ``notes`` tell what 
 from __future__ import annotations
 
 import io
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +40,19 @@ def read_bytes(data: bytes, path: Path, max_pixels: int = MAX_PIXELS) -> SrgbIma
     try:
         pixels, blocks, notes = _decoded(data, max_pixels)
     except FormatError as error:
-        raise FormatError(f"{path}: {error}") from error
+        raise error.named(path) from error
     except MemoryError:
         raise
     except Exception as error:  # decoders raise whatever they stumble over: OSError, SyntaxError, struct.error, …
         reason = one_line(error)
         raise FormatError(f"{path}: the picture is damaged ({reason}); copy it from the camera again") from error
+    return _image(pixels, blocks, notes, data if data[:3] == JPEG_MAGIC else None, path.name)
+
+
+def _image(
+    pixels: np.ndarray, blocks: dict[str, bytes | None], notes: list[str], jpeg: bytes | None, name: str | None
+) -> SrgbImage:
+    """Build the image of decoded pixels and metadata blocks: convert to sRGB, read what the EXIF tells."""
     block = None
     if blocks["exif"]:
         try:
@@ -60,7 +68,7 @@ def read_bytes(data: bytes, path: Path, max_pixels: int = MAX_PIXELS) -> SrgbIma
         camera=exif.camera(block),
         optical=optical,
         orientation=exif.orientation(block),
-        metadata=Metadata(**blocks, jpeg=data if data[:3] == JPEG_MAGIC else None, source_name=path.name),
+        metadata=Metadata(**blocks, jpeg=jpeg, source_name=name),
         as_shot_neutral=exif.white_balance(block)[0],
         notes=(*notes, *color_notes, *exif_notes),
     )
@@ -162,10 +170,7 @@ def _pillow_pixels(plugin: Any, data: bytes, name: str, max_pixels: int) -> tupl
     check_pixels(image.width, image.height, max_pixels)
     if image.mode in ("CMYK", "LAB"):
         raise FormatError(f"is a {image.mode} {name}: convert it to RGB first")
-    plain = {"P": "RGBA", "PA": "RGBA", "YCbCr": "RGB", "RGBX": "RGB"}.get(image.mode)
-    pixels = np.asarray(image.convert(plain) if plain else image)
-    if pixels.dtype == bool:
-        pixels = pixels * np.uint8(255)
+    pixels = _plain_pixels(image)
     if image.mode in ("RGB", "RGBA") and name in ("PNG", "TIFF"):
         # Pillow keeps 8 of 16 bits: it takes the high byte of each pair. Told that the bytes stand the other way
         # round, the same decoder takes the low one.
@@ -176,6 +181,18 @@ def _pillow_pixels(plugin: Any, data: bytes, name: str, max_pixels: int) -> tupl
             pixels = pixels.astype(np.uint16) << 8 | np.asarray(other)
     if pixels.dtype not in (np.uint8, np.uint16):
         raise FormatError(f"has {pixels.dtype} pixels of mode {image.mode}, which paramisp does not read")
+    return _expanded(image, pixels)
+
+
+def _plain_pixels(image: Any) -> np.ndarray:
+    """The pixels of a Pillow image in its own mode, of palette and YCbCr pictures in RGB."""
+    plain = {"P": "RGBA", "PA": "RGBA", "YCbCr": "RGB", "RGBX": "RGB"}.get(image.mode)
+    pixels = np.asarray(image.convert(plain) if plain else image)
+    return pixels * np.uint8(255) if pixels.dtype == bool else pixels
+
+
+def _expanded(image: Any, pixels: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """((H, W, 3), notes) of a Pillow image's pixels."""
     pixels, notes = _as_rgb(pixels)
     if image.mode in ("P", "PA"):
         notes.insert(0, "palette colours were expanded to RGB")
@@ -219,8 +236,12 @@ def _tiff(data: bytes, max_pixels: int) -> _Decoded:
         return pixels, blocks, notes
     from PIL.TiffImagePlugin import TiffImageFile
 
-    with captured([]):  # libtiff prints its warnings; damage that matters is an error too
+    lines: list[str] = []
+    with captured(lines):  # libtiff prints its warnings and errors; Pillow raises on errors, except those of JPEG data
         pixels, notes = _pillow_pixels(TiffImageFile, data, "TIFF", max_pixels)
+    if damage := next((line for line in lines if line.startswith("JPEGLib: ")), None):
+        damage = damage.removeprefix("JPEGLib: ").rstrip(".")
+        notes.append(f"the picture is damaged ({damage}): a part of it may be wrong")
     return pixels, blocks, notes
 
 
@@ -229,3 +250,31 @@ def _tiff_exif(data: bytes) -> bytes | None:
     block = exif.parse(data)
     ifd0 = {tag: block.ifd0[tag] for tag in exif.PICTURE_TAGS if tag in block.ifd0}
     return exif.build(ifd0, block.exif, block.gps) if ifd0 or block.exif or block.gps else None
+
+
+# Pictures in memory ---------------------------------------------------------------------------------------------------
+
+
+def is_pillow(source: object) -> bool:
+    """Tell whether an object is a PIL picture; Pillow is not imported to find out."""
+    module = sys.modules.get("PIL.Image")
+    return module is not None and isinstance(source, module.Image)
+
+
+def from_pillow(picture: Any) -> SrgbImage:
+    """Take the picture, EXIF and ICC profile of a PIL picture, as ``read`` takes a file's; orientation not applied.
+
+    Raises FormatError for a mode that is not RGB, grey or palette, such as CMYK.
+    """
+    check_pixels(picture.width, picture.height, MAX_PIXELS)
+    pixels = _plain_pixels(picture)
+    if picture.mode in ("CMYK", "LAB", "HSV") or pixels.dtype not in (np.uint8, np.uint16):
+        raise FormatError(f"a PIL picture of mode {picture.mode} is not read; convert it to RGB first")
+    pixels, notes = _expanded(picture, pixels.astype(pixels.dtype.newbyteorder("="), copy=False))
+    block = picture.info.get("exif") or picture.getexif().tobytes()
+    blocks = {
+        "exif": block.removeprefix(b"Exif\0\0") or None,
+        "xmp": None,
+        "icc": picture.info.get("icc_profile") or None,
+    }
+    return _image(pixels, blocks, notes, None, Path(getattr(picture, "filename", "") or "").name or None)

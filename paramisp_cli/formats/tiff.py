@@ -69,11 +69,7 @@ class Entry:
 
     def text(self) -> str:
         """The value as text up to the first NUL, UTF-8 or else Latin-1, without outer white space."""
-        raw = self.data.split(b"\0", 1)[0]
-        try:
-            return raw.decode().strip()
-        except UnicodeDecodeError:
-            return raw.decode("latin-1").strip()
+        return decoded_text(self.data)
 
     def shown(self) -> str:
         """The value as a person would write it ("1/125", "0/0", "100, 0"), shortened; for messages."""
@@ -81,6 +77,15 @@ class Entry:
             return repr(self.text()[:40])
         parts = [f"{n}/{d}" for n, d in self.fractions()] or [f"{value:g}" for value in self.values()[:5]]
         return ", ".join(parts[:4]) + (", …" if self.count > 4 else "")
+
+
+def decoded_text(data: bytes) -> str:
+    """Bytes up to the first NUL as text: UTF-8 or else Latin-1, without outer white space."""
+    raw = data.split(b"\0", 1)[0]
+    try:
+        return raw.decode().strip()
+    except UnicodeDecodeError:
+        return raw.decode("latin-1").strip()
 
 
 Ifd = dict[int, Entry]
@@ -91,7 +96,10 @@ Ifd = dict[int, Entry]
 
 
 class Walker:
-    """Reads the IFDs of one block. It visits each IFD once and copies a bounded number of bytes, whatever overlaps."""
+    """Reads the IFDs of one block. It visits each IFD once and copies a bounded number of bytes, whatever overlaps.
+
+    sound  False as soon as anything was left out: an IFD or an entry that is damaged, repeated or out of bounds
+    """
 
     def __init__(self, block: Any) -> None:
         head = bytes(block[:8])
@@ -101,11 +109,13 @@ class Walker:
             raise FormatError(f"no TIFF header: the block begins with {head!r}")
         self.first = struct.unpack(self.order + "I", head[4:8])[0]
         self.seen: set[int] = set()
+        self.sound = True
         self.left = 2 * len(block) + 65536  # bytes of values that may still be copied
 
     def ifd(self, at: int, base: int = 0) -> tuple[Ifd, int]:
         """(entries, offset of the next IFD or 0) of the IFD at byte ``at``; value offsets count from ``base``."""
         entries: Ifd = {}
+        sound, self.sound = self.sound, False  # until this IFD has been read to its end
         if at in self.seen or not 0 < at <= len(self.block) - 2 or len(self.seen) >= _MAX_IFDS:
             return entries, 0
         self.seen.add(at)
@@ -119,8 +129,13 @@ class Walker:
             tag, entry = self.entry(raw, start, base)
             if entry and tag not in entries:  # the first of two wins, as in most readers
                 entries[tag] = entry
+            else:
+                sound = False
         end = bytes(self.block[at + 2 + 12 * count : at + 6 + 12 * count])
-        return entries, struct.unpack(self.order + "I", end)[0] if len(end) == 4 else 0
+        if len(end) < 4:
+            return entries, 0
+        self.sound = sound
+        return entries, struct.unpack(self.order + "I", end)[0]
 
     def entry(self, raw: bytes, start: int, base: int) -> tuple[int, Entry | None]:
         """(tag, value) of the entry in these 12 bytes, which stand at ``start``; None if it is damaged."""
@@ -143,12 +158,18 @@ class Walker:
 
     def sub(self, parent: Ifd, tag: int) -> Ifd:
         """Entries of the IFD that ``tag`` of ``parent`` points to, {} if it points nowhere."""
-        return self.ifd(pointers(parent.get(tag))[0])[0] if pointers(parent.get(tag)) else {}
+        found = pointers(parent.get(tag))
+        if not found:
+            self.sound = self.sound and tag not in parent
+            return {}
+        return self.ifd(found[0])[0]
 
 
 def pointers(entry: Entry | None) -> list[int]:
-    """The IFD offsets an entry holds."""
-    return [int(value) for value in entry.values()] if entry and entry.type in (SHORT, LONG, 13) else []
+    """The IFD offsets an entry holds; none if it holds more than any real file has."""
+    if entry is None or entry.type not in (SHORT, LONG, 13) or entry.count > _MAX_IFDS:
+        return []
+    return [int(value) for value in entry.values()]
 
 
 def parse_ifds(block: bytes | mmap.mmap) -> list[Ifd]:

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from paramisp_cli.errors import ConfigError
 from paramisp_cli.scratch import Scratch
 from paramisp_cli.types import CFA_PATTERNS, FALLBACK_OPTICAL, CanonicalParams, Direction, OpticalParams
 
@@ -16,6 +17,8 @@ from paramisp_cli.types import CFA_PATTERNS, FALLBACK_OPTICAL, CanonicalParams, 
 @dataclass(frozen=True, slots=True)
 class Params:
     """The parameters of N shots as float32 tensors.
+
+    ``Params.of`` makes those of one shot, ``Params.cat`` a batch. Raises ConfigError for wrong shapes and types.
 
     wb_gains (N, 3), G = 1 · cam_to_srgb (N, 3, 3), white-balanced camera RGB → linear sRGB, rows scaled as the
     checkpoint wants · iso, exposure_time [s], f_number, focal_length [mm], each (N,) · cfa, one for the batch.
@@ -31,13 +34,22 @@ class Params:
 
     def __post_init__(self) -> None:
         if self.cfa not in CFA_PATTERNS:
-            raise ValueError(f"cfa must be one of {', '.join(CFA_PATTERNS)}, got {self.cfa!r}")
-        n = self.wb_gains.shape[0]
+            raise ConfigError(f"cfa must be one of {', '.join(CFA_PATTERNS)}, got {self.cfa!r}")
+        for name in tensor_names():
+            value = getattr(self, name)
+            if not isinstance(value, Tensor) or not value.is_floating_point():
+                got = value.dtype if isinstance(value, Tensor) else type(value).__name__
+                raise ConfigError(f"Params: {name} must be a tensor of floating point, got {got}")
+        n = len(self)
         shapes = {"wb_gains": (n, 3), "cam_to_srgb": (n, 3, 3)}
         for name in tensor_names():
             value = getattr(self, name)
             if tuple(value.shape) != shapes.get(name, (n,)):
-                raise ValueError(f"{name} must be {shapes.get(name, (n,))}, got {tuple(value.shape)}")
+                raise ConfigError(f"Params: {name} must be {shapes.get(name, (n,))}, got {tuple(value.shape)}")
+
+    def __len__(self) -> int:
+        """Count the shots."""
+        return self.wb_gains.shape[0] if self.wb_gains.ndim else 1
 
     @classmethod
     def of(cls, canonical: CanonicalParams, optical: OpticalParams, row_sum: float | None = None) -> Params:
@@ -64,7 +76,7 @@ class Params:
     def cat(cls, several: Sequence[Params]) -> Params:
         """Stack shots that share one CFA into a batch."""
         if len({p.cfa for p in several}) != 1:
-            raise ValueError(f"a batch has one cfa, got {sorted({p.cfa for p in several})}")
+            raise ConfigError(f"a batch has one cfa, got {sorted({p.cfa for p in several})}")
         joined = {name: torch.cat([getattr(p, name) for p in several]) for name in tensor_names()}
         return cls(**joined, cfa=several[0].cfa)
 
@@ -97,7 +109,9 @@ class IspModel(nn.Module):
 
     sRGB is (N, 3, H, W) in [0, 1], display-referred; RAW is a mosaic (N, 1, H, W), linear, black 0, white 1, not
     white-balanced, top-left colour as ``params.cfa`` says. H and W are even, of any size from 2×2: a network that
-    needs more pads inside, by reflection, and returns exactly the input's size. Outputs are not clipped.
+    needs more pads inside, by reflection, and returns exactly the input's size. Outputs are not clipped. ``params`` has
+    one shot for each of the N images. The call raises ConfigError for an input of another shape or type, and for
+    another number of shots; values are not looked at.
     """
 
     name: ClassVar[str]
@@ -124,6 +138,34 @@ class IspModel(nn.Module):
         if direction not in self.directions:
             raise ValueError(f"{self.name} has no direction {direction!r}; it has {', '.join(self.directions)}")
         self.direction = Direction(direction)
+
+    def __call__(self, x: Tensor, params: Params) -> Tensor:
+        """Check the shapes, and run ``forward``."""
+        self._check(x, params)
+        y: Tensor = super().__call__(x, params)
+        return y
+
+    def _check(self, x: object, params: object) -> None:
+        """Raise ConfigError, in one sentence, for an input that this model does not take."""
+        channels, noun = (3, "an sRGB picture") if self.direction == Direction.UNPROCESS else (1, "a mosaic")
+        rule = f"{self.direction} takes {noun} (N, {channels}, H, W) of floating point"
+        if not isinstance(x, Tensor):
+            raise ConfigError(f"{rule} as a tensor, got {type(x).__name__}")
+        shape = tuple(x.shape)
+        if not x.is_floating_point():
+            raise ConfigError(f"{rule}, got {x.dtype}; scale it to [0, 1] first")
+        if x.ndim != 4 or x.shape[1] != channels or x.shape[0] == 0:
+            raise ConfigError(f"{rule}, got {shape}")
+        if x.shape[2] % 2 or x.shape[3] % 2 or 0 in shape:
+            raise ConfigError(f"height and width must be even and at least 2, got {shape[2]}×{shape[3]}")
+        if not isinstance(params, Params):
+            raise ConfigError(f"{self.direction} needs Params beside the pixels, got {type(params).__name__}")
+        if len(params) != x.shape[0]:
+            raise ConfigError(
+                f"{x.shape[0]} images need the Params of {x.shape[0]} shots, got {len(params)}; Params.cat stacks them"
+            )
+        if params.iso.device != x.device:
+            raise ConfigError(f"the images are on {x.device} and the Params on {params.iso.device}; use params.to(...)")
 
     def config(self) -> dict[str, object]:
         """What, besides the tensors, is needed to build the model again: keyword arguments of the class, as JSON."""

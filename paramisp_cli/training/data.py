@@ -15,8 +15,8 @@ from paramisp_cli import isp
 from paramisp_cli.errors import ConfigError
 from paramisp_cli.formats import raster
 from paramisp_cli.models.base import Params
-from paramisp_cli.training import pairs
-from paramisp_cli.training.pairs import Pair, Region
+from paramisp_cli.training.dataset import Pair, Region, read_arrays, read_index
+from paramisp_cli.types import CanonicalParams
 
 CFA = "RGGB"
 """The pattern of every training crop: a batch has one, and any pattern becomes any other by moving or mirroring."""
@@ -66,7 +66,7 @@ class Batch:
 
 
 def load(
-    dataset: Path, camera: str | None = None, leave_out: Sequence[str] = (), *, simulated: bool = False
+    dataset: Path | str, camera: str | None = None, leave_out: Sequence[str] = (), *, simulated: bool = False
 ) -> list[Loaded]:
     """The usable pairs of a data set, of one camera if asked; names that contain one of ``leave_out`` are left out.
 
@@ -75,7 +75,7 @@ def load(
     """
     chosen = [
         pair
-        for pair in pairs.read_index(dataset)
+        for pair in read_index(dataset)
         if pair.status != "refused"
         and (camera is None or (pair.camera is not None and camera.lower() in pair.camera.name.lower()))
         and not any(word in pair.name for word in leave_out)
@@ -85,7 +85,7 @@ def load(
         raise ConfigError(f"{dataset}: no pair{what} to train on; see what `paramisp pairs` said of each file")
     if not simulated:
         chosen = [pair for pair in chosen if not pair.is_simulated] or chosen
-    return [Loaded(pair, *pairs.read_arrays(dataset, pair)) for pair in chosen]
+    return [Loaded(pair, *read_arrays(dataset, pair)) for pair in chosen]
 
 
 _SLACK = 2
@@ -209,7 +209,7 @@ class Sampler:
         )
 
 
-def _canonical(item: Loaded) -> pairs.CanonicalParams:
+def _canonical(item: Loaded) -> CanonicalParams:
     """The pair's parameters with the crops' CFA."""
     assert item.pair.canonical is not None
     return replace(item.pair.canonical, cfa=CFA)

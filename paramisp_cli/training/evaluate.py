@@ -62,7 +62,7 @@ def measure(
     direction: Direction,
     name: str,
     predict: Predictor,
-    pictures: Path | None = None,
+    pictures: Path | str | None = None,
     find_chart: Callable[[np.ndarray], chart.Chart | None] = chart.find,
 ) -> Score:
     """One model on one photograph; with ``pictures`` also a PNG of prediction, truth and error ×10 in that folder.
@@ -71,7 +71,7 @@ def measure(
     """
     wanted, got = target(item, direction), predict(item)
     if pictures is not None:
-        error_map(wanted, got, pictures / f"{item.name}.{direction}.{name}.png")
+        error_map(wanted, got, Path(pictures) / f"{item.name}.{direction}.{name}.png")
     render = direction == Direction.RENDER
     found = find_chart(item.srgb) if render else None
     return Score(
@@ -92,7 +92,7 @@ def _chart_error(found: chart.Chart, got: np.ndarray, wanted: np.ndarray) -> flo
     return float(np.median(color.ciede2000(*(color.srgb_to_lab(found.means(x)) for x in (got, wanted)))))
 
 
-def error_map(wanted: np.ndarray, got: np.ndarray, path: Path) -> None:
+def error_map(wanted: np.ndarray, got: np.ndarray, path: Path | str) -> None:
     """Prediction, truth and ten times the absolute error, side by side, reduced to 700 px of height."""
     step = max(wanted.shape[0] // 700, 1)
     if wanted.ndim == 2:
@@ -101,6 +101,7 @@ def error_map(wanted: np.ndarray, got: np.ndarray, path: Path) -> None:
         step = max(step // 2, 1)
     wanted, got = wanted[::step, ::step], got[::step, ::step]
     joined = np.concatenate([got, wanted, np.clip(np.abs(got - wanted) * 10, 0, 1)], 1)
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     formats.write(SrgbImage((joined * 255).astype(np.uint8)), path, overwrite=True)
 

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,8 +24,9 @@ from paramisp_cli.models import architecture
 from paramisp_cli.models.base import IspModel
 from paramisp_cli.training.config import SMALLEST_CROP, Recipe
 from paramisp_cli.training.data import CFA, Batch, Loaded, Sampler, cut, largest_crop
+from paramisp_cli.training.dataset import Region
 from paramisp_cli.training.evaluate import Score, error_map, network, table, target
-from paramisp_cli.training.pairs import Region
+from paramisp_cli.training.folder import hold, write_whole
 from paramisp_cli.types import Direction
 
 CHECKPOINT = "checkpoint.pt"
@@ -131,10 +132,15 @@ class Trainer:
         recipe: Recipe,
         directions: Direction | Sequence[Direction],
         device: torch.device,
-        folder: Path,
+        folder: Path | str,
         lens_shading: Sequence[Sequence[float]] | None = None,
     ) -> None:
-        """``lens_shading``: the camera's, which the network is not asked to make; see ``IspModel``."""
+        """Lock ``folder``, and go on from the checkpoint in it if it has one.
+
+        ``lens_shading`` is the camera's, which the network is not asked to make; see ``IspModel``. Raises ConfigError
+        if another process trains in the folder, or the checkpoint belongs to another recipe.
+        """
+        folder = Path(folder)
         recipe = for_device(recipe, device)
         self.recipe, self.device, self.folder = recipe, device, folder
         if device.type == "cpu":
@@ -157,7 +163,7 @@ class Trainer:
         )
         self.step = 0
         self.seconds = 0.0  # of all runs together
-        folder.mkdir(parents=True, exist_ok=True)
+        self.lock = hold(folder, "choose another -o")  # until the trainer is gone, so that ``keep`` is covered too
         if (folder / CHECKPOINT).exists():
             self._resume()
 
@@ -247,7 +253,7 @@ class Trainer:
             model = self.models[direction]
             low = torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.dtype == "bf16")
             with low, _only_global(model, only_global):
-                return cast("Tensor", model(x, params)).float()
+                return model(x, params).float()
 
         loss = torch.zeros((), device=self.device)
         for direction in self.models:
@@ -289,7 +295,7 @@ class Trainer:
         return copy.to(self.device).eval()
 
     def save_checkpoint(self) -> None:
-        """Everything needed to go on, under a temporary name that is then renamed."""
+        """Write everything needed to go on, under a temporary name that is then renamed."""
         state = {
             "step": self.step,
             "seconds": self.seconds,
@@ -299,9 +305,7 @@ class Trainer:
             "average": self.average,
             "optimizer": self.optimizer.state_dict(),
         }
-        temporary = self.folder / f".{CHECKPOINT}.part"
-        torch.save(state, temporary)
-        temporary.replace(self.folder / CHECKPOINT)
+        write_whole(self.folder / CHECKPOINT, lambda file: torch.save(state, file))
 
     def _resume(self) -> None:
         path = self.folder / CHECKPOINT
@@ -322,7 +326,7 @@ class Trainer:
             log.write(json.dumps(record) + "\n")
 
 
-def preview(trainer: Trainer, direction: Direction, item: Loaded, path: Path) -> None:
+def preview(trainer: Trainer, direction: Direction, item: Loaded, path: Path | str) -> None:
     """Prediction, truth and error of the middle of a training photograph, as a PNG to look at."""
     region = max(item.pair.regions, key=lambda r: r.height * r.width)
     side = min(512, region.height // 4 * 4 - 4, region.width // 4 * 4 - 4)

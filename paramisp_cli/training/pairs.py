@@ -1,32 +1,38 @@
-"""Aligned pairs of RAW and camera JPEG, found in folders, checked, and stored where training reads them.
+"""Aligned pairs of RAW and camera JPEG, found in folders, checked, and stored as a data set (``dataset``).
 
-A data set is a folder: ``index.jsonl`` (a readable line per RAW file looked at), ``<name>.npz`` per pair (mosaic uint16
-(H, W) and srgb uint8 (H, W, 3), in the JPEG's own frame, pixel on pixel) and ``contact_sheet.jpg`` to look at.
+Beside the data set's own files the folder gets ``contact_sheet.jpg`` to look at.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from paramisp_cli import formats, isp
-from paramisp_cli.errors import FormatError, InputMissingError, ParamispError
+from paramisp_cli.errors import FileAccessError, InputMissingError, ParamispError
 from paramisp_cli.formats import raster
-from paramisp_cli.training import align
-from paramisp_cli.types import Camera, CanonicalParams, OpticalParams, RawImage, SrgbImage
+from paramisp_cli.training import align, folder
+from paramisp_cli.training.dataset import (
+    INDEX,
+    SIMULATED,
+    Pair,
+    Region,
+    read_arrays,
+    read_index,
+    write_arrays,
+    write_index,
+)
+from paramisp_cli.types import CanonicalParams, RawImage, SrgbImage
 
-INDEX = "index.jsonl"
+__all__ = ["INDEX", "SIMULATED", "Pair", "Region", "find_raws", "make", "read_arrays", "read_index"]
+
 _EMBEDDED = "embedded"
-SIMULATED = "simulated"
-"""What stands for the JPEG's name in pairs that no camera took."""
 _JPEG_SUFFIXES = (".jpg", ".jpeg")
 _INVERSE_ORIENTATION = {1: 1, 2: 2, 3: 3, 4: 4, 5: 5, 6: 8, 7: 7, 8: 6}
 _SAME_SHOT = 0.3
@@ -35,94 +41,36 @@ _REDUCED_BLACK, _REDUCED_WHITE = 4096, 64096
 """Levels of a mosaic that was averaged down: room below black for noise, and finer steps than the sensor's."""
 
 
-@dataclass(frozen=True, slots=True)
-class Region:
-    """A rectangle of a pair that is aligned: sRGB pixel (y, x) lies on mosaic pixel (y + dy, x + dx)."""
-
-    top: int
-    left: int
-    height: int
-    width: int
-    dy: int = 0
-    dx: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """A line of the index: what was done with one RAW file.
-
-    status "pair" (full size), "reduced" (the JPEG is smaller: the RAW was averaged down ``reduction`` times) or
-    "refused"; ``reason`` says why, or what was noticed. ``canonical`` describes the stored mosaic.
-    """
-
-    name: str
-    raw: str
-    jpeg: str
-    status: str
-    reason: str
-    camera: Camera | None = None
-    optical: OpticalParams = field(default_factory=OpticalParams)
-    canonical: CanonicalParams | None = None
-    orientation: int = 1
-    offset: tuple[float, float] = (0.0, 0.0)
-    reduction: float = 1.0
-    score: float = 0.0
-    regions: tuple[Region, ...] = ()
-    size: tuple[int, int] = (0, 0)
-    source_hash: str = ""
-
-    @property
-    def is_simulated(self) -> bool:
-        """Whether ``paramisp simulate`` made it."""
-        return self.jpeg == SIMULATED
-
-    def record(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        record = asdict(replace(self, canonical=None))
-        if self.canonical is not None:
-            c = self.canonical
-            record["canonical"] = {
-                "cfa": c.cfa,
-                "black_level": c.black_level.tolist(),
-                "white_level": c.white_level,
-                "as_shot_neutral": c.as_shot_neutral.tolist(),
-                "color_matrix": c.color_matrix.tolist(),
-            }
-        return record
-
-    @classmethod
-    def of(cls, record: dict[str, Any]) -> Pair:
-        """From ``record``'s values; raises FormatError if they are not a pair's."""
-        try:
-            r = dict(record)
-            r["camera"] = Camera(**r["camera"]) if r["camera"] else None
-            r["optical"] = OpticalParams(**r["optical"])
-            r["canonical"] = CanonicalParams(**r["canonical"]) if r["canonical"] else None
-            r["regions"] = tuple(Region(**region) for region in r["regions"])
-            return cls(**{**r, "offset": tuple(r["offset"]), "size": tuple(r["size"])})
-        except (KeyError, TypeError, ParamispError) as error:
-            raise FormatError(f"a line of {INDEX} is damaged ({error}); make the data set again") from error
-
-
-def find_raws(folders: Sequence[Path]) -> list[Path]:
-    """Every RAW file below the folders (or the files themselves), sorted, each once."""
+def find_raws(folders: Sequence[Path | str]) -> list[Path]:
+    """Find every RAW file below the folders (or the files themselves), sorted, each once."""
     found: dict[Path, None] = {}
-    for folder in folders:
-        if not folder.exists():
-            raise InputMissingError(f"{folder}: no such file or folder")
-        below = sorted(folder.rglob("*")) if folder.is_dir() else [folder]
+    for place in map(Path, folders):
+        if not place.exists():
+            raise InputMissingError(f"{place}: no such file or folder")
+        below = sorted(place.rglob("*")) if place.is_dir() else [place]
         found |= dict.fromkeys(p for p in below if p.is_file() and p.suffix.lower() in formats.RAW_SUFFIXES)
     if not found:
         raise InputMissingError(f"{', '.join(map(str, folders))}: no RAW file below")
     return list(found)
 
 
-def make(folders: Sequence[Path], dataset: Path) -> Iterator[Pair]:
+def make(folders: Sequence[Path | str], dataset: Path | str) -> Iterator[Pair]:
     """Look at every RAW file below ``folders`` and store what pairs with its JPEG; yields each file's result.
 
-    A file that an earlier run has done, and that has not changed since, is not done again.
+    A file that an earlier run has done, and that has not changed since, is not done again. The data set is locked until
+    the end. Raises ConfigError if another process works in it, InputMissingError, FileAccessError.
     """
-    dataset.mkdir(parents=True, exist_ok=True)
+    dataset = Path(dataset)
+    held = folder.hold(dataset, "choose another -o")
+    try:
+        yield from _made(folders, dataset)
+    except OSError as error:
+        raise FileAccessError(f"{error.filename or dataset}: {error.strerror or error}") from error
+    finally:
+        held.release()
+
+
+def _made(folders: Sequence[Path | str], dataset: Path) -> Iterator[Pair]:
     known = {pair.source_hash: pair for pair in read_index(dataset)} if (dataset / INDEX).exists() else {}
     pairs = {pair.name: pair for pair in known.values()}
     thumbnails = []
@@ -135,7 +83,7 @@ def make(folders: Sequence[Path], dataset: Path) -> Iterator[Pair]:
             except ParamispError as error:
                 pair = _refused(path, "", str(error).removeprefix(f"{path}: "), stamp)
         pairs[pair.name] = pair
-        (dataset / INDEX).write_text("".join(json.dumps(p.record()) + "\n" for p in pairs.values()), "utf-8")
+        write_index(dataset, pairs.values())
         if pair.status != "refused":
             thumbnails.append(_thumbnails(dataset, pair))
         yield pair
@@ -144,27 +92,6 @@ def make(folders: Sequence[Path], dataset: Path) -> Iterator[Pair]:
         sheet = np.concatenate([np.pad(t, ((4, 4), (0, width - t.shape[1]), (0, 0))) for t in thumbnails])
         path = dataset / "contact_sheet.jpg"
         formats.write(SrgbImage(sheet), path, overwrite=True)
-
-
-def read_index(dataset: Path) -> list[Pair]:
-    """The index of a data set; raises InputMissingError or FormatError."""
-    path = dataset / INDEX
-    if not path.exists():
-        raise InputMissingError(f"{dataset}: no data set (it has no {INDEX}); `paramisp pairs` makes one")
-    try:
-        return [Pair.of(json.loads(line)) for line in path.read_text("utf-8").splitlines() if line.strip()]
-    except json.JSONDecodeError as error:
-        raise FormatError(f"{path}: damaged ({error}); make the data set again") from error
-
-
-def read_arrays(dataset: Path, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
-    """(mosaic (H, W) uint16, srgb (H', W', 3) uint8) of a pair."""
-    path = dataset / f"{pair.name}.npz"
-    try:
-        with np.load(path) as arrays:
-            return arrays["mosaic"], arrays["srgb"]
-    except (OSError, KeyError, ValueError) as error:
-        raise FormatError(f"{path}: missing or damaged ({error}); run `paramisp pairs` again") from error
 
 
 def _stamp(path: Path) -> str:
@@ -345,9 +272,7 @@ def _store_full(base: Pair, laid: _Laid, picture: SrgbImage, dataset: Path) -> P
         right = min(width, laid.linear.shape[1] - dx)
         height, width = (bottom - top) // 2 * 2, (right - left) // 2 * 2
         mosaic = laid.raw.mosaic[top + dy : top + dy + height, left + dx : left + dx + width]
-        np.savez_compressed(
-            dataset / f"{base.name}.npz", mosaic=mosaic, srgb=picture.pixels[top : top + height, left : left + width]
-        )
+        write_arrays(dataset, base.name, mosaic, picture.pixels[top : top + height, left : left + width])
         drift = f", drifting by up to {fit.worst:.1f} px over the frame" if fit.worst > 0.5 else ", constant"
         return replace(
             base,
@@ -361,7 +286,7 @@ def _store_full(base: Pair, laid: _Laid, picture: SrgbImage, dataset: Path) -> P
     said = f"lens-corrected in the camera: up to {fit.worst:.0f} px off"
     if len(regions) < 8:
         return replace(base, status="refused", reason=f"{said}, and too few parts of it are aligned in themselves")
-    np.savez_compressed(dataset / f"{base.name}.npz", mosaic=laid.raw.mosaic, srgb=picture.pixels)
+    write_arrays(dataset, base.name, laid.raw.mosaic, picture.pixels)
     return replace(
         base,
         reason=f"{said}; {len(regions)} windows with offsets of their own are used",
@@ -412,7 +337,7 @@ def _store_reduced(base: Pair, laid: _Laid, picture: SrgbImage, dataset: Path) -
     rgb = torch.from_numpy(linear.transpose(2, 0, 1).copy())[None]
     values = isp.mosaic(rgb, "RGGB")[0, 0].numpy() * (_REDUCED_WHITE - _REDUCED_BLACK) + _REDUCED_BLACK
     mosaic = values.round().clip(0, 65535).astype(np.uint16)
-    np.savez_compressed(dataset / f"{base.name}.npz", mosaic=mosaic, srgb=picture.pixels[:height, :width])
+    write_arrays(dataset, base.name, mosaic, picture.pixels[:height, :width])
     c = laid.raw.canonical
     return replace(
         base,

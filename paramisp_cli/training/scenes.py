@@ -45,10 +45,10 @@ class Scene:
     panorama: bool
 
 
-def find(paths: Sequence[Path]) -> list[Path]:
-    """The scene files named or below the folders named, sorted within each, each once; InputMissingError if none."""
+def find(paths: Sequence[Path | str]) -> list[Path]:
+    """Find the scene files named or below the folders named, each once; raises InputMissingError if there is none."""
     found: dict[Path, None] = {}
-    for path in paths:
+    for path in map(Path, paths):
         if not path.exists():
             raise InputMissingError(f"{path}: no such file or folder")
         below = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
@@ -58,11 +58,12 @@ def find(paths: Sequence[Path]) -> list[Path]:
     return list(found)
 
 
-def load(path: Path) -> Scene:
+def load(path: Path | str) -> Scene:
     """Read a panorama (.hdr, known by its content) or a RAW photograph.
 
     Raises FormatError, FileAccessError or InputMissingError, naming the file.
     """
+    path = Path(path)
     try:
         with path.open("rb") as file:
             panorama = file.read(2) == b"#?"

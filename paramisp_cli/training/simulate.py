@@ -7,7 +7,6 @@ only what is missing.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,14 +22,22 @@ from paramisp_cli.cameras import CameraFacts
 from paramisp_cli.errors import ConfigError, FileAccessError, FormatError, ParamispError
 from paramisp_cli.models.base import Params
 from paramisp_cli.models.parametric import Parametric
-from paramisp_cli.training import pairs, scenes, virtual
-from paramisp_cli.training.pairs import Pair, Region
+from paramisp_cli.training import folder, scenes, virtual
+from paramisp_cli.training.dataset import (
+    INDEX,
+    SIMULATED,
+    Pair,
+    Region,
+    line,
+    read_arrays,
+    read_index,
+    write_arrays,
+    write_index,
+)
 from paramisp_cli.types import Camera, Direction, OpticalParams, SrgbImage
 
 _VERSION = 1
 """Part of every shot's identity: raise it when the same numbers begin to give other pixels."""
-_SIMULATED = "simulated"
-"""What the index says in place of a JPEG's name."""
 _SIZES = (96, 4096)
 _ISOS = np.array(
     [50, 64, 80, 100, 125, 160, 200, 250, 320, 400, 500, 640, 800, 1000, 1250, 1600, 2000, 2500, 3200, 4000, 5000, 6400,
@@ -88,63 +95,55 @@ def pick_cameras(names: Sequence[str]) -> tuple[CameraFacts, ...]:
     return tuple(picked.values())
 
 
-def make(paths: Sequence[Path], dataset: Path, plan: Plan) -> Iterator[Pair]:
+def make(paths: Sequence[Path | str], dataset: Path | str, plan: Plan) -> Iterator[Pair]:
     """Make the shots that ``dataset`` lacks, scene by scene; yields every shot of the plan, and refused scenes.
 
-    Shot n shows scene n modulo the number of scenes. Other shots of the data set stay. Raises InputMissingError or
-    FileAccessError; a scene that cannot be used is a refused pair, and its shots are left out.
+    Shot n shows scene n modulo the number of scenes. Other shots of the data set stay. A scene that cannot be used is a
+    refused pair, and its shots are left out. The data set is locked until the end. Raises InputMissingError,
+    FileAccessError, or ConfigError if another process works in the data set.
     """
+    dataset = Path(dataset)
     files = scenes.find(paths)
+    held = folder.hold(dataset, "choose another -o")
     try:
-        dataset.mkdir(parents=True, exist_ok=True)
-        known = {pair.name: pair for pair in pairs.read_index(dataset)} if (dataset / pairs.INDEX).exists() else {}
-        known = {name: pair for name, pair in known.items() if (pair.status, pair.jpeg) != ("refused", _SIMULATED)}
-        _write_whole(dataset / pairs.INDEX, "".join(map(_line, known.values())).encode())
-        shown: list[Pair] = []
-        for place, path in enumerate(files):
-            scene, refused = None, False
-            for number in range(place, plan.count, len(files)):
-                name = _name(plan, number, path)
-                pair = known.get(name)
-                if pair is None or not (dataset / f"{name}.npz").exists():
-                    try:
-                        scene = scene or scenes.load(path)
-                        made, mosaic, srgb = shoot(plan, number, path, scene)
-                    except ParamispError as error:
-                        reason = str(error).removeprefix(f"{path}: ")
-                        pair, refused = Pair(f"{path.stem}-refused", str(path), _SIMULATED, "refused", reason), True
-                    else:
-                        stream = io.BytesIO()
-                        np.savez_compressed(stream, mosaic=mosaic, srgb=srgb)
-                        _write_whole(dataset / f"{name}.npz", stream.getvalue())
-                        pair = made
-                    if known.get(name) is None:  # the index never names a shot that is not there
-                        with (dataset / pairs.INDEX).open("a", encoding="utf-8") as index:
-                            index.write(_line(pair))
-                if pair.status != "refused":
-                    shown.append(pair)
-                yield pair
-                if refused:
-                    break
-        if shown:
-            sheet = contact_sheet(dataset, shown[:: -(-len(shown) // _SHEET)])
-            formats.write(SrgbImage(sheet), dataset / "contact_sheet.jpg", overwrite=True)
+        yield from _made(files, dataset, plan)
     except OSError as error:
         raise FileAccessError(f"{dataset}: cannot write to it: {error.strerror or error}") from error
-
-
-def _line(pair: Pair) -> str:
-    return json.dumps(pair.record()) + "\n"
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    """What stands at ``path`` is the old file or the whole new one, whenever it is stopped."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_bytes(data)
-        part.replace(path)
     finally:
-        part.unlink(missing_ok=True)
+        held.release()
+
+
+def _made(files: Sequence[Path], dataset: Path, plan: Plan) -> Iterator[Pair]:
+    known = {pair.name: pair for pair in read_index(dataset)} if (dataset / INDEX).exists() else {}
+    known = {name: pair for name, pair in known.items() if (pair.status, pair.jpeg) != ("refused", SIMULATED)}
+    write_index(dataset, known.values())
+    shown: list[Pair] = []
+    for place, path in enumerate(files):
+        scene, refused = None, False
+        for number in range(place, plan.count, len(files)):
+            name = _name(plan, number, path)
+            pair = known.get(name)
+            if pair is None or not (dataset / f"{name}.npz").exists():
+                try:
+                    scene = scene or scenes.load(path)
+                    made, mosaic, srgb = shoot(plan, number, path, scene)
+                except ParamispError as error:
+                    reason = str(error).removeprefix(f"{path}: ")
+                    pair, refused = Pair(f"{path.stem}-refused", str(path), SIMULATED, "refused", reason), True
+                else:
+                    write_arrays(dataset, name, mosaic, srgb)
+                    pair = made
+                if known.get(name) is None:  # the index never names a shot that is not there
+                    with (dataset / INDEX).open("a", encoding="utf-8") as index:
+                        index.write(line(pair))
+            if pair.status != "refused":
+                shown.append(pair)
+            yield pair
+            if refused:
+                break
+    if shown:
+        sheet = contact_sheet(dataset, shown[:: -(-len(shown) // _SHEET)])
+        formats.write(SrgbImage(sheet), dataset / "contact_sheet.jpg", overwrite=True)
 
 
 def _name(plan: Plan, number: int, path: Path) -> str:
@@ -178,7 +177,7 @@ def shoot(plan: Plan, number: int, path: Path, scene: scenes.Scene) -> tuple[Pai
     pair = Pair(
         name=name,
         raw=str(path),
-        jpeg=_SIMULATED,
+        jpeg=SIMULATED,
         status="pair",
         reason=f"simulated: {path.stem}, {facts.name}, {said}, {bias:+.1f} EV",
         camera=Camera(facts.exif_make, facts.exif_model),
@@ -242,12 +241,12 @@ def metered(seen: Tensor, rng: np.random.Generator) -> tuple[Tensor, float]:
 # To look at ----------------------------------------------------------------------------------------------------------
 
 
-def contact_sheet(dataset: Path, shots: Sequence[Pair]) -> np.ndarray:
+def contact_sheet(dataset: Path | str, shots: Sequence[Pair]) -> np.ndarray:
     """(H, W, 3) uint8: every shot's picture beside its mosaic as the parametric model renders it, three to a row."""
     model = Parametric(Direction.RENDER)
     tiles = []
     for pair in shots:
-        mosaic, srgb = pairs.read_arrays(dataset, pair)
+        mosaic, srgb = read_arrays(dataset, pair)
         c = pair.canonical
         assert c is not None
         raw = torch.from_numpy(mosaic.astype(np.float32))[None, None]

@@ -127,7 +127,7 @@ def run(
     trials: Sequence[Trial],
     ways: Sequence[Direction],
     chosen: Weights,
-    pictures: Path | None,
+    pictures: Path | str | None,
     say: Callable[[str], None],
 ) -> Iterator[Score]:
     """Every model on every trial, a score at a time; ``say`` takes a line about what was left out or is no test."""

@@ -1,5 +1,7 @@
 import math
 import struct
+from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 import piexif
@@ -8,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from paramisp_cli.errors import FormatError
-from paramisp_cli.formats import exif
+from paramisp_cli.formats import exif, jpeg
 from paramisp_cli.formats import tiff as tiff_core
 from paramisp_cli.formats.tiff import parse_ifds
 from paramisp_cli.types import Camera, OpticalParams
@@ -106,6 +108,13 @@ def test_sub_ifds_of_a_dng():
         assert len(parse_ifds(magic + raw[4:])) == 2
 
 
+def test_sub_ifds_without_number():
+    """One entry can hold millions of offsets; no file has a hundred."""
+    many = tiff([(0x014A, 4, 1_000_000, struct.pack("<I", 8) * 1_000_000)])
+    assert len(parse_ifds(many)) == 1
+    assert tiff_core.pointers(tiff_core.parse_ifds(many)[0][0x014A]) == []
+
+
 def test_no_tiff_header():
     for junk in (b"", b"II", b"II*\0", b"JFIF____________", b"II+\0\x08\0\0\0"):
         with pytest.raises(FormatError, match="TIFF header"):
@@ -172,6 +181,121 @@ def everything(data):
     assert exif.parse(clean).exif[0xA002].values() == (4,)
     rebuilt = exif.parse(exif.build(block.ifd0, block.exif, block.gps))
     assert rebuilt.gps.keys() == block.gps.keys()
+
+
+# The two readers -----------------------------------------------------------------------------------------------------
+
+
+def by_walker(block):
+    """The same block as if piexif had refused it."""
+    return replace(block, standard={})
+
+
+def same_by_both(data):
+    """Whether piexif read the block; its values must be those of the walker, tag by tag."""
+    block = exif.parse(data)
+    walked = by_walker(block)
+    for name in ("ifd0", "exif"):
+        entries = getattr(block, name)
+        for tag in entries:
+            one, two = block.numbers(tag, name), walked.numbers(tag, name)
+            np.testing.assert_array_equal(one, two, err_msg=f"{name} {tag:#x}")
+            assert name == "exif" or block.text(name, tag) == walked.text(name, tag) or entries[tag].type != 2, hex(tag)
+    for work in (exif.optical_params, exif.camera, exif.orientation, exif.color_space, exif.white_balance):
+        assert repr(work(block)) == repr(work(walked))
+    return bool(block.standard)
+
+
+def test_both_readers_agree_on_every_real_block(shared):
+    """And piexif reads nearly all of them: those of the 13 JPEGs, all."""
+    found = {}
+    for path in sorted([*shared.rglob("*.JPG"), *shared.rglob("*.jpg")]):
+        if data := jpeg.exif_block(path.read_bytes()):
+            found[path] = same_by_both(data)
+    assert sum(found.values()) >= 13
+    assert all(found[path] for path in found if path.parent.name == "jpegs")
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.tuples(st.integers(8, 700), st.integers(0, 255)), max_size=4), st.booleans())
+def test_both_readers_agree_on_mutated_blocks(changes, is_canon):
+    data = bytearray(CANON if is_canon else block_of(FULL))
+    for at, value in changes:
+        if at < len(data):
+            data[at] = value
+    with suppress(FormatError):
+        same_by_both(bytes(data))
+
+
+def test_values_are_those_of_piexif(monkeypatch):
+    """Of a sound block; the bytes to copy stay the file's own."""
+    import piexif as library
+
+    data = block_of(FULL)
+    loaded = library.load(b"Exif\0\0" + data)
+    loaded["0th"] |= {271: b"Other", 274: 3}
+    loaded["Exif"] |= {0x829A: (1, 50), 0x8827: 800}
+    monkeypatch.setattr(library, "load", lambda _: loaded)
+    block = exif.parse(data)
+    assert exif.camera(block) == Camera("Other", "NIKON D90")
+    assert exif.orientation(block) == 3
+    assert exif.optical_params(block)[0] == OpticalParams(800, 1 / 50, 5.6, 50)
+    assert block.exif[0x829A].fractions() == ((1, 125),)
+
+
+def unsound():
+    text, iso = (272, 2, 5, b"X100\0"), (0x8827, 3, 1, struct.pack("<H", 200))
+    huge = b"\xff\xff\xff\x7f"
+    return {
+        "beyond the end": tiff([(271, 2, 1000, huge), text], sub=[iso]),
+        "no such type": tiff([(306, 99, 1, b"1234"), text], sub=[iso]),
+        "count of billions": tiff([(271, 1, 4_000_000_000, huge), text], sub=[iso]),
+        "the same tag twice": tiff([text, (272, 2, 5, b"X200\0")], sub=[iso]),
+        "GPS nowhere": tiff([(0x8825, 4, 1, huge), text], sub=[iso]),
+        "GPS by a signed number": tiff([(0x8825, 9, 1, struct.pack("<i", 8)), text], sub=[iso]),
+        "a thumbnail nowhere": tiff([text], sub=[iso]).replace(b"\0\0\0\0X100", b"\x33\x33\0\0X100"),
+        "a thumbnail of billions": with_thumbnail(tiff([text], sub=[iso]), (271, 1, 4_000_000_000, huge)),
+    }
+
+
+def with_thumbnail(data, entry):
+    """The block with an IFD1 of one entry at its end."""
+    count = struct.unpack("<H", data[8:10])[0]
+    at = 10 + 12 * count
+    tag, kind, number, value = entry
+    return (
+        data[:at] + struct.pack("<I", len(data)) + data[at + 4 :]
+        + struct.pack("<HHHI", 1, tag, kind, number) + value + bytes(4)
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", unsound())
+def test_unsound_blocks_are_the_walkers(monkeypatch, kind):
+    """piexif is not even asked: counts that it trusts would take all memory."""
+    import piexif as library
+
+    def load(_):
+        raise AssertionError("piexif was asked")
+
+    monkeypatch.setattr(library, "load", load)
+    block = exif.parse(unsound()[kind])
+    assert block.standard == {}
+    assert exif.camera(block) == Camera("", "X100")
+    assert exif.optical_params(block)[0].iso == 200
+
+
+def test_where_piexif_refuses_or_errs_the_walker_serves():
+    utf8 = exif.parse(tiff([(272, 129, 6, b"X\xc3\xa9-1\0")]))  # a type of Exif 3.0, of which it raises
+    assert (utf8.standard, exif.camera(utf8)) == ({}, Camera("", "Xé-1"))
+    unterminated = exif.parse(tiff([(272, 2, 4, b"X100")]))  # it drops the last byte
+    assert unterminated.standard["ifd0"][272] == b"X10"
+    assert exif.camera(unterminated) == Camera("", "X100")
+    undefined = exif.parse(tiff([], sub=[(0x8827, 7, 1, bytes([200]))]))
+    assert undefined.numbers(0x8827) == (200,)
+
+
+def test_whole_files_are_the_walkers():
+    assert exif.parse(block_of(FULL) + bytes(1 << 18)).standard == {}
 
 
 # Makers' notes -------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from PIL import Image, features
 
 from paramisp_cli import formats
 from paramisp_cli.errors import FileAccessError, FormatError
-from paramisp_cli.formats import WriteOptions, dng, kinds, libraw, raster, tiff
+from paramisp_cli.formats import WriteOptions, dng, icc, kinds, libraw, raster, tiff
 from paramisp_cli.types import Camera, CanonicalParams, Crop, RawImage, SrgbImage
 
 MATRIX = np.array([[0.6722, -0.0635, -0.0963], [-0.4287, 1.2460, 0.2028], [-0.0908, 0.2162, 0.5668]])
@@ -74,7 +74,7 @@ def jpeg_of(width: int, height: int) -> bytes:
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (png_of(20000, 20000), "20000×20000 = 400 megapixels, more than the 250 megapixels allowed (max_pixels)"),
+        (png_of(20000, 20000), "20000×20000 = 400 megapixels, more than the 250 megapixels allowed"),
         (jpeg_of(65000, 65000), "65000×65000 = 4225 megapixels, more than"),
     ],
     ids=["png", "jpeg"],
@@ -101,7 +101,7 @@ def test_the_limit_is_the_callers(tmp_path, suffix):
         Image.fromarray(PIXELS).save(path)
     assert formats.read(path, max_pixels=48 * 64).size == (48, 64)
     assert refusal(path, max_pixels=48 * 64 - 1) == (
-        "64×48 = 0.0031 megapixels, more than the 0.0031 megapixels allowed (max_pixels)"
+        "64×48 = 0.0031 megapixels, more than the 0.0031 megapixels allowed"
     )
 
 
@@ -187,6 +187,18 @@ def test_a_strip_is_inflated_to_its_size_only(tmp_path, surplus):
     assert peak(lambda: formats.read(tmp_path / "a.tif")) < 3 << 20
     expected = PIXELS if surplus else np.concatenate([np.zeros_like(PIXELS[:16]), PIXELS[16:]])
     np.testing.assert_array_equal(formats.read(tmp_path / "a.tif").pixels, expected)
+
+
+def test_damage_that_only_libtiff_tells(tmp_path, capfd):
+    """A marker amid the JPEG data of a strip: libtiff prints the error, and Pillow gives grey blocks."""
+    data = bytearray(encoded("TIFF", compression="jpeg"))
+    offset = int(tifffile.TiffFile(io.BytesIO(data)).pages[0].dataoffsets[0])
+    data[offset + 400 : offset + 402] = b"\xff\x9a"
+    (tmp_path / "a.tif").write_bytes(data)
+    assert formats.read(tmp_path / "a.tif").notes == (
+        "the picture is damaged (Unsupported marker type 0x9a): a part of it may be wrong",
+    )
+    assert capfd.readouterr() == ("", "")
 
 
 def test_absurd_tiles(tmp_path):
@@ -342,6 +354,14 @@ def test_every_prefix_of_a_dng(tmp_path, capfd):
         with pytest.raises(FormatError, match=r"b\.dng: [^\n]*$"):
             formats.read(tmp_path / "b.dng")
     assert capfd.readouterr() == ("", "")
+
+
+def test_every_prefix_of_a_colour_profile():
+    profile = raster.srgb_profile()
+    for cut in range(len(profile)):
+        pixels, notes = icc.to_srgb(PIXELS[:2], profile[:cut], None)
+        assert pixels.shape == (2, 64, 3)
+        assert all("\n" not in note for note in notes)
 
 
 @pytest.mark.parametrize("damaged", [b"\xff\xd8\xff", b"\xff\xd8\xff\xe1\0", b"\xff\xd8\xff\xff"])

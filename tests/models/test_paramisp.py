@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from paramisp_cli import weights
+from paramisp_cli.errors import ConfigError
 from paramisp_cli.models import Params, engine, paramisp, stages, streaming
 from paramisp_cli.models.base import tensor_names
 from paramisp_cli.models.paramisp import Block, ParamISP
@@ -192,7 +193,7 @@ def test_dropout_is_per_parameter_and_sample_and_from_its_generator():
 
 
 def test_odd_sizes_are_refused():
-    with pytest.raises(ValueError, match="even"):
+    with pytest.raises(ConfigError, match="even"):
         network()(torch.rand(1, 3, 87, 88), shot())
 
 

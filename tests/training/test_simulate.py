@@ -14,7 +14,7 @@ import torch
 from paramisp_cli import cameras, errors, isp
 from paramisp_cli.models.base import Params
 from paramisp_cli.models.parametric import Parametric
-from paramisp_cli.training import data, pairs, scenes, simulate, virtual
+from paramisp_cli.training import data, folder, pairs, scenes, simulate, virtual
 from paramisp_cli.types import Direction, OpticalParams
 
 D90 = cameras.find_by_name("Nikon D90")
@@ -186,7 +186,7 @@ def test_data_set_for_training(panorama: Path, tmp_path: Path) -> None:
     assert batch.srgb.shape == (2, 3, 88, 88)
     assert batch.mosaic.isfinite().all()
     assert (tmp_path / "set" / "contact_sheet.jpg").exists()
-    assert not list((tmp_path / "set").glob(".*"))
+    assert [path.name for path in (tmp_path / "set").glob(".*")] == [folder.LOCK]
 
 
 def test_same_seed_same_shots(panorama: Path, tmp_path: Path) -> None:
@@ -375,7 +375,7 @@ def test_interrupted(paramisp, panorama: Path, tmp_path: Path, monkeypatch: pyte
     assert len(out) == 2
     assert said == ["interrupted: 2 looked at; run it again to go on"]
     assert len(data.load(tmp_path / "set")) == 2
-    assert not list((tmp_path / "set").glob(".*"))
+    assert [path.name for path in (tmp_path / "set").glob(".*")] == [folder.LOCK]
     monkeypatch.setattr(simulate, "shoot", shoot)
     assert paramisp(*words)[0] == 0
     assert len(data.load(tmp_path / "set")) == 4

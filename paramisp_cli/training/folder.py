@@ -1,0 +1,90 @@
+"""The folder of a training or a data set: one process at a time, and files that are old or new, never half written.
+
+The lock ends with the process, however the process ends.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from paramisp_cli.errors import ConfigError, FileAccessError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+LOCK = ".paramisp.lock"
+"""The lock's file, which stays in the folder; it holds the number of the last process that had the lock."""
+_PART = ".training-", ".part"
+"""Begin and end of the names of files that are being written."""
+
+
+class FolderLock:
+    """A held lock; it is released by ``release``, when nobody refers to it any more, and by the end of the process."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._close = weakref.finalize(self, os.close, descriptor)
+
+    def release(self) -> None:
+        """Let others in; a second call does nothing."""
+        self._close()
+
+
+_held: weakref.WeakValueDictionary[Path, FolderLock] = weakref.WeakValueDictionary()
+
+
+def hold(folder: Path, remedy: str) -> FolderLock:
+    """Create and lock a folder against other processes, or raise ConfigError with ``remedy`` if another one has it.
+
+    Files that a killed process left half written are removed.
+    A process that has the lock already gets the same lock again: it may resume a training of its own. Without
+    ``fcntl`` (Windows) and on file systems without locks nothing is locked. Raises FileAccessError if the folder cannot
+    be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        place = folder.resolve()
+        known = _held.get(place)
+        if known is not None and known._close.alive:
+            return known
+        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise FileAccessError(f"{folder}: cannot write to it: {error.strerror or error}") from error
+    lock = FolderLock(descriptor)
+    if fcntl is not None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                number = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+                lock.release()
+                process = f"process {number}" if number.isdigit() else "another process"
+                raise ConfigError(f"{folder}: {process} is working in it; wait for its end, or {remedy}") from error
+        else:
+            for stale in folder.glob("*".join(_PART)):
+                with suppress(OSError):
+                    stale.unlink()
+    with suppress(OSError):  # the number is a hint, and a full disk has its own message later
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    _held[place] = lock
+    return lock
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file under a name of its own in the same folder, and rename it; raises OSError."""
+    part = path.with_name(f"{_PART[0]}{secrets.token_hex(6)}{_PART[1]}")
+    try:
+        with part.open("xb") as file:
+            write(file)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
