@@ -76,8 +76,11 @@ def _commands(kind: str, rng: Random) -> list[tuple[str, ...]]:
     told = rng.choice(((), (), ("--json",), ("-v",), ("--quiet",), ("--dry-run", "-v")))
     if kind in ("jpeg", "text", "png", "tiff"):
         options = rng.choice(
-            ((), (), (), ("--compression", "none"), ("--no-embed-jpeg",), ("--profile", "adobe"), ("--like", "{raw}"))
-        )
+            (
+                (), (), (), ("--compression", "none"), ("--no-embed-jpeg",), ("--profile", "adobe"), ("--verify",),
+                ("--like", "{raw}"),
+            )
+        )  # fmt: skip
         work = ("unprocess", "{in}", "-o", "{out}/o.dng", *parametric, *options, *told)
         return [("inspect", "{in}", *shown, *rng.choice(((), parametric))), work]
     if kind == "dng":
@@ -85,6 +88,8 @@ def _commands(kind: str, rng: Random) -> list[tuple[str, ...]]:
         work = ("render", "{in}", "-o", "{out}/o" + suffix, *parametric, *told)
         if rng.random() < 0.15:
             work = ("unprocess", "{picture}", "-o", "{out}/o.dng", "--like", "{in}", *parametric, *told)
+        if rng.random() < 0.03:
+            work = (*work, "--isolate")
         return [("inspect", "{in}", *shown), work]
     use = rng.choice(
         (

@@ -23,7 +23,7 @@ TOKENS = (
 
 EVIL_TEXTS = (
     "\x1b[2J\x1b[31mred", "\x1b]0;title\x07", "\x9b2Jclear", "line\nbreak", "carriage\rreturn", "bell\x07", "\x00nul",
-    "\u202eright to left", "\u2066isolate", "\u200fmark", "line separator", "\x85next", "\x7fdelete", "tab\there",
+    "\u202eright to left", "\u2066isolate", "\u200fmark", "\u2028line separator", "\x85next", "\x7fdelete", "tab\there",
     "\ufeffbom", "a/b", "../../etc/passwd", "..", ".", " ", "", "%s%n", "{0}", "[red]markup[/red]", "\\x1b", "💥" * 8,
     "é" * 300, "A" * 255, "A" * 256, "A" * 4096, "A" * 60000, "Canon", "NIKON CORPORATION", "\ud800",
 )  # fmt: skip

@@ -44,8 +44,10 @@ class Found:
 class Watched:
     """A worker process and the pipes to it; started when first needed, and again after it has died."""
 
-    def __init__(self, folder: Path, more: Path | None, slow: float, watchdog: float) -> None:
-        self.folder, self.more, self.slow, self.watchdog = folder, more, slow, watchdog
+    def __init__(
+        self, folder: Path, more: Path | None, slow: float, watchdog: float = WATCHDOG, memory: int = worker.MEMORY
+    ) -> None:
+        self.folder, self.more, self.slow, self.watchdog, self.memory = folder, more, slow, watchdog, memory
         self.process: subprocess.Popen[bytes] | None = None
         self.done = 0
 
@@ -53,7 +55,7 @@ class Watched:
         self.close()
         read, write = os.pipe()
         code = "import sys; sys.path[:0] = sys.argv[1:3]; from fuzz.run import work; work(sys.argv[3:])"
-        words = [str(self.folder), str(write), str(self.more or ""), str(self.slow)]
+        words = [str(self.folder), str(write), str(self.more or ""), str(self.slow), str(self.memory)]
         self.folder.mkdir(parents=True, exist_ok=True)
         self.log = (self.folder / "log").open("ab")
         self.process = subprocess.Popen(
@@ -121,8 +123,8 @@ class Watched:
 
 def work(words: Sequence[str]) -> None:
     """What a worker process does: see ``worker.main``."""
-    folder, channel, more, slow = words
-    worker.main(Path(folder), int(channel), Path(more) if more else None, float(slow))
+    folder, channel, more, slow, memory = words
+    worker.main(Path(folder), int(channel), Path(more) if more else None, float(slow), int(memory))
 
 
 def numbers(count: int, kind: str | None) -> list[int]:
@@ -133,7 +135,7 @@ def numbers(count: int, kind: str | None) -> list[int]:
 
 def campaign(
     jobs: Iterable[int], seed: int, folder: Path, *, workers: int = 2, more: Path | None = None,
-    slow: float = 30.0, watchdog: float = WATCHDOG,
+    slow: float = 30.0, watchdog: float = WATCHDOG, memory: int = worker.MEMORY,
 ) -> Iterator[Found]:  # fmt: skip
     """Run the cases in ``workers`` processes → findings as they come."""
     waiting, lock = iter(jobs), threading.Lock()
@@ -143,7 +145,7 @@ def campaign(
 
     def serve(place: Path) -> None:
         nonlocal running
-        watched = Watched(place, more, slow, watchdog)
+        watched = Watched(place, more, slow, watchdog, memory)
         try:
             while True:
                 with lock:
@@ -163,13 +165,19 @@ def campaign(
     threads = [threading.Thread(target=serve, args=(folder / f"worker{i}",), daemon=True) for i in range(workers)]
     for thread in threads:
         thread.start()
-    while True:
-        with news:
-            news.wait_for(lambda: found or not running)
-            batch, found[:] = list(found), []
-        yield from batch
-        if not running and not found:
-            return
+    try:
+        while True:
+            with news:
+                news.wait_for(lambda: found or not running)
+                batch, found[:] = list(found), []
+            yield from batch
+            if not running and not found:
+                return
+    finally:  # stopped early: no further cases
+        with lock:
+            waiting = iter(())
+        for thread in threads:
+            thread.join()
 
 
 def report(groups: dict[tuple[str, str], list[Found]]) -> str:
@@ -195,6 +203,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=Path, help="folder of files to mutate instead of our own")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--slow", type=float, default=20.0, help="seconds a command may take")
+    parser.add_argument("--memory", type=float, default=1.0, help="GiB by which a case may raise the peak")
     given = parser.parse_args()
     jobs = given.replay if given.replay else numbers(given.count + given.first, given.kind)[given.first :]
     groups: dict[tuple[str, str], list[Found]] = {}
@@ -205,7 +214,10 @@ def main() -> int:
         pool = seeds.make(folder / "seeds", more)
         for each in given.replay or ():
             _keep(given, pool, each)
-        for each in campaign(jobs, given.seed, folder, workers=given.workers, more=more, slow=given.slow):
+        memory = int(given.memory * (1 << 30))
+        for each in campaign(
+            jobs, given.seed, folder, workers=given.workers, more=more, slow=given.slow, memory=memory
+        ):
             key = (each.finding.rule, each.finding.where)
             if key not in groups:
                 print(f"case {each.number} ({each.kind}): {each.finding.rule}: {each.finding.where}", flush=True)

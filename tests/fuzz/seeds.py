@@ -225,6 +225,7 @@ def make(folder: Path, more: Path | None = None) -> Pool:
     from paramisp_cli import formats, pipeline
 
     icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    icc = icc[:24] + bytes(12) + icc[36:]  # the time of its making
     weights = Path(__file__).parents[2] / "weights" / "paramisp"
     shipped = sorted(weights.glob("*.safetensors"))
     files: dict[str, dict[str, bytes]] = {

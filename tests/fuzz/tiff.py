@@ -239,7 +239,10 @@ def chain(tiff: Tiff, slot: Slot, rng: Random) -> None:
 def move_ifd(tiff: Tiff, slot: Slot, rng: Random) -> None:
     """Copy the IFD to the end with an entry more or less, or in another order, and let its pointer follow."""
     count = tiff.get("H", slot.ifd)
-    entries = [bytes(tiff.data[at : at + 12]) for at in range(slot.ifd + 2, slot.ifd + 2 + 12 * min(count, 512), 12)]
+    entries = [
+        bytes(tiff.data[at : at + 12]).ljust(12, b"\0")
+        for at in range(slot.ifd + 2, slot.ifd + 2 + 12 * min(count, 512), 12)
+    ]
     after = bytes(tiff.data[slot.ifd + 2 + 12 * count : slot.ifd + 6 + 12 * count]).ljust(4, b"\0")
     how = rng.randrange(5)
     if how == 0 and entries:

@@ -28,7 +28,7 @@ ALLOWED = (0, 1, 2, 4, 5, 6, 7, 8)
 FORBIDDEN = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 """What must not reach a terminal: control characters, ESC, C1, bidirectional marks, separators of lines."""
 MEMORY = 1 << 30
-"""Bytes by which a case may raise the worker's peak memory; the address space is limited to three times that."""
+"""Bytes by which a case may raise the worker's peak memory, if not told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -83,14 +83,14 @@ def _streams(folder: Path) -> Iterator[tuple[Path, Path]]:
 
 def run(words: list[str], folder: Path) -> Ran:
     """Run one command line in this process."""
-    from paramisp_cli import cli
+    from paramisp_cli.cli import app
 
     sys.argv = ["paramisp", *words]
     handlers = list(logging.getLogger().handlers)
     code, trace, begun = None, "", time.monotonic()
     with _streams(folder) as (out, err):
         try:
-            cli.main()
+            app.main()
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) else 0
         except BaseException:
@@ -100,8 +100,8 @@ def run(words: list[str], folder: Path) -> Ran:
     return Ran(code, *texts, trace, time.monotonic() - begun)
 
 
-def judge(ran: Ran, command: str) -> Iterator[Finding]:
-    """The rules on exit code and output."""
+def judge(ran: Ran, command: str, named: str = "") -> Iterator[Finding]:
+    """The rules on exit code and output; ``named``: what an error of the file's must name."""
     if ran.trace:
         yield Finding("exception", f"{command}: {place_of(ran.trace)}", ran.trace[-1500:])
         return
@@ -114,10 +114,10 @@ def judge(ran: Ran, command: str) -> Iterator[Finding]:
         yield Finding("exit code", f"{command}: {ran.code}", ran.err[-500:])
     elif ran.code and len(ran.err.splitlines()) != 1:
         lines = ran.err.splitlines()
-        start = re.sub(r"[\d/]+|/\S*", "…", lines[0] if lines else "")[:60]
-        yield Finding(
-            "one line", f"{command}: {len(lines)} lines for exit {ran.code}, the first like {start!r}", ran.err[-500:]
-        )
+        whose = "paramisp's own line is broken" if lines and lines[0].startswith("paramisp: ") else "a library's lines"
+        yield Finding("one line", f"{command}: {whose if lines else 'no line'}, exit {ran.code}", ran.err[-500:])
+    elif ran.code in (4, 7) and named not in ran.err:
+        yield Finding("file not named", f"{command}: exit {ran.code}", ran.err[-500:])
     elif ran.code and ran.out and not all(line.startswith("{") for line in ran.out.splitlines()):  # of --json
         yield Finding("stdout on failure", command, ran.out[-500:])
     for name, text in (("stdout", ran.out), ("stderr", ran.err)):
@@ -159,9 +159,10 @@ def _opens(path: Path) -> str:
 class Worker:
     """A place to run cases in, below ``folder``."""
 
-    def __init__(self, pool: Pool, folder: Path, slow: float) -> None:
-        self.pool, self.folder, self.slow = pool, folder, slow
+    def __init__(self, pool: Pool, folder: Path, slow: float, memory: int = MEMORY) -> None:
+        self.pool, self.folder, self.slow, self.memory = pool, folder, slow, memory
         self.peak = _peak()
+        self.last = Ran(None, "", "")
 
     def case(self, case: cases.Case) -> list[Finding]:
         """Run a case's commands → rules that were broken."""
@@ -179,8 +180,9 @@ class Worker:
         for command in case.commands:
             words = cases.words(command, places)
             name = " ".join(command[: 2 if command[0] == "weights" else 1])
-            ran = run(words, self.folder)
-            found = list(judge(ran, name))
+            ran = self.last = run(words, self.folder)
+            plain = case.name.isprintable() and "{in}" in command
+            found = list(judge(ran, name, str(source) if plain else ""))
             if ran.seconds > self.slow:
                 found.append(Finding("slow", name, f"{ran.seconds:.1f} s"))
             found += self._left(ran, command, name, out)
@@ -188,13 +190,16 @@ class Worker:
                 found.append(Finding("input changed", name))
             if rest := _files(temporary) | (_files(inside) - {source}):
                 found.append(Finding("left over", name, ", ".join(str(p.relative_to(self.folder)) for p in rest)))
-            peak = _peak()
-            if peak - self.peak > MEMORY:
-                found.append(Finding("memory", name, f"{(peak - self.peak) >> 20} MB"))
+            found += self._memory(name)
             findings += [Finding(f.rule, f.where, f"{' '.join(words)!r}\n{f.detail}") for f in found]
             for path in _files(out):
                 path.unlink()
         return findings
+
+    def _memory(self, name: str) -> list[Finding]:
+        """A finding if the peak has risen too far."""
+        risen = _peak() - self.peak
+        return [Finding("memory", name, f"{risen >> 20} MB")] if risen > self.memory else []
 
     def _left(self, ran: Ran, command: tuple[str, ...], name: str, out: Path) -> Iterator[Finding]:
         """What stands in the output folder afterwards: all of it after success, nothing else, nothing after failure."""
@@ -220,47 +225,51 @@ def _peak() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _limit() -> None:
-    """Give the worker room beyond what it has by now, but not the machine's."""
+def _limit(memory: int) -> None:
+    """Limit the address space to three times ``memory`` beyond what the worker has by now."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
     except OSError:  # not Linux: the peak is watched all the same
         return
-    room = pages * resource.getpagesize() + 3 * MEMORY
+    room = pages * resource.getpagesize() + 3 * memory
     resource.setrlimit(resource.RLIMIT_AS, (room, room))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _on_purpose(trouble: str) -> list[Finding]:
-    """Do what the parent must survive; for the harness's own tests."""
+def _on_purpose(trouble: str, place: Worker) -> list[Finding]:
+    """Do what the parent must survive and see; for the harness's own tests."""
     if trouble == "crash":
         os.kill(os.getpid(), signal.SIGSEGV)
     if trouble == "hang":
         time.sleep(3600)
-    return [Finding("memory", "on purpose")] if trouble == "memory" else []
+    if trouble == "memory":
+        block = bytearray(2 * place.memory)
+        block[::4096] = b"x" * len(block[::4096])
+    return place._memory("on purpose")
 
 
-def main(folder: Path, channel: int, more: Path | None, slow: float) -> None:
+def main(folder: Path, channel: int, more: Path | None, slow: float, memory: int) -> None:
     """Take a line of JSON from stdin for each case, and answer with a line of JSON on file descriptor ``channel``."""
     os.environ["PARAMISP_DEBUG"] = "1"  # exceptions come through with their traceback
     os.environ |= {"XDG_DATA_HOME": str(folder / "data"), "HOME": str(folder), "NO_COLOR": "1"}
     import torch
 
-    from paramisp_cli import cli, pipeline  # noqa: F401 – loaded before memory is counted
+    from paramisp_cli import pipeline  # noqa: F401 – loaded before memory is counted
+    from paramisp_cli.cli import app  # noqa: F401
 
     torch.set_num_threads(1)
     pool = seeds.make(folder / "seeds", more)
-    worker = Worker(pool, folder / "case", slow)
+    worker = Worker(pool, folder / "case", slow, memory)
     run(["unprocess", str(pool.picture), "-o", str(folder / "warm.dng"), "--model", "parametric"], folder)
     worker.peak = _peak()
-    _limit()
+    _limit(memory)
     answers = os.fdopen(channel, "w")
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
         job = json.loads(line)
         begun = time.monotonic()
         if trouble := job.get("trouble"):
-            findings = _on_purpose(trouble)
+            findings = _on_purpose(trouble, worker)
         else:
             findings = worker.case(cases.make(job["seed"], job["number"], pool))
         answer = {"findings": [asdict(finding) for finding in findings], "seconds": time.monotonic() - begun}
