@@ -41,6 +41,7 @@ $(VENV)/.dev: pyproject.toml $(VENV)/.installed
 lint: dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell README.md CHANGELOG.md CONTRIBUTING.md docs weights/*.md weights/*/*.md tests/bench/README.md
 
 format: dev
 	$(BIN)/ruff check --fix .

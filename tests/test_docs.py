@@ -1,0 +1,361 @@
+"""Hold the documents to the program: examples run, options exist and are documented, links lead somewhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import paramisp_cli as paramisp
+
+ROOT = Path(__file__).parents[1]
+IGNORED = {".venv", "venv", "build", "dist", "node_modules"}
+MARKDOWN = {
+    str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
+    for path in sorted(ROOT.rglob("*.md"))
+    if not any(part in IGNORED or part.startswith(".") for part in path.relative_to(ROOT).parts)
+}
+CARDS = [name for name in MARKDOWN if re.fullmatch(r"weights/\w+/.*", name)]
+PROSE = [name for name in MARKDOWN if name not in CARDS]
+"""The documents; cards of weights are written by `paramisp train`."""
+README, OPTIONS = MARKDOWN["README.md"], MARKDOWN["docs/options.md"]
+EXAMPLES = [name for name in PROSE if name == "README.md" or name.startswith("docs/")]
+RUNS = "<!-- runs -->\n"
+COMMANDS = (
+    "unprocess", "render", "inspect", "cameras", "weights list", "weights info", "weights verify", "weights import",
+    "doctor", "pairs", "simulate", "train", "evaluate",
+)  # fmt: skip
+FOREIGN = ("pytest", "python ", "python3 ", "make", "pip ", "uv ", "find ", "ruff", "parallel ")
+"""Beginnings of code whose options are another program's."""
+
+
+def blocks(name: str, language: str) -> list[str]:
+    """Return the code blocks of a document that are marked as running."""
+    return re.findall(rf"{re.escape(RUNS)}```{language}\n(.*?)```", MARKDOWN[name], re.DOTALL)
+
+
+def without_code(text: str) -> str:
+    return re.sub(r"`[^`\n]*`", "", re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE))
+
+
+# --- examples ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Make photo.jpg, shot.dng and a tree of photos, as the examples use them; and a `paramisp` command."""
+    rng = np.random.default_rng(0)
+    pixels = np.clip(rng.normal(110, 25, (64, 96, 3)), 0, 255).astype(np.uint8)
+    (tmp_path / "photos" / "trip").mkdir(parents=True)
+    for name in ("photo.jpg", "photos/one.jpg", "photos/trip/two.jpg"):
+        Image.fromarray(pixels).save(tmp_path / name)
+    paramisp.write(paramisp.unprocess(tmp_path / "photo.jpg"), tmp_path / "shot.dng")
+    command = tmp_path / "bin" / "paramisp"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m paramisp_cli "$@"\n')
+    command.chmod(0o755)
+    return tmp_path
+
+
+def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(folder / "bin"), os.environ["PATH"]])
+    python = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": python, "PARAMISP_WEIGHTS": "", "COLUMNS": "200"}
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+MADE = {
+    "README.md": {"photo.dng", "shot.jpg", "raws/one.dng", "raws/trip/two.dng", "pictures/trip/two.png", "log.jsonl",
+                  "found/one.dng", "found/two.dng"},
+    "docs/options.md": {"piped.dng", "checked.dng", "checked.png"},
+    "docs/dng.md": {"linear.dng"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [name for name in EXAMPLES if blocks(name, "sh")])
+def test_shell_examples(folder: Path, name: str) -> None:
+    """Run a document's blocks in order, in one folder, each as a script that stops at the first failure."""
+    for block in blocks(name, "sh"):
+        done = run(folder, "sh", "-e", "-x", "-c", block)
+        assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in done.stderr
+    made = files(folder)
+    assert made >= MADE.get(name, set())
+    assert "other.dng" not in made  # --dry-run
+    for path in folder.rglob("*.dng"):
+        assert isinstance(paramisp.read(path), paramisp.RawImage)
+    if name == "README.md":
+        with Image.open(folder / "shot.jpg") as picture:
+            assert picture.size == (96, 64)
+
+
+@pytest.mark.parametrize("name", [name for name in EXAMPLES if blocks(name, "python")])
+def test_python_examples(folder: Path, name: str) -> None:
+    for block in blocks(name, "python"):
+        done = run(folder, sys.executable, "-W", "error", "-c", block)
+        assert done.returncode == 0, f"{block}\n{done.stderr}"
+    if name == "README.md":
+        assert (folder / "new.dng").exists()
+    if name == "docs/python.md":
+        assert (folder / "linear.dng").exists()
+        picture = paramisp.read(folder / "picture.tif")
+        assert isinstance(picture, paramisp.SrgbImage)
+        assert picture.pixels.dtype == np.uint16
+
+
+def test_every_document_with_examples_is_run() -> None:
+    """A mark outside README.md and docs/ would promise a run that does not happen."""
+    assert {name for name in MARKDOWN if RUNS in MARKDOWN[name]} <= set(EXAMPLES)
+    assert sum(len(blocks(name, "sh")) for name in EXAMPLES) >= 8
+    assert sum(len(blocks(name, "python")) for name in EXAMPLES) >= 5
+    for name in EXAMPLES:  # a mark that no block follows
+        assert MARKDOWN[name].count(RUNS) == len(blocks(name, "sh")) + len(blocks(name, "python")), name
+
+
+def test_ray_recipe(folder: Path) -> None:
+    """Run it on a machine with two pretended GPUs, so with two actors; the second run finds nothing to do."""
+    pytest.importorskip("ray", reason="needs Ray")
+    (recipe,) = re.findall(r"<!-- ray -->\n```python\n(.*?)```", MARKDOWN["docs/scaling-out.md"], re.DOTALL)
+    (folder / "photos" / "bad.jpg").write_bytes(b"not a picture")
+    (folder / "recipe.py").write_text(
+        f"import ray\nray.init(num_cpus=2, num_gpus=2, include_dashboard=False)\n{recipe}", encoding="utf-8"
+    )
+    for _ in range(2):
+        done = run(folder, sys.executable, "recipe.py")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("3 photos;"), done.stdout
+        assert "bad.jpg: not a JPEG" in done.stdout
+        made = files(folder / "raws-by-ray")
+        assert made == {"one.dng", "trip/two.dng"}
+
+
+# --- options and commands ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def helps() -> dict[str, str]:
+    """Return --help of every command; "" is the program's own."""
+    found = {}
+    for name in ("", *COMMANDS):
+        words = [sys.executable, "-m", "paramisp_cli", *name.split(), "--help"]
+        done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT)
+        found[name] = done.stdout
+    return found
+
+
+def options(text: str) -> set[str]:
+    """Return every word that looks like an option."""
+    return set(re.findall(r"(?<![\w-])--?[a-zA-Z][a-z-]*\b", text))
+
+
+def command_lines(text: str) -> list[str]:
+    """Return the lines of shell blocks that run paramisp, from its name on, up to a comment or a pipe."""
+    shell = "\n".join(re.findall(r"^```sh\n(.*?)^```$", text, re.DOTALL | re.MULTILINE))
+    lines = re.findall(r"^(?:\w+=\S+ )*(?:.*&& \S*/)?paramisp (.*)$", shell, re.MULTILINE)
+    return [re.split(r" [#|>]", line)[0] for line in lines]
+
+
+def mentioned(text: str) -> set[str]:
+    """Return the options of paramisp in a document's code; other programs' are left out."""
+    code = [piece for piece in re.findall(r"`([^`\n]+)`", text) if not piece.startswith(FOREIGN)]
+    return options("\n".join([*code, *command_lines(text)]))
+
+
+@pytest.mark.parametrize("name", PROSE)
+def test_every_option_mentioned_exists(name: str, helps: dict[str, str]) -> None:
+    assert mentioned(MARKDOWN[name]) - options("\n".join(helps.values())) == set()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_is_documented(command: str, helps: dict[str, str]) -> None:
+    """Every option of a command stands in a section of docs/options.md whose heading names the command."""
+    sections = re.split(r"^## ", OPTIONS, flags=re.MULTILINE)
+    own = [text for text in sections[1:] if re.search(rf"`(paramisp )?{command}\b", text.splitlines()[0])]
+    assert own, f"docs/options.md has no section for {command}"
+    known = set().union(*(mentioned(text) for text in own)) | mentioned(sections[0])
+    assert options(helps[command].split("Examples:")[0]) - known == set()
+
+
+def test_options_of_the_program_are_documented(helps: dict[str, str]) -> None:
+    assert options(helps[""].split("Examples:")[0]) - mentioned(OPTIONS) == set()
+
+
+def test_every_command_is_documented(helps: dict[str, str]) -> None:
+    body = helps[""].split("\nOptions:")[0]
+    sections = re.split(r"^[A-Z][\w ]*:$", body, flags=re.MULTILINE)[1:]
+    listed = {line.split()[0] for text in sections for line in text.splitlines() if re.match(r"  \w", line)}
+    assert listed == {name.split()[0] for name in COMMANDS}, "a new command needs a section, and its name in COMMANDS"
+    for text in MARKDOWN.values():
+        assert set(re.findall(r"(?:`|^)paramisp ([a-z]+)\b", text, re.MULTILINE)) <= listed
+
+
+def test_each_example_uses_its_commands_own_options(helps: dict[str, str]) -> None:
+    """An option of another command is wrong, too; also in blocks that are not run."""
+    seen = set()
+    for document in PROSE:
+        for line in command_lines(MARKDOWN[document]):
+            words = line.split()
+            name = " ".join(words[: 2 if words[0] == "weights" else 1])
+            assert options(" ".join(words)) <= options(helps[name]), f"{document}: {line}"
+            seen.add(name)
+    assert seen >= {"unprocess", "render", "inspect", "pairs", "train", "evaluate", "simulate", "weights import"}
+
+
+def test_commands_of_scripts_exist() -> None:
+    """Every `python tests/….py --option` names a script that knows the option; every `pytest …` names a file."""
+    count = 0
+    for name, text in MARKDOWN.items():
+        for command in re.findall(r"(?:`|^)(?:python|pytest) ([^`\n]+)", text, re.MULTILINE):
+            scripts = re.findall(r"tests/[\w/]+\.py", command)
+            if scripts and not command.startswith("-"):
+                source = (ROOT / scripts[0]).read_text(encoding="utf-8")
+                for option in re.findall(r"--[a-z-]+", command):
+                    assert f'"{option}"' in source, f"{name}: {command}"
+                count += 1
+            assert all((ROOT / script).is_file() for script in scripts), f"{name}: {command}"
+    assert count >= 15
+
+
+def test_recipes_exist() -> None:
+    from paramisp_cli.training import config
+
+    table = MARKDOWN["docs/training.md"].split("| recipe | purpose |")[1].split("\n\n")[0]
+    named = {name for row in table.splitlines()[2:] for name in re.findall(r"`([^`]+)`", row.split("|")[1])}
+    assert named == set(config.names())
+
+
+# --- facts ------------------------------------------------------------------------------------------------------------
+
+
+def test_every_exit_code_is_documented() -> None:
+    from paramisp_cli import errors
+
+    codes = {kind.exit_code for kind in vars(errors).values() if isinstance(kind, type) and hasattr(kind, "exit_code")}
+    table = README[README.index("| code | meaning |") :].split("\n\n")[0]
+    told = {int(number) for number in re.findall(r"\| (\d+) (?=\|)", table)}
+    assert codes | {0, 1, 2, 3, 130} == told
+
+
+def test_set_up_commands_are_makes() -> None:
+    if not shutil.which("make"):
+        pytest.skip("make is not installed")
+    known = set(re.findall(r"^([a-z]+)\b.*:", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = {target for text in MARKDOWN.values() for target in re.findall(r"(?:`|^)make ([a-z]+)\b", text, re.M)}
+    assert {"install", "test", "dev", "format", "bench", "clean", "lint", "types", "unit", "fuzz"} <= targets <= known
+    for target in targets:
+        done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    assert "make install && .venv/bin/paramisp unprocess photo.jpg\nmake test\n" in README
+
+
+def test_readme_is_short_and_its_picture_goes_alone() -> None:
+    """The package build strips the picture's line for the package index."""
+    assert len(README.splitlines()) <= 200
+    assert re.search(r"(?m)^!\[[^\]]+\]\(tests/readme/before_after\.jpg\)\n\n", README)
+
+
+def test_the_number_of_cameras() -> None:
+    from paramisp_cli import cameras
+
+    assert f"{len(cameras.all_cameras())} cameras" in MARKDOWN["docs/parameters.md"]
+
+
+def test_limits_are_those_of_the_code() -> None:
+    from paramisp_cli import formats
+    from paramisp_cli.types import FALLBACK_OPTICAL
+
+    limit: Any = getattr(formats, "MAX_PIXELS", 250_000_000)
+    assert f"{limit // 1_000_000} megapixels" in README
+    assert f"{limit // 1_000_000} megapixels" in OPTIONS
+    assert f"ISO {FALLBACK_OPTICAL.iso}, 1/125 s, f/2.8, 80 mm" in MARKDOWN["docs/parameters.md"]
+
+
+# --- links and language -----------------------------------------------------------------------------------------------
+
+
+def anchors(text: str) -> set[str]:
+    """Return the anchors of a document's headings, as GitHub makes them."""
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    found = re.findall(r"^#+ (.+)$", prose, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
+
+
+@pytest.mark.parametrize("name", MARKDOWN)
+def test_links_lead_somewhere(name: str) -> None:
+    for link in re.findall(r"\]\(([^)]+)\)", without_code(MARKDOWN[name])):
+        if link.startswith(("https://", "http://")):
+            continue
+        target, _, anchor = link.partition("#")
+        path = (ROOT / name).parent / target if target else ROOT / name
+        assert path.exists(), link
+        if anchor:
+            assert anchor in anchors(path.read_text(encoding="utf-8")), link
+
+
+def test_every_document_is_reached_from_the_readme() -> None:
+    reached, left = {"README.md"}, ["README.md"]
+    while left:
+        name = left.pop()
+        for link in re.findall(r"\]\(([^)#]+\.md)", MARKDOWN[name]):
+            target = ((ROOT / name).parent / link).resolve().relative_to(ROOT.resolve()).as_posix()
+            if target in MARKDOWN and target not in reached:
+                reached.add(target)
+                left.append(target)
+    assert set(PROSE) - reached == set()
+
+
+BANNED = (
+    "that one", "this one's", "is said", "are said", "was said", "and that is said", "is told", "are told", "what",
+    "what lies", "for who", "for whom", "for which", "for want of", "is for who", "to be had", "may be had",
+    "has to be asked for", "has to be said", "it is the shorter way", "goes that way", "nothing by nobody", "anew",
+    "as it were", "beyond doubt", "begin with all that", "likewise", "kept", "that go", "none is", "but for the",
+)  # fmt: skip
+"""Phrases that make a reader stop: stand-ins for nouns, inversions, archaisms (the style is in CONTRIBUTING.md)."""
+
+
+@pytest.mark.parametrize("name", PROSE)
+def test_plain_english(name: str) -> None:
+    prose = without_code(MARKDOWN[name])
+    found = [
+        f"{number}: {phrase!r}"
+        for number, line in enumerate(prose.splitlines(), 1)
+        for phrase in BANNED
+        if re.search(rf"\b{phrase}\b", line, re.IGNORECASE)
+    ]
+    assert not found, f"{name}: {', '.join(found)}"
+
+
+@pytest.mark.parametrize("name", PROSE)
+def test_sentences_are_short(name: str) -> None:
+    """No sentence of more than 45 words; tables and lists of links are left out."""
+    text = "\n".join(line for line in without_code(MARKDOWN[name]).splitlines() if not line.startswith(("|", "#")))
+    for paragraph in re.split(r"\n\s*\n|\n(?=\s*(?:\*|\d+\.) )", text):
+        for sentence in re.split(r"(?<=[.:;?!])\s+", " ".join(paragraph.split())):
+            assert len(sentence.split()) <= 45, sentence
+
+
+def test_spelling() -> None:
+    pytest.importorskip("codespell_lib", reason="needs codespell")
+    # Run as `make lint` does.
+    command = re.search(r"^\t\$\(BIN\)/codespell (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert command
+    words = [str(path) for word in command[1].split() for path in sorted(ROOT.glob(word))]
+    assert {str(ROOT / name) for name in PROSE} <= {*words, *map(str, (ROOT / "docs").rglob("*.md"))}
+    done = subprocess.run(
+        [sys.executable, "-m", "codespell_lib", *words], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
