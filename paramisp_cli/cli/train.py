@@ -29,7 +29,7 @@ CameraName = Annotated[
 LeaveOut = Annotated[list[str] | None, typer.Option("--leave-out", help="Leave out pairs whose name contains this.")]
 HoldOut = Annotated[
     float | None,
-    typer.Option("--hold-out", help="Measure on this fraction, the right-hand side, of photographs (0.3); see README."),
+    typer.Option("--hold-out", help="Measure on this fraction, the right-hand side, of photographs (0.3); see docs/evaluation.md."),
 ]
 Device = Annotated[
     str, typer.Option("--device", autocompletion=complete_device, help="auto, cpu, cuda, cuda:N or mps.")
