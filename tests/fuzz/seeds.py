@@ -222,7 +222,7 @@ def _published(shipped: Path) -> bytes:
 
 def make(folder: Path, more: Path | None = None) -> Pool:
     """Write the seeds into a folder; ``more`` is a folder of files to use instead, by suffix, where it has any."""
-    from paramisp_cli import formats, pipeline
+    import paramisp_cli as paramisp
 
     icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     icc = icc[:24] + bytes(12) + icc[36:]  # the time of its making
@@ -250,8 +250,8 @@ def make(folder: Path, more: Path | None = None) -> Pool:
     sound.write_bytes(files["jpeg"]["nikon.jpg"])
     raw = folder / "sound.dng"
     for name, options in {"ours.dng": {}, "wide.dng": {"exposure": 1.0}}.items():
-        settings = pipeline.Settings(model="parametric", **options)
-        formats.write(pipeline.unprocess(sound, settings), raw, overwrite=True)
+        settings = paramisp.Settings(model="parametric", **options)
+        paramisp.write(paramisp.unprocess(sound, settings), raw, overwrite=True)
         files["dng"][name] = raw.read_bytes()
     pool: dict[str, list[Path]] = {}
     for kind, contents in files.items():
