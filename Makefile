@@ -50,8 +50,9 @@ format: dev
 types: dev
 	$(BIN)/mypy
 
+# A test on each core, each with one thread: torch's threads would wait for each other.
 unit: dev
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(or $(JOBS),auto)
 
 fuzz: dev                          ## damaged files by the thousand; `make fuzz COUNT=20000 SEED=7`
 	$(BIN)/python tests/fuzz/run.py --count $(or $(COUNT),3000) --seed $(or $(SEED),1)

@@ -29,7 +29,10 @@ CameraName = Annotated[
 LeaveOut = Annotated[list[str] | None, typer.Option("--leave-out", help="Leave out pairs whose name contains this.")]
 HoldOut = Annotated[
     float | None,
-    typer.Option("--hold-out", help="Measure on this fraction, the right-hand side, of photographs (0.3); see docs/evaluation.md."),
+    typer.Option(
+        "--hold-out",
+        help="Measure on this fraction (0.3) of each photograph, its right-hand side; see docs/evaluation.md.",
+    ),
 ]
 Device = Annotated[
     str, typer.Option("--device", autocompletion=complete_device, help="auto, cpu, cuda, cuda:N or mps.")
