@@ -1,11 +1,17 @@
 import json
+import sys
 from importlib import resources
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from paramisp_cli import cameras
 from paramisp_cli.types import CFA_PATTERNS, Camera, CanonicalParams
+
+sys.path.insert(0, str(Path(__file__).parent / "cameras"))
+
+import build_table
 
 TABLE = cameras.all_cameras()
 
@@ -18,7 +24,10 @@ def test_table_is_as_it_says():
     assert len(text) < 700_000
     rows = json.loads(text)["cameras"]
     assert text.count("\n{") == len(rows) == len(TABLE)  # one camera a line
-    keys = {"name", "make", "model", "aliases", "cfa", "levels", "matrix", "daylight", "noise"}
+    keys = {
+        "name", "make", "model", "aliases", "kind", "sensor", "cfa", "cfa_area", "levels", "matrix", "matrix_2",
+        "daylight", "noise", "doubts", "source",
+    }  # fmt: skip
     assert all(row.keys() <= keys and {"name", "make", "model"} <= row.keys() for row in rows)
     assert len({facts.name for facts in TABLE}) == len(TABLE)
 
@@ -67,6 +76,32 @@ def test_generic_is_the_median():
     assert cameras.GENERIC.cfa == "RGGB"
     assert cameras.GENERIC.levels(100) == (512, 16383)
     assert cameras.GENERIC.noise_profile(100) is None
+
+
+def test_a_row_is_built_and_read_back(monkeypatch):
+    given = {
+        "make": "Maker", "model": "One", "exif_make": "MAKER", "exif_model": "ONE", "aliases": ["UN"], "ids": ["M1,1"],
+        "kind": "phone", "sensor": "bayer", "cfa": "RGGB", "cfa_area": "visible", "cfa_crop": "GBRG", "cfa_doubt": 1,
+        "levels": [{"black": 0, "white": 9}, {"black": 1, "white": 9, "iso_min": 800}],
+        "color_matrix_d65": [[0.6771, -0.1139, -0.0977], [-0.7818, 1.5123, 0.2928], [-0.1244, 0.1437, 0.7533]],
+        "color_matrix_2": {"illuminant": 17, "matrix": [[1, 0, 0], [0, 1, 0], [0, 0, 0.5]]},
+        "wb": {"Shade": [3, 1, 1], "Direct Sunlight": [2, 1, 1.6]},
+        "noise": [[100, 4.718e-06, 2.5e-05, 0.0003434, -3.862e-08, 0, 1e-10]], "source": {"cfa": "dt"},
+    }  # fmt: skip
+    monkeypatch.setattr(cameras, "_rows", lambda: (build_table.row(given),))
+    facts = cameras._facts.__wrapped__(0)
+    assert (facts.name, facts.exif_make, facts.exif_model) == ("Maker One", "MAKER", "ONE")
+    assert (facts.aliases, facts.kind, facts.sensor) == (("UN", "M1,1"), "phone", "bayer")
+    assert (facts.cfa, facts.cfa_area, facts.doubts) == ("GBRG", "jpeg", ("cfa",))
+    assert (facts.levels(400), facts.levels(1600), facts.levels()) == ((0, 9), (1, 9), (0, 9))
+    np.testing.assert_array_equal(facts.color_matrix, given["color_matrix_d65"])
+    np.testing.assert_array_equal(facts.color_matrix_2, given["color_matrix_2"]["matrix"])
+    assert facts.illuminant_2 == 17
+    np.testing.assert_array_equal(facts.daylight_neutral, [0.5, 1, 0.625])
+    assert facts.daylight_origin == "Direct Sunlight"
+    np.testing.assert_array_equal(facts.noise_rows, given["noise"])
+    assert facts.source == "cfa dt"
+    assert build_table.row({**given, "cfa_crop": "ERBG", "cfa": "RYGB"}).get("cfa") is None
 
 
 # What is read from a row ---------------------------------------------------------------------------------------------
