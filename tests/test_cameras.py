@@ -53,6 +53,7 @@ def test_every_row_makes_sense():
             assert noise is None or ((noise[:, 0] > 0) & (noise[:, 1] >= 0) & (noise < 1).all()).all(), facts.name
         if facts.noise_rows is not None:
             assert (np.diff(facts.noise_rows[:, 0]) > 0).all(), facts.name
+            assert not cameras.noise.unphysical(cameras.noise.physical(facts.noise_rows)).any(), facts.name
 
 
 def test_every_complete_row_makes_canonical_parameters():
@@ -119,15 +120,75 @@ def test_levels_by_iso():
 
 
 def test_noise_between_and_beyond_the_rows():
-    rows = np.array([[100, 1e-5, 2e-5, 3e-5, 1e-7, 0, -1e-7], [200, 3e-5, 2e-5, -1e-5, 3e-7, 0, 1e-7]])
+    rows = np.array([[100, 1e-5, 2e-5, 3e-5, 1e-7, 0, 2e-7], [200, 3e-5, 2e-5, 1e-5, 3e-7, 0, 1e-7]])
     facts = cameras.CameraFacts("x", "", "", noise_rows=rows)
-    np.testing.assert_allclose(facts.noise_profile(100), [[1e-5, 1e-7], [2e-5, 0], [3e-5, 0]])
-    np.testing.assert_allclose(facts.noise_profile(150), [[2e-5, 2e-7], [2e-5, 0], [1e-5, 0]], atol=1e-12)
-    np.testing.assert_allclose(facts.noise_profile(400), [[6e-5, 6e-7], [4e-5, 0], [1e-8, 2e-7]])
-    np.testing.assert_allclose(facts.noise_profile(50), [[5e-6, 5e-8], [1e-5, 0], [1.5e-5, 0]])
+    assert not facts.noise_flags.any()
+    np.testing.assert_allclose(facts.noise_profile(100), [[1e-5, 1e-7], [2e-5, 0], [3e-5, 2e-7]])
+    np.testing.assert_allclose(facts.noise_profile(150), [[2e-5, 2e-7], [2e-5, 0], [2e-5, 1.5e-7]])
+    np.testing.assert_allclose(facts.noise_profile(400), [[6e-5, 6e-7], [4e-5, 0], [2e-5, 2e-7]])
+    np.testing.assert_allclose(facts.noise_profile(50), [[5e-6, 5e-8], [1e-5, 0], [1.5e-5, 1e-7]])
     assert facts.noise_profile(None) is None
+    assert cameras.CameraFacts("x", "", "").noise_flags is None
     hero = cameras.find_by_name("GoPro HERO7 Black")  # the DNG's own NoiseProfile
     np.testing.assert_allclose(hero.noise_profile(267), [[0.000417055, 1.30296e-07]] * 3, rtol=1e-3)
+
+
+def fitted(isos, flagged=()):
+    """Rows of a sensor with scale 1e-7·ISO (green: half) and offset 4e-8 + 1e-12·ISO²; ``flagged`` values spoilt."""
+    rows = np.array([[i, 1e-7 * i, 5e-8 * i, 1e-7 * i, *[4e-8 + 1e-12 * i * i] * 3] for i in isos])
+    for row, column, value in flagged:
+        rows[row, column] = value
+    return rows
+
+
+def test_unphysical_values_are_derived_from_the_others():
+    isos = (100, 200, 400, 800)
+    spoilt = fitted(isos, [(0, 4, -1e-6), (0, 5, -1e-9), (2, 6, -1e-9), (1, 2, -3e-6), (3, 1, 0)])
+    assert cameras.noise.unphysical(spoilt).sum() == 5
+    np.testing.assert_allclose(cameras.noise.physical(spoilt), fitted(isos), rtol=1e-6)
+    facts = cameras.CameraFacts("x", "", "", noise_rows=spoilt)
+    np.testing.assert_allclose(facts.noise_profile(100)[0], [1e-5, 5e-8], rtol=1e-6)
+    np.testing.assert_array_equal(facts.noise_rows, spoilt)
+    assert facts.noise_flags.sum() == 5
+
+
+def test_physical_noise_changes_no_other_value():
+    rows = fitted((100, 200))
+    assert cameras.noise.physical(rows) is rows
+    spoilt = fitted((100, 200), [(0, 4, -1e-9)])
+    kept = ~np.pad(cameras.noise.unphysical(spoilt), ((0, 0), (1, 0)))
+    np.testing.assert_array_equal(cameras.noise.physical(spoilt)[kept], spoilt[kept])
+
+
+def test_noise_without_good_offsets_or_without_a_channel():
+    spoilt = fitted((100, 200), [(r, c, -1e-9) for r in (0, 1) for c in (4, 5, 6)])
+    derived = cameras.noise.physical(spoilt)
+    np.testing.assert_allclose(derived[:, 4:], cameras.noise.READ_NOISE * spoilt[:, 1:4] ** 2)
+    lacking = fitted((100, 200), [(r, c, 0) for r in (0, 1) for c in (3, 6)])  # blue was not fitted
+    derived = cameras.noise.physical(lacking)
+    np.testing.assert_allclose(derived[:, 3], np.array([100, 200]) * np.median([1e-7, 5e-8]))
+    np.testing.assert_allclose(derived[:, 4:], fitted((100, 200))[:, 4:], rtol=1e-6)
+    hopeless = cameras.CameraFacts("x", "", "", noise_rows=np.array([[100, *[-1e-6] * 6]]))
+    assert (hopeless.noise_profile(100)[:, 0] > 0).all()  # DNG forbids 0
+    assert (hopeless.noise_profile(100)[:, 1] >= 0).all()
+
+
+def test_derived_offsets_are_of_the_size_of_measured_ones():
+    """The measured values are variances of masked pixels, of one RAW file each."""
+    for name, iso, measured in (("Canon EOS 60D", 200, 4.3e-7), ("Canon EOS 30D", 100, 2.8e-7)):
+        facts = cameras.find_by_name(name)
+        assert facts.noise_flags[list(facts.noise_rows[:, 0]).index(iso), 3:].all()
+        ratio = facts.noise_profile(iso)[:, 1] / measured
+        assert ((ratio > 0.3) & (ratio < 3)).all(), (name, ratio)
+
+
+def test_read_noise_is_the_median_over_the_table():
+    medians = []
+    for facts in TABLE:
+        if facts.noise_rows is not None and (good := ~facts.noise_flags.any(1)).any():
+            rows = facts.noise_rows[good]
+            medians.append(np.median(rows[:, 4:] / rows[:, 1:4] ** 2))
+    np.testing.assert_allclose(cameras.noise.READ_NOISE, np.median(medians), rtol=0.1)
 
 
 def test_daylight():

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from paramisp_cli.cameras import noise
 from paramisp_cli.types import Camera
 
 
@@ -80,18 +81,24 @@ class CameraFacts:
         return (usual[0]["black"], usual[0]["white"]) if usual else (512, 16383)
 
     def noise_profile(self, iso: float | None) -> np.ndarray | None:
-        """(3, 2) scale and offset of R, G, B at an ISO: variance = scale·x + offset for x linear in [0, 1].
+        """Return (3, 2) scale and offset of R, G, B at an ISO: variance = scale·x + offset for x linear in [0, 1].
 
-        Linear in ISO between the table's rows, in proportion to ISO beyond them. Fits that went below zero are held
-        at scale 1e-8 and offset 0 (DNG NoiseProfile, tag 51041, forbids them). None if ISO or noise is unknown.
+        Linear in ISO between the table's rows, in proportion to ISO beyond them. Values that no sensor has are
+        replaced first (``noise.physical``): DNG's NoiseProfile (tag 51041) forbids them. None if the table or the
+        caller lacks noise or ISO.
         """
         if self.noise_rows is None or iso is None:
             return None
-        known = self.noise_rows[:, 0]
-        inside = float(np.clip(iso, known[0], known[-1]))
-        values = np.array([np.interp(inside, known, column) for column in self.noise_rows[:, 1:].T])
+        rows = noise.physical(self.noise_rows)
+        inside = float(np.clip(iso, rows[0, 0], rows[-1, 0]))
+        values = np.array([np.interp(inside, rows[:, 0], column) for column in rows[:, 1:].T])
         scale, offset = values.reshape(2, 3) * (iso / inside)
-        return np.stack([scale.clip(1e-8), offset.clip(0)], 1)
+        return np.stack([scale.clip(1e-8), offset], 1)
+
+    @property
+    def noise_flags(self) -> np.ndarray | None:
+        """(N, 6) bool: the values of ``noise_rows`` after the ISO that no sensor has: scale ≤ 0, offset < 0."""
+        return None if self.noise_rows is None else noise.unphysical(self.noise_rows)
 
 
 # For a camera that the table does not know: the medians over the whole table (a test holds them to it), the commonest
