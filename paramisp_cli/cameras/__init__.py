@@ -101,15 +101,15 @@ class CameraFacts:
         return None if self.noise_rows is None else noise.unphysical(self.noise_rows)
 
 
-# For a camera that the table does not know: the medians over the whole table (a test holds them to it), the commonest
-# CFA, and levels of a common 14-bit sensor.
+# For a camera that the table lacks: the medians over the whole table, phones included (a test holds them), the
+# commonest CFA, and the levels of a common 14-bit sensor.
 GENERIC = CameraFacts(
     name="an average camera",
     exif_make="",
     exif_model="",
     cfa="RGGB",
-    color_matrix=_array([[0.8532, -0.2709, -0.0888], [-0.4703, 1.247, 0.2305], [-0.0865, 0.1724, 0.6199]]),
-    daylight_neutral=_array([0.5047, 1.0, 0.6337]),
+    color_matrix=_array([[0.9258, -0.3112, -0.0949], [-0.442, 1.2367, 0.2173], [-0.0709, 0.1651, 0.5731]]),
+    daylight_neutral=_array([0.5079, 1.0, 0.6315]),
     daylight_origin="median of all cameras' daylight",
     level_rows=({"black": 512, "white": 16383},),
 )

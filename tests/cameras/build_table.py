@@ -42,7 +42,7 @@ ABOUT = [
     "source: fact and code; old: darktable 4.2.1; dt: darktable 5.4.1 (cameras.xml, noiseprofiles, wb_presets);",
     "ado: Adobe DNG Converter 11.3 to 18.4.1; dng: dnglab ab646bc; lr: LibRaw e419de0; rt: RawTherapee 5.13 and ART;",
     "adn: AndroidDeviceNames 2.1.1; exiftool: 13.58; mei, raw, psl, slabs: single DNGs in public repositories;",
-    "own: tags, masked pixels and alignment of our own files of the camera.",
+    "own: tags, masked pixels and alignment of our own files of the camera; codes: makers' public model codes.",
 ]
 
 # Name → facts in the collection's terms, and their evidence. They replace the collection's.
@@ -65,9 +65,42 @@ OWN: dict[str, dict[str, Any]] = {
         },
         "source": {"matrix": "own", "matrix_2": "own"},
     },
-    # The JPEG in a CRW begins at row 5, column 8 of the visible area, which is RGGB (`paramisp pairs`: 4.72, 7.73 at
-    # a scale of 1:1.5, whose resampling moves both axes by a quarter pixel).
-    "Canon EOS D30": {"cfa_crop": "GBRG", "source": {"cfa": "own"}},
+    # LibRaw's matrices: the reader takes them for a CRW, and the shipped networks were trained with them.
+    # The JPEG in a D30's CRW begins at row 5, column 8 of the visible area, which is RGGB (`paramisp pairs`: 4.72, 7.73
+    # at a scale of 1:1.5, whose resampling moves both axes by a quarter pixel).
+    "Canon EOS D30": {
+        "cfa_crop": "GBRG",
+        "color_matrix_d65": [[0.99, -0.2771, -0.1324], [-0.7072, 1.4229, 0.314], [-0.279, 0.3344, 0.8861]],
+        "source": {"cfa": "own", "matrix": "lr"},
+    },
+    "Canon PowerShot S40": {
+        "color_matrix_d65": [[0.8606, -0.2573, -0.0949], [-0.8237, 1.5489, 0.2974], [-0.2649, 0.3076, 0.91]],
+        "source": {"matrix": "lr"},
+    },
+}
+
+# Phones write a model code in EXIF, or their name. The collection has few codes; these follow the makers' schemes.
+_SAMSUNG_MARKETS = ("B", "E", "N", "Q", "U", "U1", "W", "0")
+_SAMSUNG = {
+    "S20": ("G980", "G981"), "S20+": ("G985", "G986"), "S20 Ultra": ("G988",),
+    "S21": ("G991",), "S21+": ("G996",), "S21 Ultra": ("G998",),
+    "S22": ("S901",), "S22+": ("S906",), "S22 Ultra": ("S908",),
+    "S23": ("S911",), "S23+": ("S916",), "S23 Ultra": ("S918",),
+    "S24": ("S921",), "S24+": ("S926",), "S24 Ultra": ("S928",),
+    "S25": ("S931",), "S25+": ("S936",), "S25 Ultra": ("S938",),
+}  # fmt: skip
+CODES: dict[str, list[str]] = {
+    **{
+        f"Samsung Galaxy {name}": [
+            f"SM-{code}{market}"
+            for code in codes
+            for market in (*_SAMSUNG_MARKETS, *(("F",) if code in ("G980", "G985") else ()))
+        ]
+        for name, codes in _SAMSUNG.items()
+    },
+    "Huawei HUAWEI P30 Pro": ["VOG-L04", "VOG-L09", "VOG-L29"],
+    "OnePlus OnePlus 12": ["CPH2573", "CPH2581", "CPH2583"],
+    "Sony Xperia 1 V": ["XQ-DQ54", "XQ-DQ62", "XQ-DQ72"],
 }
 
 
@@ -109,7 +142,9 @@ def row(given: dict[str, Any]) -> dict[str, Any]:
     source = {**given["source"], **own.get("source", {})}
     given = {**given, **own}
     made: dict[str, Any] = {"name": name, "make": given["exif_make"], "model": given["exif_model"]}
-    if aliases := [*given.get("aliases", ()), *given.get("ids", ())]:
+    if name in CODES:
+        source["aliases"] = "codes"
+    if aliases := [*given.get("aliases", ()), *given.get("ids", ()), *CODES.get(name, ())]:
         made["aliases"] = aliases
     made |= {key: given[key] for key in ("kind", "sensor") if key in given}
     area = "jpeg" if given.get("cfa_crop") in BAYER else given.get("cfa_area", "")
@@ -135,6 +170,11 @@ def row(given: dict[str, Any]) -> dict[str, Any]:
     return made
 
 
+def table(cameras: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of all cameras with a model and a fact; a bare make can match no EXIF."""
+    return [row(given) for given in cameras if given["exif_model"] and given["source"]]
+
+
 def write(rows: Iterable[dict[str, Any]], target: Path) -> None:
     """Write the table, one camera a line."""
     lines = [json.dumps(one, ensure_ascii=False, separators=(",", ":")) for one in rows]
@@ -146,8 +186,9 @@ def main() -> None:
     """Run the command line of this script."""
     source, target = map(Path, sys.argv[1:3]) if len(sys.argv) == 3 else (SOURCE, TARGET)
     cameras = json.loads(source.read_text("utf-8"))["cameras"]
-    write(map(row, cameras), target)
-    print(f"{target}: {len(cameras)} cameras, {target.stat().st_size / 1000:.0f} kB")
+    rows = table(cameras)
+    write(rows, target)
+    print(f"{target}: {len(rows)} cameras, {target.stat().st_size / 1000:.0f} kB")
 
 
 if __name__ == "__main__":
