@@ -1,10 +1,16 @@
-"""What is known of cameras: ``cameras.json``, read when first asked, and matched to the make and model in EXIF."""
+"""Facts of cameras: read ``cameras.json`` when first asked, and match its cameras to the make and model of EXIF.
+
+``tests/cameras/build_table.py`` writes the table. A camera's facts are decoded only when somebody asks for them: most
+commands need one camera of the table's hundreds.
+"""
 
 from __future__ import annotations
 
 import difflib
 import json
+import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -12,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from paramisp_cli.cameras import noise
 from paramisp_cli.types import Camera
 
 
@@ -27,17 +34,23 @@ _D55 = np.array([0.33242, 0.34743, 1 - 0.33242 - 0.34743]) / 0.34743
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CameraFacts:
-    """What the table knows of a camera; ``None`` where it is silent.
+    """The table's facts of a camera; ``None`` (or empty) where the table is silent.
 
-    name             as one would say it: "Canon EOS 60D"
+    name             the name in sentences and file names: "Canon EOS 60D"
     exif_make        make as in EXIF (0x010F)
     exif_model       model as in EXIF (0x0110); aliases are further ones (other markets' names)
-    cfa              "RGGB"… of the sensor's full area; of the JPEG's pixel grid where we had files of the camera
+    cfa              "RGGB"… at the first pixel of ``cfa_area``
+    cfa_area         "jpeg" (the camera's own crop), "visible" or "full" (the whole sensor); empty: not known
+    sensor           "bayer", "xtrans", "mono", "foveon", "superccd", "four-colour" or "other"; empty: not known
+    kind             "phone" or "tablet"; empty: a camera
     color_matrix     (3, 3) CIE XYZ → camera RGB for D65
+    color_matrix_2   (3, 3) the same for ``illuminant_2``, an EXIF LightSource code (17: incandescent, A)
     daylight_neutral (3,) camera RGB of a neutral object in daylight, G = 1
-    daylight_origin  which preset that was, or that it comes from the matrix
-    level_rows       black, white, ISO values or range they hold for: see ``levels``
-    noise_rows       (N, 7) ISO, scale R G B, offset R G B: see ``noise_profile``
+    daylight_origin  the preset's name, or that the value comes from the matrix
+    level_rows       black, white, ISO values or range for which they hold: see ``levels``
+    noise_rows       (N, 7) ISO, scale R G B, offset R G B as fitted: see ``noise_profile``
+    doubts           facts on which the table's sources disagree, or odd ones: "cfa", "matrix"
+    source           fact and source code of each fact: the table's ``about`` explains the codes
     """
 
     name: str
@@ -50,54 +63,77 @@ class CameraFacts:
     daylight_origin: str = ""
     level_rows: tuple[dict[str, Any], ...] = ()
     noise_rows: np.ndarray | None = None
+    cfa_area: str = ""
+    sensor: str = ""
+    kind: str = ""
+    color_matrix_2: np.ndarray | None = None
+    illuminant_2: int | None = None
+    doubts: tuple[str, ...] = ()
+    source: str = ""
 
     def levels(self, iso: float | None = None) -> tuple[float, float]:
-        """(black, white) in raw units at an ISO, or those of most ISOs; 512 and 16383 if the table is silent."""
+        """Return (black, white) in raw units at an ISO, or those of most ISOs; 512 and 16383 if the table is silent."""
         for row in self.level_rows:
             low, high = row.get("iso_range", (0, -1))
-            if iso is not None and (iso in row.get("iso", ()) or low <= iso <= high):
+            if iso is not None and (iso in row.get("iso", ()) or low <= iso <= (math.inf if high is None else high)):
                 return row["black"], row["white"]
         usual = [row for row in self.level_rows if not row.keys() & {"iso", "iso_range"}] or self.level_rows
         return (usual[0]["black"], usual[0]["white"]) if usual else (512, 16383)
 
     def noise_profile(self, iso: float | None) -> np.ndarray | None:
-        """(3, 2) scale and offset of R, G, B at an ISO: variance = scale·x + offset for x linear in [0, 1].
+        """Return (3, 2) scale and offset of R, G, B at an ISO: variance = scale·x + offset for x linear in [0, 1].
 
-        Linear in ISO between the table's rows, in proportion to ISO beyond them. Fits that went below zero are held
-        at scale 1e-8 and offset 0 (DNG NoiseProfile, tag 51041, forbids them). None if ISO or noise is unknown.
+        Linear in ISO between the table's rows, in proportion to ISO beyond them. Values that no sensor has are
+        replaced first (``noise.physical``): DNG's NoiseProfile (tag 51041) forbids them. None if the table or the
+        caller lacks noise or ISO.
         """
         if self.noise_rows is None or iso is None:
             return None
-        known = self.noise_rows[:, 0]
-        inside = float(np.clip(iso, known[0], known[-1]))
-        values = np.array([np.interp(inside, known, column) for column in self.noise_rows[:, 1:].T])
+        rows = noise.physical(self.noise_rows)
+        inside = float(np.clip(iso, rows[0, 0], rows[-1, 0]))
+        values = np.array([np.interp(inside, rows[:, 0], column) for column in rows[:, 1:].T])
         scale, offset = values.reshape(2, 3) * (iso / inside)
-        return np.stack([scale.clip(1e-8), offset.clip(0)], 1)
+        return np.stack([scale.clip(1e-8), offset], 1)
+
+    @property
+    def noise_flags(self) -> np.ndarray | None:
+        """(N, 6) bool: the values of ``noise_rows`` after the ISO that no sensor has: scale ≤ 0, offset < 0."""
+        return None if self.noise_rows is None else noise.unphysical(self.noise_rows)
 
 
-# For a camera that the table does not know: the medians over the whole table (a test holds them to it), the commonest
-# CFA, and levels of a common 14-bit sensor.
+# For a camera that the table lacks: the medians over the whole table, phones included (a test holds them), the
+# commonest CFA, and the levels of a common 14-bit sensor.
 GENERIC = CameraFacts(
     name="an average camera",
     exif_make="",
     exif_model="",
     cfa="RGGB",
-    color_matrix=_array([[0.8532, -0.2709, -0.0888], [-0.4703, 1.247, 0.2305], [-0.0865, 0.1724, 0.6199]]),
-    daylight_neutral=_array([0.5047, 1.0, 0.6337]),
+    color_matrix=_array([[0.9258, -0.3112, -0.0949], [-0.442, 1.2367, 0.2173], [-0.0709, 0.1651, 0.5731]]),
+    daylight_neutral=_array([0.5079, 1.0, 0.6315]),
     daylight_origin="median of all cameras' daylight",
     level_rows=({"black": 512, "white": 16383},),
 )
 
 
 @cache
-def all_cameras() -> tuple[CameraFacts, ...]:
-    """Every camera of the table, by name."""
+def _rows() -> tuple[dict[str, Any], ...]:
+    """Read the table's rows, in their order."""
     text = resources.files(__package__).joinpath("cameras.json").read_text("utf-8")
-    return tuple(_facts(row) for row in json.loads(text)["cameras"])
+    return tuple(json.loads(text)["cameras"])
 
 
-def _facts(row: dict[str, Any]) -> CameraFacts:
-    matrix = _array(row["matrix"]) if "matrix" in row else None
+@cache
+def all_cameras() -> tuple[CameraFacts, ...]:
+    """Return every camera of the table, in its order: by make and model."""
+    return tuple(_facts(number) for number in range(len(_rows())))
+
+
+@cache
+def _facts(number: int) -> CameraFacts:
+    """Decode the row of this number."""
+    row = _rows()[number]
+    matrix = _matrix(row["matrix"]) if "matrix" in row else None
+    illuminant, *second = row.get("matrix_2", (None,))
     neutral, origin = None, ""
     if "daylight" in row:
         red, blue, origin = row["daylight"]
@@ -115,13 +151,24 @@ def _facts(row: dict[str, Any]) -> CameraFacts:
         daylight_neutral=neutral,
         daylight_origin=origin,
         level_rows=tuple(row.get("levels", ())),
-        noise_rows=_array(row["noise"]) if "noise" in row else None,
+        noise_rows=_array([line.split() for line in row["noise"].split(";")]) if "noise" in row else None,
+        cfa_area=row.get("cfa_area", ""),
+        sensor=row.get("sensor", ""),
+        kind=row.get("kind", ""),
+        color_matrix_2=_matrix(second) if second else None,
+        illuminant_2=illuminant,
+        doubts=tuple(row.get("doubts", ())),
+        source=row.get("source", ""),
     )
+
+
+def _matrix(ten_thousandths: Sequence[int]) -> np.ndarray:
+    return _array(np.reshape(ten_thousandths, (3, 3)) / 10_000)
 
 
 # Matching ------------------------------------------------------------------------------------------------------------
 
-# Makers under the names of their owners, or of before and after; otherwise the first word of the make counts.
+# Makers under their owners' names, or their former and later ones; otherwise the first word of the make counts.
 _BRANDS = {
     "eastman": "kodak",
     "konica": "minolta",
@@ -147,34 +194,37 @@ def _key(brand: str, model: str) -> str:
 
 
 @cache
-def _index() -> dict[tuple[str, str], CameraFacts]:
-    """(brand, model key) → facts, for every name a camera goes by."""
-    index: dict[tuple[str, str], CameraFacts] = {}
-    for facts in all_cameras():
-        brand = _brand(facts.exif_make)
-        index[brand, _key(brand, facts.exif_model)] = facts
-    for facts in all_cameras():  # a camera's own name goes before another's alias
-        for brand in {_brand(facts.exif_make), _brand(facts.name)}:
-            for model in (facts.exif_model, facts.name, *facts.aliases):
-                index.setdefault((brand, _key(brand, model)), facts)
+def _index() -> dict[tuple[str, str], int]:
+    """Map (brand, model key) to the number of a row, for every name of every camera."""
+    index: dict[tuple[str, str], int] = {}
+    for number, row in enumerate(_rows()):
+        brand = _brand(row["make"])
+        index[brand, _key(brand, row["model"])] = number
+    for number, row in enumerate(_rows()):  # a camera's own name goes before another's alias
+        for brand in {_brand(row["make"]), _brand(row["name"])}:
+            for model in (row["model"], row["name"], *row.get("aliases", ())):
+                index.setdefault((brand, _key(brand, model)), number)
     return index
 
 
 def find(camera: Camera | None) -> CameraFacts | None:
-    """The table's facts of a camera by the make and model of its EXIF, or None.
+    """Return the table's facts of a camera by the make and model of its EXIF, or None.
 
     Case, spaces, the make's legal form ("NIKON CORPORATION") and whether the model repeats the make play no part.
     """
     if camera is None or not camera.model.strip():
         return None
     brand = _brand(camera.make)
-    return _index().get((brand, _key(brand, camera.model))) if brand else _by_model(camera.model)
+    if not brand:
+        return _by_model(camera.model)
+    number = _index().get((brand, _key(brand, camera.model)))
+    return None if number is None else _facts(number)
 
 
 def find_by_name(name: str) -> CameraFacts | None:
-    """The facts of a camera as a person names it: "Canon EOS 60D", "Canon/EOS 60D", "eos 60d"; None if unknown.
+    """Return the facts of a camera as a person names it: "Canon EOS 60D", "Canon/EOS 60D", "eos 60d"; None if unknown.
 
-    A model alone will do if only one make has it.
+    A model alone suffices if only one make has it.
     """
     name = name.strip()
     for gap in re.finditer(r"[/ ]", name):  # makes, models and the space between them may hold either
@@ -185,9 +235,9 @@ def find_by_name(name: str) -> CameraFacts | None:
 
 
 def _by_model(model: str) -> CameraFacts | None:
-    """The one camera of whatever make with this model."""
-    found = {facts.name: facts for (brand, key), facts in _index().items() if key and key == _key(brand, model)}
-    return next(iter(found.values())) if len(found) == 1 else None
+    """Return the camera with this model, of any make; None if there is none or more than one."""
+    found = {number for (brand, key), number in _index().items() if key and key == _key(brand, model)}
+    return _facts(found.pop()) if len(found) == 1 else None
 
 
 def close_names(name: str) -> list[str]:
@@ -197,17 +247,18 @@ def close_names(name: str) -> list[str]:
     are spelt most alike.
     """
     words = name.replace("/", " ").lower().split()
+    known_names = [row["name"] for row in _rows()]
     holding = [
-        facts.name
-        for facts in all_cameras()
-        if all(any(part.startswith(word) for part in facts.name.lower().split()) for word in words)
+        known
+        for known in known_names
+        if all(any(own.startswith(word) for own in known.lower().split()) for word in words)
     ]
     if words and holding:
         return sorted(holding, key=lambda known: (len(known), known))[:3]
-    names = {facts.name.lower(): facts.name for facts in all_cameras()}
+    names = {known.lower(): known for known in known_names}
     return [names[key] for key in difflib.get_close_matches(" ".join(words), names, n=3, cutoff=0.6)]
 
 
 def slug(name: str) -> str:
-    """A camera's name as file names spell it: "GoPro HERO7 Black" → "gopro-hero7-black"."""
+    """Spell a camera's name as file names do: "GoPro HERO7 Black" → "gopro-hero7-black"."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
