@@ -381,7 +381,8 @@ def _silent_optics(optical: OpticalParams, checkpoint: Path | None) -> list[str]
     for name, (label, flag, form) in _OPTICAL_TEXT.items():
         if getattr(optical, name) is None:
             labels.append(label)
-            values.append(form.format(getattr(FALLBACK_OPTICAL, name)))
+            value = getattr(FALLBACK_OPTICAL, name)
+            values.append(f"1/{1 / value:.0f} s" if name == "exposure_time" else form.format(value))
             flags.append(flag)
     if not labels:
         return []

@@ -375,7 +375,7 @@ def test_cameras(paramisp):
     _, out, _ = paramisp("cameras")
     assert len(out) > 600
     _, out, _ = paramisp("cameras", "eos 60d", "--json")
-    assert [json.loads(line)["name"] for line in out] == ["Canon EOS 60D"]
+    assert [json.loads(line)["name"] for line in out] == ["Canon EOS 60D", "Canon EOS 60Da"]
     code, out, err = paramisp("cameras", "no such thing")
     assert (code, out, len(err)) == (0, [], 1)
 

@@ -122,7 +122,7 @@ def test_canonical_precedence(like):
     assert plan.canonical.white_level == white
     assert plan.notices == ()
 
-    for camera, named in ((Camera("Zenit", "Z9000"), "Zenit Z9000"), (None, "no camera named in EXIF")):
+    for camera, named in ((Camera("Zenit", "Z9000"), "Zenit Z9000"), (None, "EXIF names no camera")):
         plan = pipeline.plan_unprocess(picture(camera=camera), PARAMETRIC)
         np.testing.assert_array_equal(plan.canonical.color_matrix, cameras.GENERIC.color_matrix)
         np.testing.assert_array_equal(plan.canonical.as_shot_neutral, cameras.GENERIC.daylight_neutral)
@@ -190,8 +190,7 @@ def test_which_model(monkeypatch, tmp_path, no_weights):
     assert (plan.architecture, plan.checkpoint) == ("paramisp", generic)
     assert plan.notices == (
         "no weights for Canon EOS 60D: used the generic ones",
-        "has no ExposureTime; used 1/125 s (pass --exposure-time or --like RAW)",
-        "has no FocalLength; used 80 mm (pass --focal-length or --like RAW)",
+        "has no ExposureTime, FocalLength; used 1/125 s, 80 mm (pass --exposure-time, --focal-length or --like RAW)",
     )
     monkeypatch.setattr(weights, "find", lambda *a: weights.Found(own, "canon-eos-60d", "a test"))
     whole = OpticalParams(100, 1 / 60, 4, 50)
