@@ -85,6 +85,6 @@ def _usage_error(error: Any) -> int:
         for line in context.get_help().splitlines():
             say(line)
     else:
-        text = " ".join(error.format_message().split()).rstrip(".")
+        text = " ".join(error.format_message().split()).rstrip(".").replace("Value error, ", "")
         say(f"{command}: {text[:1].lower()}{text[1:]}; see `{command} -h`")
     return 2

@@ -157,7 +157,11 @@ def test_interrupted_and_resumed(dataset: Path, tmp_path: Path) -> None:
     [
         (("pairs", "missing", "-o", "out"), 5, "no such file or folder"),
         (("train", "missing", "--direction", "unprocess", "-o", "out"), 5, "no data set"),
-        (("train", "missing", "--direction", "sideways", "-o", "out"), 2, "--direction must be one of"),
+        (
+            ("train", "missing", "--direction", "sideways", "-o", "out"),
+            2,
+            "'sideways' is not one of 'unprocess', 'render', 'joint'",
+        ),
         (("train", "missing", "--direction", "render", "--recipe", "magic", "-o", "out"), 2, "there is no recipe"),
         (("evaluate", "missing"), 5, "no data set"),
         (("evaluate", "DATASET", "--test", "three"), 2, "no pair's name contains it"),
