@@ -1,4 +1,4 @@
-"""Main memory: how much there is, and how to have it without paying for it again and again."""
+"""Main memory: how much is free, and large pieces of it that are kept from one picture to the next."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def free() -> int:
-    """Bytes of main memory that can be had now, the limit of a container and what ``kept`` holds included."""
+    """Return the bytes of main memory that are free now, within a container's limit; ``kept`` memory counts as free."""
     available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 8 << 30
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
@@ -28,7 +28,7 @@ def free() -> int:
     if limit.exists() and used.exists() and (text := limit.read_text().strip()) != "max":
         stat = Path("/sys/fs/cgroup/memory.stat")
         counts = dict(line.split() for line in stat.read_text().splitlines()) if stat.exists() else {}
-        # What it holds of files that were read or written is given up when something needs it.
+        # The container gives up cached pages of files when something needs the memory.
         taken = int(used.read_text()) - int(counts.get("inactive_file", 0))
         available = min(available, max(int(text) - taken, 0))
     return available + sum(len(mapping) for mapping in _spare)
@@ -36,9 +36,10 @@ def free() -> int:
 
 @cache
 def keep_freed() -> None:
-    """Tell glibc to keep what is freed: by default every temporary over 128 kB is mapped, zeroed and unmapped again,
-    which is half of a network's time. Does nothing elsewhere.
-    """  # fmt: skip
+    """Tell glibc to keep freed memory; does nothing with other C libraries.
+
+    By default glibc maps, zeroes and unmaps every temporary over 128 kB, which is half of a network's time.
+    """
     if not sys.platform.startswith("linux"):
         return
     try:
@@ -56,9 +57,10 @@ _keepers: list[None] = []
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Inside it, what ``pool`` gave stays when it is done with, for the next picture: giving it back to the system and
-    having it zeroed again is a twentieth to a seventh of a network's time.
-    """  # fmt: skip
+    """Keep memory from ``pool`` for the next picture, within this context.
+
+    Giving it back to the system and having it zeroed again takes a twentieth to a seventh of a network's time.
+    """
     _keepers.append(None)
     try:
         yield
@@ -69,30 +71,30 @@ def kept() -> Iterator[None]:
 
 
 def release() -> None:
-    """Give back to the system what is kept and not used now."""
+    """Give memory that is kept and unused back to the system."""
     _spare.clear()
 
 
 def pool(count: int, like: Tensor) -> Tensor:
-    """(count,) uninitialised numbers, on 2-MB pages where the system has them (first touch of 4-kB pages is 1 s/GB)."""
-    import torch  # here, for who only lists files does not wait for it
+    """Return (count,) uninitialised numbers, on 2-MB pages where the system has them (4-kB pages cost 1 s/GB)."""
+    import torch  # lazily: listing files must not load torch
 
     size = count * like.element_size()
     if like.device.type != "cpu" or not hasattr(mmap, "MADV_HUGEPAGE") or size < 8 << 20:
         return torch.empty(count, dtype=like.dtype, device=like.device)
     mapping = next((spare for spare in _spare[:] if size <= len(spare) <= size * 1.1 and _taken(spare)), None)
     if mapping is None:
-        release()  # pictures of another size have come, and what these left would only take their room
+        release()  # mappings of pictures of another size would only take room
         mapping = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # a shared one gets no large pages
         mapping.madvise(mmap.MADV_HUGEPAGE)
-    # Not the mapping itself: this one ends with the last view of the tensor, and can say so.
+    # The tensor holds this object and not the mapping: it ends with the tensor's last view and can report that.
     lent = (ctypes.c_char * len(mapping)).from_buffer(mapping)
     weakref.finalize(lent, _back, mapping).atexit = False
     return torch.frombuffer(lent, dtype=like.dtype, count=count)
 
 
 def _taken(mapping: mmap.mmap) -> bool:
-    """Take it from the spare ones, unless another thread just has."""
+    """Take a spare mapping, unless another thread just has."""
     try:
         _spare.remove(mapping)
     except ValueError:
@@ -101,6 +103,6 @@ def _taken(mapping: mmap.mmap) -> bool:
 
 
 def _back(mapping: mmap.mmap) -> None:
-    """Keep a mapping that nobody uses any more, or let go of it, which unmaps it."""
+    """Keep a mapping that is no longer used, or drop it, which unmaps it."""
     if _keepers:
         _spare.append(mapping)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from paramisp_cli import cameras, formats, look, weights
+from paramisp_cli import cameras, formats, look, models, weights
 from paramisp_cli.errors import ConfigError, FormatError, WeightsError
 from paramisp_cli.formats import exif, raster
 from paramisp_cli.types import (
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 
     from paramisp_cli.models.base import IspModel
 
-MODELS = ("paramisp", "parametric")
-"""Names of the architectures, best first (``models.ARCHITECTURES``, which costs torch's import)."""
+MODELS = models.names()
+"""Names of the architectures, best first."""
 
-WEIGHTLESS = ("parametric",)
-"""Those of them that have nothing learned."""
+WEIGHTLESS = models.names(needs_weights=False)
+"""Names of the architectures that need no weights."""
 
 DTYPES = {"auto": "float32", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 """``--dtype`` → torch's name of it."""
@@ -64,8 +64,7 @@ class Settings:
     device         "auto", "cpu", "cuda", "cuda:1", "mps"
     dtype          "auto", "fp32", "bf16", "fp16": precision of the convolutions
     max_memory     bytes the network may use; None: what is free
-    scratch        a folder, not in memory, for a file of the feature maps that the network has no memory for; None:
-                   they are made again each time
+    scratch        a folder, not in memory, for a file of the feature maps that the network has no memory for
     camera         "MAKE/MODEL" or a name of the camera table
     iso, exposure_time [s], f_number, focal_length [mm]
     wb             white-balance gains (R, G, B)
@@ -405,7 +404,6 @@ def affordable(plan: Plan, settings: Settings, size: tuple[int, int]) -> Plan:
     suffice for any way, the parametric one. ConfigError if it was asked for.
     """  # fmt: skip
     from paramisp_cli import tiling
-    from paramisp_cli.models.base import DISK
 
     if plan.checkpoint is None:
         return plan
@@ -416,16 +414,14 @@ def affordable(plan: Plan, settings: Settings, size: tuple[int, int]) -> Plan:
     except ConfigError as error:
         if settings.model is not None or settings.weights is not None:
             raise
-        notice = f"{str(error).partition('; pass')[0]}: used the parametric model"
+        text, _, remedy = str(error).partition("; ")
+        other = remedy.rpartition(" or --model")[0].rstrip(",")
+        hint = f" (for the network {other})" if other else ""
+        notice = f"{text}: used the parametric model{hint}"
         notices = (*(n for n in plan.notices if n != _used_generic(plan.camera)), notice)
         origin = {**plan.origin, "model": "not enough memory for the trained weights"}
         return replace(plan, architecture="parametric", checkpoint=None, notices=notices, origin=origin)
-    notices, ways = plan.notices, list(model.plans())
-    if settings.scratch is None and device.type == "cpu" and DISK in ways[: ways.index(memory_plan)]:
-        notices += (
-            f"memory allows the plan {memory_plan!r}, which takes long; --scratch DIR would use a disk as well",
-        )
-    return replace(plan, memory_plan=memory_plan, notices=notices)
+    return replace(plan, memory_plan=memory_plan)
 
 
 def run_unprocess(image: SrgbImage, plan: Plan, settings: Settings) -> RawImage:
@@ -433,7 +429,6 @@ def run_unprocess(image: SrgbImage, plan: Plan, settings: Settings) -> RawImage:
     import torch
 
     from paramisp_cli import isp, tiling
-    from paramisp_cli.models.base import Params
 
     height, width = image.size
     even = max(height + height % 2, SMALLEST_MOSAIC), max(width + width % 2, SMALLEST_MOSAIC)
@@ -454,7 +449,7 @@ def run_unprocess(image: SrgbImage, plan: Plan, settings: Settings) -> RawImage:
         levels = isp.quantise(rows, black, canonical.white_level)
         mosaic[top : top + rows.shape[2]] = tiling.codes_from(levels[0, 0], mosaic.dtype)
 
-    params = Params.of(canonical, plan.optical, model.color_matrix_row_sum)
+    params = model.params_of(canonical, plan.optical)
     used = tiling.run(
         model, params, even, source, sink,
         device=device, dtype=dtype, max_memory=settings.max_memory, plan=plan.memory_plan,
@@ -483,7 +478,6 @@ def run_render(raw: RawImage, plan: Plan, settings: Settings) -> SrgbImage:
     import torch
 
     from paramisp_cli import isp, tiling
-    from paramisp_cli.models.base import Params
 
     raw = replace(raw, canonical=plan.canonical, optical=plan.optical, camera=plan.camera).cropped()
     canonical, mosaic, crop = raw.canonical, raw.mosaic, raw.crop
@@ -504,7 +498,7 @@ def run_render(raw: RawImage, plan: Plan, settings: Settings) -> SrgbImage:
         codes = rows.clamp_(0, 1).mul_(top_code).round_()[0]
         pixels[top : top + rows.shape[2]] = tiling.codes_from(codes, pixels.dtype).transpose(1, 2, 0)
 
-    params = Params.of(canonical, plan.optical, model.color_matrix_row_sum)
+    params = model.params_of(canonical, plan.optical)
     used = tiling.run(
         model, params, raw.mosaic.shape, source, sink,
         device=device, dtype=dtype, max_memory=settings.max_memory, plan=plan.memory_plan,
@@ -558,8 +552,6 @@ def _render_exposure(raw: RawImage, plan: Plan, settings: Settings) -> tuple[flo
 def _model(plan: Plan, settings: Settings, exposure: float) -> tuple[IspModel, torch.device, torch.dtype]:
     """The built model on its device, and the precision to run it in."""
     import torch
-
-    from paramisp_cli import models
 
     device = pick_device(settings.device)
     if plan.checkpoint is None:

@@ -1,4 +1,7 @@
-"""A file for what memory has no room for: tensors of which some rows are in memory at a time."""
+"""Stores for tensors that do not fit the memory that computes: a file, or host memory beside a GPU.
+
+Some rows of a tensor are in a window in memory; the rest is in the store.
+"""
 
 from __future__ import annotations
 
@@ -7,28 +10,51 @@ import math
 import os
 import re
 import tempfile
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from paramisp_cli import memory
 from paramisp_cli.errors import ConfigError, FileAccessError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
-class Scratch:
-    """A file for what memory has no room for. It has no name, and ends with the context or the process."""
+class _Store(ABC):
+    """Room for ``size`` bytes, given to tensors one after the other."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.given = size, 0
+
+    def rows(self, shape: tuple[int, ...], window: int, like: Tensor) -> Window:
+        """Give a tensor of this shape the next bytes; ``window`` rows of it are in memory at a time."""
+        begin = self.given
+        self.given += math.prod(shape) * like.element_size()
+        return Window(self, begin, shape, min(window, shape[0]), like)
+
+    @abstractmethod
+    def transfer(self, rows: Tensor, place: int, *, write: bool) -> None:
+        """Write contiguous rows to a place [bytes] in the store, or read them from it."""
+
+    @abstractmethod
+    def expect(self, place: int, size: int) -> None:
+        """Prepare to read these bytes soon."""
+
+
+class Scratch(_Store):
+    """A temporary file. It has no name, and ends with the context or the process."""
 
     def __init__(self, size: int, folder: Path | None = None) -> None:
         """``size`` bytes in ``folder`` (None: the system's).
 
-        ConfigError if it lies in memory, FileAccessError if they do not fit.
+        Raises ConfigError for a folder in memory, FileAccessError if the file does not fit.
         """
-        self.folder, self.given = folder or Path(tempfile.gettempdir()), 0
+        super().__init__(size)
+        self.folder = folder or Path(tempfile.gettempdir())
         if _in_memory(self.folder):
             raise ConfigError(f"{self.folder} lies in memory itself; pass --scratch with a folder on a disk")
-        self.size = size
 
     def __enter__(self) -> Scratch:
         try:
@@ -47,22 +73,16 @@ class Scratch:
         self.file.close()
 
     def _reserve(self) -> None:
-        """Have a full disk show now, where the system can say so, rather than in the middle of the work."""
+        """Reserve the file's size, where the system can: a full disk shows now and not in the middle of the work."""
         if hasattr(os, "posix_fallocate"):
             try:
                 os.posix_fallocate(self.file.fileno(), 0, self.size)
             except OSError as error:
-                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):  # a file system that cannot say
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):  # the file system cannot reserve
                     raise
 
-    def rows(self, shape: tuple[int, ...], window: int, like: Tensor) -> ScratchRows:
-        """A tensor of this shape in the next part of the file, ``window`` rows of which are in memory at a time."""
-        begin = self.given
-        self.given += math.prod(shape) * like.element_size()
-        return ScratchRows(self, begin, shape, min(window, shape[0]), like)
-
     def transfer(self, rows: Tensor, place: int, *, write: bool) -> None:
-        """Read or write contiguous rows at a place [bytes] in the file. FileAccessError if that fails."""
+        """Write or read rows; raises FileAccessError."""
         left = rows.numpy().data.cast("B")
         try:
             self.file.seek(place)
@@ -80,20 +100,59 @@ class Scratch:
             os.posix_fadvise(self.file.fileno(), place, size, os.POSIX_FADV_WILLNEED)
 
 
-class ScratchRows:
-    """A tensor in a Scratch, of which a window of rows is in memory, and slides down over it again and again."""
+class HostMemory(_Store):
+    """Host memory beside a GPU, pinned on CUDA: copies then run at the bus's speed, ordered with the computation."""
 
-    def __init__(self, scratch: Scratch, begin: int, shape: tuple[int, ...], window: int, like: Tensor) -> None:
-        self.scratch, self.begin, self.count, self.window = scratch, begin, shape[0], window
+    def __enter__(self) -> HostMemory:
+        import torch
+
+        self.bytes = torch.empty(self.size, dtype=torch.uint8)
+        # Registered by hand: torch's own pinned memory would be rounded up to a power of two.
+        self.pinned = torch.cuda.is_available() and self._register() == 0
+        self.device: torch.device | None = None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        import torch
+
+        if self.pinned:
+            torch.cuda.synchronize(self.device)  # copies may still be under way
+            cudart: Any = torch.cuda.cudart
+            cudart().cudaHostUnregister(self.bytes.data_ptr())
+        del self.bytes
+
+    def _register(self) -> int:
+        """Pin the memory → CUDA's error code, 0 for success."""
+        import torch
+
+        cudart: Any = torch.cuda.cudart
+        return int(cudart().cudaHostRegister(self.bytes.data_ptr(), self.size, 0))
+
+    def transfer(self, rows: Tensor, place: int, *, write: bool) -> None:
+        """Copy rows to or from the host, in the device's own order of operations if the memory is pinned."""
+        self.device = rows.device
+        there = self.bytes[place : place + rows.numel() * rows.element_size()].view(rows.dtype).view(rows.shape)
+        target, source = (there, rows) if write else (rows, there)
+        target.copy_(source, non_blocking=self.pinned)
+
+    def expect(self, place: int, size: int) -> None:
+        """Do nothing: memory needs no reading ahead."""
+
+
+class Window:
+    """A tensor in a store, a window of whose rows is in memory and slides down over it again and again."""
+
+    def __init__(self, store: _Store, begin: int, shape: tuple[int, ...], window: int, like: Tensor) -> None:
+        self.store, self.begin, self.count, self.window = store, begin, shape[0], window
         self.row = math.prod(shape[1:]) * like.element_size()
         self.room = memory.pool(window * math.prod(shape[1:]), like).view(window, *shape[1:])
         self.first = self.end = 0  # rows of the tensor in the room
-        self.changed = 0, 0  # of these, those that the file does not have
+        self.changed = 0, 0  # rows among them that the store does not have
 
     def __call__(self, first: int, end: int, *, fresh: bool = False, change: bool = False) -> Tensor:
-        """Rows [first, end), a view until the next call that goes further down or back up.
+        """Return rows [first, end), a view until the next call that goes further down or back up.
 
-        ``fresh``: whoever asks overwrites them, so that they need not be read. ``change``: what is done to them counts.
+        ``fresh``: the caller overwrites them, so they need not be read. ``change``: write them back to the store.
         """
         if not self.first <= first or end > self.end:
             self._slide(first, end, fresh)
@@ -103,31 +162,31 @@ class ScratchRows:
         return self.room[first - self.first : end - self.first]
 
     def _slide(self, first: int, end: int, fresh: bool) -> None:
-        ahead = self.first <= first < self.end  # else it begins anew
-        start, kept = (max(end - self.window, self.first), self.end) if ahead else (first, first)
+        ahead = self.first <= first < self.end  # else the window begins anew
+        start, present = (max(end - self.window, self.first), self.end) if ahead else (first, first)
         low, high = self.changed
-        if not ahead or low < start:  # those that leave
+        if not ahead or low < start:  # write back rows leaving the window
             self._transfer(low, high if not ahead else min(high, start), write=True)
             self.changed = (max(low, start), high) if ahead else (0, 0)
         if ahead and start > self.first:
-            self.room[: kept - start] = self.room[start - self.first : kept - self.first].clone()
+            self.room[: present - start] = self.room[start - self.first : present - self.first].clone()
         self.first, self.end = start, end
         if not fresh:
-            self._transfer(kept, end, write=False)
+            self._transfer(present, end, write=False)
             following = min(end + self.window, self.count)
-            self.scratch.expect(self.begin + end * self.row, (following - end) * self.row)
+            self.store.expect(self.begin + end * self.row, (following - end) * self.row)
 
     def _transfer(self, first: int, end: int, *, write: bool) -> None:
         if first < end:
             place = self.room[first - self.first : end - self.first]
-            self.scratch.transfer(place, self.begin + first * self.row, write=write)
+            self.store.transfer(place, self.begin + first * self.row, write=write)
 
 
 _MOUNTS = Path("/proc/self/mountinfo")
 
 
 def _in_memory(folder: Path) -> bool:
-    """Whether a folder's files are in memory, as /tmp's are on many systems."""
+    """Tell whether a folder's files are in memory, as those of /tmp are on many systems."""
     if not _MOUNTS.exists():
         return False
     kinds: dict[Path, str] = {}

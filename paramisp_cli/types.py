@@ -18,11 +18,36 @@ from paramisp_cli.errors import MetadataError
 CFA_PATTERNS = ("RGGB", "GRBG", "GBRG", "BGGR")
 
 
+class Kind(StrEnum):
+    """Kind of picture that a model takes or gives."""
+
+    SRGB = "sRGB"
+    RAW = "RAW"
+
+    @property
+    def channels(self) -> int:
+        """Planes of a tensor of this kind: 3 of sRGB, 1 of a mosaic."""
+        return 3 if self == Kind.SRGB else 1
+
+
 class Direction(StrEnum):
-    """What a model does: sRGB → RAW, or RAW → sRGB."""
+    """Task of a model; names the kinds of its input and its output."""
 
     UNPROCESS = "unprocess"
     RENDER = "render"
+
+    @property
+    def input(self) -> Kind:
+        """Kind of the picture that goes in."""
+        return _KINDS[self][0]
+
+    @property
+    def output(self) -> Kind:
+        """Kind of the picture that comes out."""
+        return _KINDS[self][1]
+
+
+_KINDS = {Direction.UNPROCESS: (Kind.SRGB, Kind.RAW), Direction.RENDER: (Kind.RAW, Kind.SRGB)}
 
 
 class Notice(str):

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from paramisp_cli import published
 from paramisp_cli.cameras import slug
 from paramisp_cli.errors import ConfigError, FileAccessError, WeightsError
+from paramisp_cli.models import names as architectures
 from paramisp_cli.types import Camera, Direction
 
 if TYPE_CHECKING:
@@ -39,8 +40,8 @@ HEADER = (
 ENVIRONMENT = "PARAMISP_WEIGHTS"
 GENERIC = "generic"
 _MAX_HEADER = 16 << 20
-_PREFERRED = ("paramisp",)
-"""Architectures to look at first when none is asked for; the others follow by name."""
+_PREFERRED = architectures(needs_weights=True)
+"""Architectures to look at first when none is asked for, best first; the others follow by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +147,8 @@ def _architecture_folders(root: Path) -> list[Path]:
         folders = sorted(folder for folder in root.iterdir() if folder.is_dir())
     except OSError:
         folders = []
-    return [*sorted(folders, key=lambda folder: folder.name not in _PREFERRED), root]
+    rank = {name: number for number, name in enumerate(_PREFERRED)}
+    return [*sorted(folders, key=lambda folder: rank.get(folder.name, len(rank))), root]
 
 
 def locate(name_or_file: Path | str, direction: Direction | str | None = None) -> list[Path]:
@@ -413,7 +415,7 @@ def verify(path: Path | str) -> dict[str, str]:
     one = torch.ones(1)
     params = Params(torch.tensor([[2.0, 1.0, 1.5]]), torch.eye(3)[None], 100 * one, 0.01 * one, 4 * one, 50 * one)
     with torch.inference_mode():
-        y = model(x if model.direction == Direction.UNPROCESS else x[:, :1], params)
+        y = model(x[:, : model.direction.input.channels], params)
     if not torch.isfinite(y).all():
         raise WeightsError(f"{path} gives values that are not finite for an ordinary image; the weights are of no use")
     return info(path)

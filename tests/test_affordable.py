@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 import paramisp_cli as paramisp
 from paramisp_cli import formats, pipeline, weights
 from paramisp_cli.errors import ConfigError, FileAccessError
-from paramisp_cli.models import engine
-from paramisp_cli.models.paramisp import ParamISP
+from paramisp_cli.models.paramisp import ParamISP, plans
 from paramisp_cli.types import Direction
 
 
@@ -35,7 +35,7 @@ def test_gives_way_and_says_so(generic, make_jpeg, tmp_path):
     made = paramisp.unprocess(photo, settings)
     assert made.model == "parametric"
     assert made.notes[-1].startswith("paramisp needs about")
-    assert made.notes[-1].endswith("(--max-memory): used the parametric model")
+    assert made.notes[-1].endswith("(--max-memory): used the parametric model")  # no scratch file would do
     assert not any("generic" in note for note in made.notes)
     assert paramisp.unprocess(photo, pipeline.Settings(camera="Canon EOS 60D")).model == "paramisp"
 
@@ -50,27 +50,33 @@ def test_what_was_asked_for_is_an_error(generic, make_jpeg, tmp_path, asked):
 
 @pytest.mark.parametrize(
     ("limit", "name"),
-    [("16GB", "whole"), ("11GB", "bands"), ("7GB", "half"), ("4GB", "quarter"), ("3GB", "small"), ("2500MB", "tiny")],
+    [(16, "whole"), (11, "bands"), (3, "disk")],
 )
 def test_less_memory_takes_another_plan(generic, make_jpeg, tmp_path, limit, name):
     plain = pipeline.plan_unprocess(formats.read(make_jpeg(tmp_path / "photo.jpg")))
-    settings = pipeline.Settings(max_memory=int(limit[:-2]) * (10**9 if limit.endswith("GB") else 10**6))
+    settings = pipeline.Settings(max_memory=limit * 10**9, scratch=tmp_path)
     plan = pipeline.affordable(plain, settings, (4000, 6000))
     assert plan.describe()["memory_plan"] == name
     assert "memory_plan" not in plain.describe()
 
 
-def test_a_folder_for_a_file_takes_the_plan_that_uses_it(generic, make_jpeg, tmp_path):
+def test_without_a_folder_the_message_asks_for_one(generic, make_jpeg, tmp_path):
     plain = pipeline.plan_unprocess(formats.read(make_jpeg(tmp_path / "photo.jpg")))
     settings = pipeline.Settings(max_memory=3 * 10**9)
-    slow = pipeline.affordable(plain, settings, (4000, 6000))
-    assert slow.notices[-1] == (
-        "memory allows the plan 'small', which takes long; --scratch DIR would use a disk as well"
+    fast = pipeline.affordable(plain, settings, (4000, 6000))
+    assert (fast.architecture, fast.memory_plan) == ("parametric", None)
+    assert fast.notices[-1] == (
+        "paramisp needs about 10.4 GB for these 24.0 megapixels and has 3.0 GB (--max-memory): used the parametric "
+        "model (for the network pass --scratch DIR, a folder on a disk with 8.1 GB free)"
     )
-    fast = pipeline.affordable(plain, replace(settings, scratch=tmp_path), (4000, 6000))
-    assert (fast.memory_plan, fast.notices) == ("disk", plain.notices)
-    ample = pipeline.affordable(plain, replace(settings, scratch=tmp_path, max_memory=16 * 10**9), (4000, 6000))
-    assert (ample.memory_plan, ample.notices) == ("whole", plain.notices)
+    with pytest.raises(ConfigError, match=r"pass --scratch DIR, a folder .* 8\.1 GB free, or --model parametric$"):
+        pipeline.affordable(plain, replace(settings, model="paramisp"), (4000, 6000))
+    given = pipeline.affordable(plain, replace(settings, scratch=tmp_path), (4000, 6000))
+    assert (given.memory_plan, given.notices) == ("disk", plain.notices)
+    with pytest.raises(ConfigError, match=r"pass --model parametric$"):
+        pipeline.affordable(
+            plain, replace(settings, model="paramisp", scratch=tmp_path, max_memory=10**9), (4000, 6000)
+        )
 
 
 def test_a_disk_without_room_is_said(generic, make_jpeg, tmp_path, monkeypatch):
@@ -86,25 +92,25 @@ def test_a_disk_without_room_is_said(generic, make_jpeg, tmp_path, monkeypatch):
 
 
 def test_plans_give_the_same_file(generic, make_jpeg, tmp_path, monkeypatch):
-    plans = {name: plan._replace(side=plan.side and 64) for name, plan in engine.PLANS.items()}
-    for name, kind in plans.items():
-        monkeypatch.setitem(engine.PLANS, name, kind)
+    names = plans.names(torch.device("cpu"))
+    for name in names:
+        monkeypatch.setitem(plans.PLANS, name, replace(plans.PLANS[name], band=plans.PLANS[name].band and 64))
     photo = formats.read(
         make_jpeg(tmp_path / "photo.jpg", np.random.default_rng(0).integers(0, 255, (130, 170, 3), np.uint8))
     )
-    plan = pipeline.plan_unprocess(photo)
+    plan, settings = pipeline.plan_unprocess(photo), pipeline.Settings(scratch=tmp_path)
     made = {
-        name: pipeline.run_unprocess(photo, replace(plan, memory_plan=name), pipeline.Settings()).mosaic.astype(int)
-        for name in plans
+        name: pipeline.run_unprocess(photo, replace(plan, memory_plan=name), settings).mosaic.astype(int)
+        for name in names
     }
-    for name in plans:
+    for name in names:
         assert np.abs(made[name] - made["whole"]).max() <= 1  # of 16383: where rounding falls the other way
 
 
 def test_memory_that_runs_out_steps_down(generic, make_jpeg, tmp_path, monkeypatch):
     asked = []
 
-    def stream(self, source, sink, size, params, *, dtype, plan, scratch=None):
+    def stream(self, source, sink, size, params, *, dtype, plan, store=None):
         asked.append(plan)
         if plan == "whole":
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")

@@ -1,6 +1,6 @@
-"""The way of a GPU without one: tensors that have a device and no numbers, which refuse to meet those of another.
+"""A GPU's way without a GPU: tensors that have a device and no numbers, and that refuse to meet those of another.
 
-It tells that everything lies where it must; not that the numbers are right, which no machine of ours can tell.
+The test tells that everything lies where it must, and not that the numbers are right: that needs a GPU.
 """
 
 import subprocess
@@ -22,14 +22,15 @@ backend_registration._setup_privateuseone_for_python_backend("gpu")
 torch.gpu.get_amp_supported_dtype = lambda: [torch.float16, torch.bfloat16]
 
 from paramisp_cli import tiling
-from paramisp_cli.models import Params
+from paramisp_cli.models.base import Params
 from paramisp_cli.models.paramisp import ParamISP
 from paramisp_cli.models.parametric import Parametric
+from paramisp_cli.scratch import HostMemory
 
 gpu = torch.device("gpu")
 for kind, plan, dtype in (
-    (ParamISP, "whole", torch.float32), (ParamISP, "whole", torch.float16), (ParamISP, "half", torch.bfloat16),
-    (ParamISP, "bands", torch.float32), (ParamISP, "quarter", torch.float32), (Parametric, "whole", torch.float32),
+    (ParamISP, "whole", torch.float32), (ParamISP, "whole", torch.float16), (ParamISP, "host", torch.bfloat16),
+    (ParamISP, "bands", torch.float32), (ParamISP, "host", torch.float32), (Parametric, "whole", torch.float32),
 ):
     for direction in ("unprocess", "render"):
         with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
@@ -40,7 +41,12 @@ for kind, plan, dtype in (
             gains = torch.tensor([[2.1, 1.0, 1.5]])
             params = Params(gains, torch.eye(3)[None], 160 * one, one / 125, 2.8 * one, 80 * one).to(gpu)
             channels, given = (3, 1) if direction == "unprocess" else (1, 3), []
-            black = torch.zeros(2, 2, device=gpu)
+            assert plan in model.plans(gpu)
+            stores = []
+
+            def store(size):
+                stores.append(HostMemory(size))
+                return stores[-1]
 
             def source(first, end):
                 rows = np.zeros((channels[0], end - first, 300), np.uint16)
@@ -50,8 +56,19 @@ for kind, plan, dtype in (
                 assert rows.device.type == "gpu", rows.device
                 given.append((top, tuple(rows.shape)))
 
-            model.stream(source, sink, (200, 300), params, dtype=dtype, plan=plan)
-            assert sum(shape[2] for _, shape in given) == 200, given
+            moved = []
+            real = HostMemory.transfer
+
+            def transfer(self, rows, place, *, write):
+                moved.append((rows.device.type, self.bytes.device.type, write))
+                real(self, rows, place, write=write)
+
+            HostMemory.transfer = transfer
+            model.stream(source, sink, (900, 300), params, dtype=dtype, plan=plan, store=store)
+            HostMemory.transfer = real
+            assert {m[:2] for m in moved} == ({("gpu", "cpu")} if plan == "host" else set()), moved
+            assert {m[2] for m in moved} == ({True, False} if plan == "host" else set())
+            assert sum(shape[2] for _, shape in given) == 900, given
             assert {shape[1] for _, shape in given} == {channels[1]}
         print(kind.__name__, plan, direction, dtype)
 with FakeTensorMode(), torch.no_grad():

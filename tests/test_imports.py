@@ -43,13 +43,13 @@ FORMATS_BASE = {
     "raster_write",
 }
 
-# Files in one folder that may import each other: exif and base serve all formats, base all models, stages,
-# engine, local and streaming are the second half of paramisp; a package's __init__ is its registry.
+# Files in one folder that others beside them may import: exif and base serve all formats, base and regions all models;
+# a package's __init__ is its registry.
 SHARED = {
     "batch": {"find"},
     "cli": {"console", "options", "progress", "convert", "show", "train", "weights"},
     "formats": {"exif", "base", "ljpeg", "tiles", *FORMATS_BASE},
-    "models": {"base", "stages", "engine", "local", "streaming", "attention", "paramisp"},
+    "models": {"base", "regions"},
     # what the loop, the evaluation and the simulation stand on
     "training": {
         "align",
@@ -107,13 +107,79 @@ def test_imports_go_down(path: Path) -> None:
         target = name.split(".")[1:]
         if target[0] in ("__version__", "_version"):
             continue
-        if target[0] == own and len(parts) == 2:
+        if len(parts) > 2 and target[:2] == list(parts[:2]):
+            continue  # inside an architecture's own folder: test_no_circles is the rule
+        if target[0] == own and len(parts) >= 2:
             allowed = SHARED.get(own, set())
             inside = target[1] if len(target) > 1 else ""
-            file_like = (PACKAGE / own / f"{inside}.py").exists()
-            assert parts[1] == "__init__" or not file_like or inside in allowed, f"{path.name} imports sibling {name}"
+            module_like = any((PACKAGE / own / found).exists() for found in (f"{inside}.py", f"{inside}/__init__.py"))
+            registry = parts[1:] == ("__init__",)
+            assert registry or not module_like or inside in allowed, f"{path.name} imports sibling {name}"
             continue
         assert RANK[target[0]] < RANK[own], f"{path.name} (layer {own}) imports {name}"
+
+
+def graph() -> dict[str, set[str]]:
+    """Return each module of the package with the modules that it imports, under TYPE_CHECKING included.
+
+    ``from package import name`` is an import of the module ``package.name`` if there is one, else of ``package``.
+    """
+    modules = {
+        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in FILES
+    }
+
+    def module_of(name: str) -> str:
+        while name not in modules:
+            name = name.rpartition(".")[0]
+        return name
+
+    def ours(path: Path) -> list[str]:
+        version = f"{PACKAGE.name}.__version__"  # a constant of the package's face, set before its imports
+        return [name for name in imports(path) if name.split(".")[0] == PACKAGE.name and name != version]
+
+    return {module: {module_of(name) for name in ours(path)} - {module} for module, path in modules.items()}
+
+
+def circles(edges: dict[str, set[str]]) -> list[list[str]]:
+    """Return groups of modules that import each other in a circle (Tarjan's strongly connected components)."""
+    number: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found = []
+
+    def visit(node: str) -> None:
+        number[node] = low[node] = len(number)
+        stack.append(node)
+        for other in edges[node]:
+            if other not in number:
+                visit(other)
+                low[node] = min(low[node], low[other])
+            elif other in stack:
+                low[node] = min(low[node], number[other])
+        if low[node] == number[node]:
+            group = stack[stack.index(node) :]
+            del stack[stack.index(node) :]
+            if len(group) > 1:
+                found.append(sorted(group))
+
+    for node in edges:
+        if node not in number:
+            visit(node)
+    return found
+
+
+def test_no_circles() -> None:
+    """No import leads back to where it began: in no folder, and not under TYPE_CHECKING or inside a function either."""
+    edges = graph()
+    wanted = {"paramisp_cli.models.paramisp.network", "paramisp_cli.models.regions", "paramisp_cli.models.base"}
+    assert edges["paramisp_cli.models.paramisp.localnet"] >= wanted
+    assert circles(edges) == []
+
+
+def test_circles_are_found() -> None:
+    edges = {"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": {"e"}, "e": set(), "f": {"g"}, "g": {"f"}}
+    assert sorted(circles(edges)) == [["a", "b", "c"], ["f", "g"]]
 
 
 @pytest.mark.parametrize("library", DOORS)
@@ -128,8 +194,17 @@ def test_formats_never_see_torch() -> None:
 
 
 def test_models_never_see_files() -> None:
-    for path in (PACKAGE / "models").glob("*.py"):
-        assert not any(name.split(".")[0] in ("pathlib", "io", "os") for name in imports(path)), path
+    for path in (PACKAGE / "models").rglob("*.py"):
+        assert not any(name.split(".")[0] in ("pathlib", "io", "os", "tempfile") for name in imports(path)), path
+        assert not any(name.startswith("paramisp_cli.scratch") for name in imports(path)), path
+
+
+def test_only_its_folder_knows_the_inside_of_an_architecture() -> None:
+    """Others import the class from an architecture's folder, never a module of it."""
+    folder = "paramisp_cli.models.paramisp"
+    for module, imported in graph().items():
+        if not module.startswith(folder):
+            assert not any(name.startswith(f"{folder}.") for name in imported), module
 
 
 def torch_free(code: str) -> None:

@@ -1,4 +1,4 @@
-"""The file for what memory has no room for."""
+"""Stores: the file, and host memory beside a GPU, for tensors that memory has no room for."""
 
 import errno
 import os
@@ -8,20 +8,21 @@ import torch
 
 from paramisp_cli import scratch as scratch_file
 from paramisp_cli.errors import ConfigError, FileAccessError
-from paramisp_cli.scratch import Scratch
+from paramisp_cli.scratch import HostMemory, Scratch
 
 
-@pytest.mark.parametrize("reserved", [True, False])
-def test_rows_of_a_scratch_file_are_those_of_a_tensor(tmp_path, monkeypatch, reserved):
-    """Two tensors in one file, each gone through by windows that overlap, as bands do, several times over."""
+@pytest.mark.parametrize("kind", ["file", "file without reservation", "host"])
+def test_rows_of_a_store_are_those_of_a_tensor(tmp_path, monkeypatch, kind):
+    """Two tensors in one store; windows that overlap, as bands do, pass over each several times."""
 
     def cannot(*_):
         raise OSError(errno.EOPNOTSUPP, "Operation not supported")
 
-    if not reserved:
+    if kind == "file without reservation":
         monkeypatch.setattr(os, "posix_fallocate", cannot, raising=False)
     like, kept = torch.zeros(1), [torch.arange(90.0).view(30, 3), torch.zeros(30, 2, 2)]
-    with Scratch(sum(tensor.numel() for tensor in kept) * 4, tmp_path) as scratch:
+    size = sum(tensor.numel() for tensor in kept) * 4
+    with HostMemory(size) if kind == "host" else Scratch(size, tmp_path) as scratch:
         rows = [scratch.rows(tuple(tensor.shape), 13, like) for tensor in kept]
         for tensor, part in zip(kept, rows, strict=True):
             for first in range(0, 30, 5):
@@ -66,3 +67,30 @@ def test_a_scratch_file_that_fails(tmp_path):
         scratch.file.truncate(40)
         with pytest.raises(FileAccessError, match="the scratch file: the file ends early"):
             rows(2, 12)
+
+
+@pytest.mark.parametrize("code", [0, 2])
+def test_host_memory_is_pinned_where_cuda_can(monkeypatch, code):
+    """It goes on without pinning where CUDA refuses; copies then wait for each other."""
+    calls = []
+
+    class Runtime:
+        def cudaHostRegister(self, pointer, size, flags):  # noqa: N802 – CUDA's name
+            calls.append(("register", pointer, size, flags))
+            return code
+
+        def cudaHostUnregister(self, pointer):  # noqa: N802
+            calls.append(("unregister", pointer))
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "cudart", Runtime)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: calls.append(("wait", device)))
+    with HostMemory(80) as store:
+        place = store.bytes.data_ptr()
+        assert store.pinned == (code == 0)
+        store.transfer(torch.ones(5), 20, write=True)
+        again = torch.zeros(5)
+        store.transfer(again, 20, write=False)
+        assert again.tolist() == [1.0] * 5
+    freed = [("wait", torch.device("cpu")), ("unregister", place)]
+    assert calls == [("register", place, 80, 0), *(freed if code == 0 else [])]

@@ -1,21 +1,61 @@
-"""The architectures: one file each, and one line here."""
+"""Registry of the architectures: names, directions and where each class lives. Asking for names imports no torch.
+
+To add an architecture: write one file (or folder) here and add one ``Entry``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, cast
 
 from paramisp_cli.errors import ConfigError
-from paramisp_cli.models.base import IspModel, Params
-from paramisp_cli.models.parametric import Parametric
-from paramisp_cli.models.paramisp import ParamISP
+from paramisp_cli.types import Direction
 
-ARCHITECTURES: tuple[type[IspModel], ...] = (ParamISP, Parametric)
+if TYPE_CHECKING:
+    from paramisp_cli.models.base import IspModel, Params
+
+__all__ = ["REGISTRY", "Entry", "IspModel", "Params", "architecture", "entry", "names"]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One architecture: its name in ``--model`` and checkpoint headers, and its class as "module:Class"."""
+
+    name: str
+    where: str
+    directions: tuple[Direction, ...] = (Direction.UNPROCESS, Direction.RENDER)
+    needs_weights: bool = True
+
+
+REGISTRY: tuple[Entry, ...] = (
+    Entry("paramisp", "paramisp_cli.models.paramisp:ParamISP"),
+    Entry("parametric", "paramisp_cli.models.parametric:Parametric", needs_weights=False),
+)
 """Every architecture, best first."""
 
 
+def names(*, needs_weights: bool | None = None) -> tuple[str, ...]:
+    """Return the names of all architectures, best first; or only of those that need weights, or need none."""
+    return tuple(each.name for each in REGISTRY if needs_weights in (None, each.needs_weights))
+
+
+def entry(name: str) -> Entry:
+    """Return the entry of an architecture; raises ConfigError that lists all names."""
+    for each in REGISTRY:
+        if each.name == name:
+            return each
+    raise ConfigError(f"there is no model {name!r}; the models are {', '.join(names())}")
+
+
 def architecture(name: str) -> type[IspModel]:
-    """The architecture that ``--model`` and checkpoint headers call ``name``; raises ConfigError naming them all."""
-    for candidate in ARCHITECTURES:
-        if candidate.name == name:
-            return candidate
-    known = ", ".join(candidate.name for candidate in ARCHITECTURES)
-    raise ConfigError(f"there is no model {name!r}; the models are {known}")
+    """Import and return the class of an architecture; raises ConfigError that lists all names."""
+    module, _, kind = entry(name).where.partition(":")
+    return cast("type[IspModel]", getattr(import_module(module), kind))
 
 
-__all__ = ["ARCHITECTURES", "IspModel", "Params", "architecture"]
+def __getattr__(name: str) -> Any:
+    """Load ``IspModel`` or ``Params`` when first used (PEP 562): both cost torch's import."""
+    if name not in ("IspModel", "Params"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.base"), name)

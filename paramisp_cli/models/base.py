@@ -1,16 +1,18 @@
-"""The one interface of every network: what it takes, what it gives, and what it says of its own geometry."""
+"""Interface of every network: its input, its output, its geometry, its memory plans and its training phases."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from paramisp_cli import isp
 from paramisp_cli.errors import ConfigError
-from paramisp_cli.scratch import Scratch
+from paramisp_cli.models.regions import Sink, Source, round_up
 from paramisp_cli.types import CFA_PATTERNS, FALLBACK_OPTICAL, CanonicalParams, Direction, OpticalParams
 
 
@@ -21,7 +23,7 @@ class Params:
     ``Params.of`` makes those of one shot, ``Params.cat`` a batch. Raises ConfigError for wrong shapes and types.
 
     wb_gains (N, 3), G = 1 · cam_to_srgb (N, 3, 3), white-balanced camera RGB → linear sRGB, rows scaled as the
-    checkpoint wants · iso, exposure_time [s], f_number, focal_length [mm], each (N,) · cfa, one for the batch.
+    checkpoint expects · iso, exposure_time [s], f_number, focal_length [mm], each (N,) · cfa, one for the batch.
     """
 
     wb_gains: Tensor
@@ -53,9 +55,9 @@ class Params:
 
     @classmethod
     def of(cls, canonical: CanonicalParams, optical: OpticalParams, row_sum: float | None = None) -> Params:
-        """One shot's parameters (N = 1); unknown optical values are replaced by ``FALLBACK_OPTICAL``.
+        """Make the parameters of one shot (N = 1); ``FALLBACK_OPTICAL`` replaces unknown optical values.
 
-        ``row_sum``: the model's ``color_matrix_row_sum`` (see ``color.cam_to_srgb``).
+        ``row_sum``: the model's ``color_matrix_row_sum`` (see ``color.cam_to_srgb``); ``IspModel.params_of`` passes it.
         """
 
         def scalar(name: str) -> Tensor:
@@ -81,56 +83,92 @@ class Params:
         return cls(**joined, cfa=several[0].cfa)
 
     def to(self, device: torch.device | str) -> Params:
-        """The same parameters on another device."""
+        """Return the parameters on another device."""
         return replace(self, **{name: getattr(self, name).to(device) for name in tensor_names()})
 
 
 def tensor_names() -> list[str]:
-    """Names of the tensor fields of ``Params``, in order."""
+    """Return the names of the tensor fields of ``Params``, in order."""
     return [f.name for f in fields(Params) if f.name != "cfa"]
 
 
-WHOLE = "whole"
-"""The plan of memory that every model has: everything at once."""
-DISK = "disk"
-"""The plan, of models that have it, that keeps in a file what it has no memory for."""
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Sizes that a network takes and reach of its output, stated by the model and obeyed by every caller.
 
-Source = Callable[[int, int], Tensor]
-"""(first row, end row) → (1, C, rows, W) float32, on the CPU or on the device that computes."""
-Sink = Callable[[int, Tensor], None]
-"""(first row, (1, C, rows, W)) → nothing: keeps the rows."""
+    multiple  sides of the input, and the corner of a tile cut from a picture, are multiples of it [px, even]
+    halo      reach of an output pixel on the input, beyond the multiple that it lies in [px]
+    smallest  smallest side of the input [px]
+    pooled    names of what is pooled over the whole picture; empty: tiles give the same result as the whole
+    """
 
-MakeScratch = Callable[[int], Scratch]
-"""bytes → a file of that size, for what memory has no room for."""
+    multiple: int = 2
+    halo: int = 0
+    smallest: int = 2
+    pooled: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.multiple < 2 or self.multiple % 2:
+            raise ValueError(f"multiple must be even and at least 2 (the CFA's period), got {self.multiple}")
+        if self.halo < 0 or self.smallest < 1:
+            raise ValueError(f"halo must be at least 0 and smallest at least 1, got {self}")
+
+    def padded(self, side: int) -> int:
+        """Return the side [px] that the network gets for a picture's side."""
+        return round_up(max(side, self.smallest), self.multiple)
+
+
+WHOLE, BANDS, DISK, HOST = "whole", "bands", "disk", "host"
+"""Memory plans: all feature maps in memory · some made again, band by band · the rest in a file · in host memory."""
+
+
+class StoredRows(Protocol):
+    """A tensor in a store, some rows of which are in memory at a time."""
+
+    def __call__(self, first: int, end: int, *, fresh: bool = False, change: bool = False) -> Tensor:
+        """Return rows [first, end), valid until the next call.
+
+        ``fresh``: the caller overwrites them, so they need not be read. ``change``: write them back to the store.
+        """
+
+
+class Store(Protocol):
+    """Room outside the memory that computes: a file, or host memory beside a GPU."""
+
+    def rows(self, shape: tuple[int, ...], window: int, like: Tensor) -> StoredRows:
+        """Take room for a tensor of this shape, ``window`` rows of which are in memory (of ``like``) at a time."""
+
+
+MakeStore = Callable[[int], AbstractContextManager[Store]]
+"""bytes → a store of that size."""
 
 
 class IspModel(nn.Module):
     """A network for one direction: ``y = model(x, params)``.
 
     sRGB is (N, 3, H, W) in [0, 1], display-referred; RAW is a mosaic (N, 1, H, W), linear, black 0, white 1, not
-    white-balanced, top-left colour as ``params.cfa`` says. H and W are even, of any size from 2×2: a network that
-    needs more pads inside, by reflection, and returns exactly the input's size. Outputs are not clipped. ``params`` has
-    one shot for each of the N images. The call raises ConfigError for an input of another shape or type, and for
-    another number of shots; values are not looked at.
+    white-balanced, top-left colour as ``params.cfa`` says. H and W are even, of any size from 2×2. Outputs are not
+    clipped. ``params`` has one shot for each of the N images. The call raises ConfigError for an input of another shape
+    or type, and for another number of shots; values are not checked. A subclass states its ``geometry`` and implements
+    ``compute``, which gets only sizes that it takes.
     """
 
     name: ClassVar[str]
-    """What ``--model`` and the checkpoint header call the architecture."""
+    """Name in ``--model`` and in checkpoint headers."""
     directions: ClassVar[tuple[Direction, ...]] = (Direction.UNPROCESS, Direction.RENDER)
     needs_weights: ClassVar[bool] = True
+    geometry: Geometry
     color_matrix_row_sum: float | None = None
-    """The rule by which ``Params.cam_to_srgb`` is made for these weights: ``color.cam_to_srgb``'s second argument."""
+    """Rule by which ``Params.cam_to_srgb`` is made for these weights: ``color.cam_to_srgb``'s second argument."""
     lens_shading: Sequence[Sequence[float]] | None = None
-    """The camera's lens shading, which its JPEGs have corrected: ``isp.shading_gain``'s coefficients, (3, 3), or None.
+    """Lens shading of the camera, which its JPEGs have corrected: ``isp.shading_gain``'s coefficients, (3, 3), or None.
 
     The network's own mosaics, going in and coming out, are free of it: ``tiling.run``, which knows where in the picture
     a strip lies, takes it out before rendering and puts it back after unprocessing.
     """
-    halo: ClassVar[int | None] = None
-    """Reach [px, even] of the output on the input, if the model may be run on tiles; None: it pools over the image."""
 
     generator: torch.Generator | None
-    """Where training's randomness (dropout) comes from; None: torch's default."""
+    """Source of training's randomness (dropout); None: torch's default."""
 
     def __init__(self, direction: Direction) -> None:
         super().__init__()
@@ -168,22 +206,54 @@ class IspModel(nn.Module):
             raise ConfigError(f"the images are on {x.device} and the Params on {params.iso.device}; use params.to(...)")
 
     def config(self) -> dict[str, object]:
-        """What, besides the tensors, is needed to build the model again: keyword arguments of the class, as JSON."""
+        """Return the keyword arguments of the class that build this model again, as JSON; tensors apart."""
         return {"direction": str(self.direction)}
 
+    def params_of(self, canonical: CanonicalParams, optical: OpticalParams) -> Params:
+        """Make the parameters of one shot by this model's own rule for the colour matrix."""
+        return Params.of(canonical, optical, self.color_matrix_row_sum)
+
     def tone_curve(self) -> list[tuple[float, float]] | None:
-        """The global curve, linear light → linear light, that the model's unprocessing takes out; None if it has none.
+        """Return the global curve, linear light → linear light, that unprocessing takes out; None if there is none.
 
         Points (x, y) from (0, 0) to (1, 1). A DNG profile puts it back, so that any reader shows the photo's look.
         """
         return None
 
+    # --- training -----------------------------------------------------------------------------------------------------
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draw fresh weights, from which training starts; the default is every layer's own initialisation."""
+        with torch.random.fork_rng(devices=()):
+            torch.set_rng_state(generator.get_state())
+            for module in self.modules():
+                if callable(reset := getattr(module, "reset_parameters", None)):
+                    reset()
+            generator.set_state(torch.get_rng_state())
+
+    def phases(self) -> tuple[str, ...]:
+        """Return the names of the training phases that the model offers; "all" trains everything."""
+        return ("all",)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Run the model as a training phase needs it; raises ValueError for a phase that the model does not offer."""
+        if name not in self.phases():
+            raise ValueError(f"{self.name} has no training phase {name!r}; it has {', '.join(self.phases())}")
+        yield
+
+    # --- inference ----------------------------------------------------------------------------------------------------
+
     def peak_bytes(self, height: int, width: int, plan: str = WHOLE) -> int:
-        """An upper estimate of the memory [bytes] that ``stream`` needs, on top of source and sink."""
+        """Return an upper estimate of the memory [bytes] that ``stream`` needs, besides source, sink and store."""
         return 64 * 4 * height * width
 
-    def plans(self) -> Sequence[str]:
-        """The ways in which ``stream`` can use memory, the fastest and hungriest first."""
+    def store_bytes(self, height: int, width: int) -> int:
+        """Return the bytes that the plans ``DISK`` and ``HOST`` keep in the store."""
+        return 0
+
+    def plans(self, device: torch.device) -> tuple[str, ...]:
+        """Return the ways in which ``stream`` can use memory on a device, the fastest and hungriest first."""
         return (WHOLE,)
 
     def stream(
@@ -195,18 +265,27 @@ class IspModel(nn.Module):
         *,
         dtype: torch.dtype = torch.float32,
         plan: str = WHOLE,
-        scratch: MakeScratch | None = None,
+        store: MakeStore | None = None,
     ) -> None:
-        """Inference from rows to rows, on the device of ``params``: what ``forward`` gives for an image of ``size``.
+        """Run the model from rows to rows, on the device of ``params``, as ``forward`` does for an image of ``size``.
 
         ``sink`` gets every row once, top to bottom, on that device; ``source`` may be asked for rows more than once.
-        ``dtype`` is that of the convolutions; the result depends on ``plan`` by no more than rounding. ``scratch``
-        makes the file for the plan ``DISK``, which is for CPUs; None: in the system's folder for such.
+        ``dtype`` is that of the convolutions; the result depends on ``plan`` by no more than rounding. ``store`` makes
+        the store that the plans ``DISK`` and ``HOST`` need.
         """
         device = params.iso.device
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             sink(0, self(source(0, size[0]).to(device), params).float())
 
     def forward(self, x: Tensor, params: Params) -> Tensor:
-        """Run the whole image; differentiable."""
-        raise TypeError(f"{type(self).__name__} has no forward")
+        """Run the whole image, padded by reflection to the geometry and cropped back; differentiable."""
+        height, width = x.shape[-2:]
+        if height % 2 or width % 2 or 0 in x.shape:
+            raise ValueError(f"height and width must be even and at least 2, got {height}×{width}")
+        right, below = self.geometry.padded(width) - width, self.geometry.padded(height) - height
+        y = self.compute(isp.reflect_pad(x, 0, right, 0, below), params)
+        return y[..., :height, :width] if right or below else y
+
+    def compute(self, x: Tensor, params: Params) -> Tensor:
+        """Compute the output for an input whose sides the geometry allows; of the same height and width."""
+        raise NotImplementedError(f"{type(self).__name__} has no compute")

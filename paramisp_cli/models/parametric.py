@@ -1,4 +1,4 @@
-"""The parametric ISP: no weights, any camera with a matrix and a white balance.
+"""Parametric ISP: no weights, any camera with a matrix and a white balance.
 
 After Brooks et al., "Unprocessing images for learned raw denoising" (CVPR 2019); the UPI row of ParamISP's tables.
 """
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from paramisp_cli import isp
-from paramisp_cli.models.base import WHOLE, IspModel, Params
-from paramisp_cli.types import Direction
+from paramisp_cli.models.base import WHOLE, Geometry, IspModel, Params
+from paramisp_cli.types import Direction, Kind
 
 _INFLECTION = 0.9
 """Grey level from which the inverse gain bends towards 1, so that white stays white (Brooks et al., section 3.2)."""
@@ -25,7 +25,7 @@ class Parametric(IspModel):
 
     name = "parametric"
     needs_weights = False
-    halo = isp.DEMOSAIC_REACH
+    geometry = Geometry(halo=isp.DEMOSAIC_REACH)
 
     def __init__(self, direction: Direction, digital_gain: float = 1.0) -> None:
         super().__init__(direction)
@@ -34,11 +34,11 @@ class Parametric(IspModel):
         self.digital_gain = float(digital_gain)
 
     def config(self) -> dict[str, object]:
-        """Direction and digital gain."""
+        """Return direction and digital gain."""
         return {"direction": str(self.direction), "digital_gain": self.digital_gain}
 
     def tone_curve(self) -> list[tuple[float, float]]:
-        """smoothstep, which acts on sRGB-encoded values, as a curve of linear light; finer where it is steeper."""
+        """Return smoothstep, which acts on sRGB-encoded values, as a curve of linear light, finer where steep."""
         encoded = np.linspace(0, 1, 129)
         x = isp.srgb_decode(torch.from_numpy(encoded))
         y = isp.srgb_decode(isp.smoothstep(torch.from_numpy(encoded)))
@@ -46,34 +46,34 @@ class Parametric(IspModel):
         return list(zip(x.tolist(), y.tolist(), strict=True))
 
     def peak_bytes(self, height: int, width: int, plan: str = WHOLE) -> int:
-        """Five full-size colour images."""
+        """Return the size of five colour images."""
         return 5 * 3 * 4 * height * width
 
-    def forward(self, x: Tensor, params: Params) -> Tensor:
+    def compute(self, x: Tensor, params: Params) -> Tensor:
         """sRGB (N, 3, H, W) → mosaic (N, 1, H, W), or back; see ``IspModel``."""
-        return self._unprocess(x, params) if self.direction == Direction.UNPROCESS else self._render(x, params)
+        return self._unprocess(x, params) if self.direction.input == Kind.SRGB else self._render(x, params)
 
     def _unprocess(self, srgb: Tensor, params: Params) -> Tensor:
         camera = isp.apply_matrix(self._linear(srgb), torch.linalg.inv(params.cam_to_srgb))
         grey = camera.mean(1, keepdim=True)
         bend = ((grey - _INFLECTION) / (1 - _INFLECTION)).clamp(min=0).square()
         inverse = (1 / params.wb_gains)[:, :, None, None]
-        gains = torch.addcmul(inverse, (1 - inverse).clamp(min=0), bend)  # towards 1, and never below the inverse
+        gains = torch.addcmul(inverse, (1 - inverse).clamp(min=0), bend)  # towards 1, never below the inverse gain
         return isp.mosaic((camera * gains).clamp(0, 1), params.cfa)
 
     def _linear(self, srgb: Tensor) -> Tensor:
-        """Linear light before tone curve and digital gain."""
+        """Return linear light before tone curve and digital gain; an 8-bit picture takes a table of 256 values."""
 
-        def made(values: Tensor) -> Tensor:
+        def linear(values: Tensor) -> Tensor:
             return isp.srgb_decode(isp.inverse_smoothstep(values.clamp(0, 1))) / self.digital_gain
 
         if not torch.is_grad_enabled() and srgb.device.type == "cpu" and srgb.numel() > 1 << 12:
             levels = srgb * 255
             codes = levels.round()
-            if torch.equal(codes / 255, srgb) and codes.min() >= 0 and codes.max() <= 255:  # of a file of 8 bits
-                table = made(torch.arange(256, device=srgb.device) / 255)
+            if torch.equal(codes / 255, srgb) and codes.min() >= 0 and codes.max() <= 255:
+                table = linear(torch.arange(256, device=srgb.device) / 255)
                 return table.index_select(0, codes.int().flatten()).view(srgb.shape)
-        return made(srgb)
+        return linear(srgb)
 
     def _render(self, mosaic: Tensor, params: Params) -> Tensor:
         camera = isp.apply_gains(isp.demosaic(mosaic, params.cfa), params.wb_gains * self.digital_gain).clamp_(0, 1)

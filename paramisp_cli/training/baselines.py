@@ -15,7 +15,7 @@ from paramisp_cli import color, isp, tiling
 from paramisp_cli.errors import ConfigError, InputMissingError
 from paramisp_cli.formats import raster
 from paramisp_cli.formats.libraw import developed as developed_by_libraw
-from paramisp_cli.models.base import IspModel, Params
+from paramisp_cli.models.base import IspModel
 from paramisp_cli.models.parametric import Parametric
 from paramisp_cli.training import align
 from paramisp_cli.training.data import Loaded
@@ -59,7 +59,7 @@ def network(model: IspModel, device: torch.device) -> Predictor:
         def sink(top: int, rows: Tensor) -> None:
             out[:, top : top + rows.shape[2]] = rows[0].clamp(0, 1).cpu().numpy()
 
-        params = Params.of(item.pair.canonical, item.pair.optical, model.color_matrix_row_sum)
+        params = model.params_of(item.pair.canonical, item.pair.optical)
         strips = partial(_strip, x)
         tiling.run(model, params, mosaic.shape, strips, sink, device=device, frame=item.frame)
         return out[0] if unprocess else out.transpose(1, 2, 0)

@@ -9,18 +9,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from paramisp_cli import models
 from paramisp_cli.errors import ConfigError
-
-SMALLEST_CROP = 88
-"""Side [px] of the smallest crops: GlobalNet sees nothing smaller (85 px), and crops are multiples of 4."""
 
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """So many steps with crops of one size: ``batch`` crops of ``crop`` × ``crop`` px (a multiple of 4, at least 88).
+    """A number of steps with crops of one size: ``batch`` crops of ``crop`` × ``crop`` px.
 
-    part "global" leaves LocalNet out, which costs twenty times less and gives it a picture of the right tones to start
-    from; "all" trains everything.
+    part names a training phase of the model (``IspModel.phases``); "all" trains everything.
     """
 
     steps: int
@@ -29,12 +26,8 @@ class Phase:
     part: str = "all"
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch < 1 or self.crop < SMALLEST_CROP or self.crop % 4:
-            raise ConfigError(
-                f"a phase needs steps ≥ 1, batch ≥ 1, crop ≥ {SMALLEST_CROP} and a multiple of 4, got {self}"
-            )
-        if self.part not in ("all", "global"):
-            raise ConfigError(f'a phase\'s part must be "all" or "global", got {self.part!r}')
+        if self.steps < 1 or self.batch < 1 or self.crop < 2:
+            raise ConfigError(f"a phase needs steps ≥ 1, batch ≥ 1 and crop ≥ 2, got {self}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +50,7 @@ class Recipe:
     shadows         weight of a second term of unprocessing's loss, on square roots: there dark tones, which hardly
                     count in linear light, count as they do to the eye, and blacks lose their tint
     lens_shading    "auto": measured on the photographs of one camera, and taken out if that helps; "none"
+    architecture    name of the network (``models.names``)
     model           arguments of the network (ablations)
     """
 
@@ -81,6 +75,7 @@ class Recipe:
     random_balance: float = 0.0
     shadows: float = 0.0
     lens_shading: str = "auto"
+    architecture: str = models.names(needs_weights=True)[0]
     model: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -96,6 +91,9 @@ class Recipe:
             raise ConfigError(f"recipe {self.name}: random_balance must be in [0, 1], got {self.random_balance}")
         if not 0 <= self.shadows <= 10:
             raise ConfigError(f"recipe {self.name}: shadows must be in [0, 10], got {self.shadows}")
+        if self.architecture not in models.names(needs_weights=True):
+            known = ", ".join(models.names(needs_weights=True))
+            raise ConfigError(f"recipe {self.name}: architecture must be {known}, got {self.architecture!r}")
         if self.lens_shading not in ("auto", "none"):
             raise ConfigError(f"recipe {self.name}: lens_shading must be auto or none, got {self.lens_shading!r}")
         if self.lr <= 0 or not 0 <= self.ema < 1 or self.grad_clip <= 0:

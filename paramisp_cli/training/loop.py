@@ -7,9 +7,8 @@ import math
 import pickle
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from paramisp_cli import memory, weights
 from paramisp_cli.errors import ConfigError, FormatError
 from paramisp_cli.models import architecture
 from paramisp_cli.models.base import IspModel
-from paramisp_cli.training.config import SMALLEST_CROP, Recipe
+from paramisp_cli.training.config import Recipe
 from paramisp_cli.training.data import CFA, Batch, Loaded, Sampler, cut, largest_crop
 from paramisp_cli.training.dataset import Region
 from paramisp_cli.training.evaluate import Score, error_map, network, table, target
@@ -52,25 +51,33 @@ class _Draw:
 
 
 def build(recipe: Recipe, direction: Direction) -> IspModel:
-    """The network to train: from ``recipe.init``, or fresh and close to doing nothing, from which it learns fastest."""
+    """Make the network to train: from ``recipe.init``, or with fresh weights. Raises ConfigError."""
     if recipe.init:
         model = _start(recipe.init, direction)
+        if model.name != recipe.architecture:
+            raise ConfigError(f"recipe {recipe.name}: is for {recipe.architecture}, and {recipe.init} is {model.name}")
         wanted = {**model.config(), **recipe.model}
         if wanted != model.config():
             raise ConfigError(f"recipe {recipe.name}: its [model] differs from that of {recipe.init}")
-        return model
-    torch.manual_seed(recipe.seed)
-    model = architecture("paramisp")(direction, **recipe.model)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            # The last layers of both sub-networks: residual and tone stages start as (nearly) nothing, ...
-            if name.startswith(("localnet.tail", "globalnet.last")):
-                parameter.mul_(0.1 if "weight" in name else 0.0)
-            # ... but for the first stage's exponents, which start as a display's: numbers 30 to 32 of its 39 are
-            # ELU(b) = log γ for R, G and B.
-            if name == "globalnet.last.0.bias":
-                parameter[30:33] = _DISPLAY_GAMMA[direction]
+    else:
+        model = architecture(recipe.architecture)(direction, **recipe.model)
+        model.initialise(torch.Generator().manual_seed(recipe.seed))
+    _check_phases(recipe, model)
     return model
+
+
+def _check_phases(recipe: Recipe, model: IspModel) -> None:
+    """Raise ConfigError for a phase that the model does not offer and for crops that its geometry does not allow."""
+    multiple, smallest = model.geometry.multiple, model.geometry.padded(2)
+    for phase in recipe.phases:
+        if phase.part not in model.phases():
+            known = ", ".join(model.phases())
+            raise ConfigError(f"recipe {recipe.name}: part must be one of {known}, got {phase.part!r}")
+        if phase.crop < smallest or phase.crop % multiple:
+            raise ConfigError(
+                f"recipe {recipe.name}: crop must be at least {smallest} px and a multiple of {multiple}, "
+                f"got {phase.crop}"
+            )
 
 
 def _start(init: str, direction: Direction) -> IspModel:
@@ -97,11 +104,11 @@ def fitted(recipe: Recipe, loaded: Sequence[Loaded]) -> tuple[Recipe, list[str]]
 
     Raises ConfigError if not even the smallest crop of a phase fits.
     """
-    largest = max(map(largest_crop, loaded), default=0)
-    if largest < SMALLEST_CROP:
-        raise ConfigError(
-            f"no aligned part of any photograph holds a crop of {SMALLEST_CROP} px, the smallest to train on"
-        )
+    geometry = architecture(recipe.architecture).geometry
+    smallest, largest = geometry.padded(2), max(map(largest_crop, loaded), default=0)
+    largest = largest // geometry.multiple * geometry.multiple
+    if largest < smallest:
+        raise ConfigError(f"no aligned part of any photograph holds a crop of {smallest} px, the smallest to train on")
     said = [f"crops of {p.crop} px fit no photograph: {largest} px instead" for p in recipe.phases if p.crop > largest]
     phases = tuple(replace(phase, crop=min(phase.crop, largest)) for phase in recipe.phases)
     return replace(recipe, phases=phases), list(dict.fromkeys(said))
@@ -115,9 +122,6 @@ def _root(linear: Tensor) -> Tensor:
 
 
 _STRAIGHT = 1e-3
-
-# b with exp(ELU(b)) = 2.2 and 1 / 2.2.
-_DISPLAY_GAMMA = {Direction.UNPROCESS: math.log(2.2), Direction.RENDER: math.log(1 - math.log(2.2))}
 
 
 class Trainer:
@@ -230,7 +234,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate(self.step)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self._loss(draw, phase.part == "global")
+        loss = self._loss(draw, phase.part)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.all.parameters(), recipe.grad_clip)
         self.optimizer.step()
@@ -241,7 +245,7 @@ class Trainer:
                     self.average[name].lerp_(p, 1 - decay)
         return float(loss.detach())
 
-    def _loss(self, draw: _Draw, only_global: bool) -> Tensor:
+    def _loss(self, draw: _Draw, phase: str) -> Tensor:
         """Mean absolute error, of every direction, and of there and back again if there are both."""
         batch, params = draw.batch, draw.batch.params.to(self.device)
         srgb, mosaic = (side.to(self.device, non_blocking=True) for side in (batch.srgb, batch.mosaic))
@@ -252,7 +256,7 @@ class Trainer:
         def run(direction: Direction, x: Tensor) -> Tensor:
             model = self.models[direction]
             low = torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.dtype == "bf16")
-            with low, _only_global(model, only_global):
+            with low, model.phase(phase):
                 return model(x, params).float()
 
         loss = torch.zeros((), device=self.device)
@@ -409,17 +413,3 @@ def keep(
         "utf-8",
     )
     return path
-
-
-@contextmanager
-def _only_global(model: IspModel, wanted: bool) -> Iterator[None]:
-    """Leave LocalNet out for a while."""
-    local = getattr(model, "localnet", None)
-    if not wanted or local is None:
-        yield
-        return
-    model.localnet = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        model.localnet = local

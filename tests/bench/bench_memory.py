@@ -1,12 +1,12 @@
 """The network on large pictures in little memory: seconds, peak memory and difference for every limit.
 
-    python tests/bench/bench_memory.py                                   24 megapixels: what is free, 4 GB
-    python tests/bench/bench_memory.py --megapixels 100 --limits 8       100 megapixels in 8 GB
-    python tests/bench/bench_memory.py --megapixels 24 --limits 0 7 4    0: what is free
-    python tests/bench/bench_memory.py --limits 4 0 --scratch DIR        with a file for what memory has no room for
-    python tests/bench/bench_memory.py --in-memory 0 --limits 4 --scratch DIR        beside what has no such file
+    python tests/bench/bench_memory.py                                   24 megapixels: free memory, then 11 GB
+    python tests/bench/bench_memory.py --megapixels 8 --limits 0 4       8 megapixels; 0: free memory
+    python tests/bench/bench_memory.py --limits 0 4 --scratch DIR        with a file for maps that memory cannot hold
+    python tests/bench/bench_memory.py --megapixels 100 --limits 8 --scratch DIR      100 megapixels in 8 GB
 
-Each limit has a process of its own. Differences are in codes of 16383, to the first limit's result.
+Each limit has a process of its own. Differences are in codes of 16383, to the first limit's result. A limit that no
+plan fits prints the reason.
 """
 
 import argparse
@@ -21,7 +21,8 @@ import numpy as np
 import torch
 
 from paramisp_cli import tiling
-from paramisp_cli.models import Params
+from paramisp_cli.errors import ConfigError
+from paramisp_cli.models.base import Params
 from paramisp_cli.models.paramisp import ParamISP
 
 WHITE = 16383
@@ -38,7 +39,7 @@ def picture(height: int, width: int) -> np.ndarray:
 
 
 def child(height: int, width: int, limit: int, path: str, scratch: Path | None) -> None:
-    """One run; prints plan, seconds and gigabytes, and keeps the mosaic."""
+    """Run once; print plan, seconds and gigabytes, and save the mosaic."""
     torch.manual_seed(0)
     model = ParamISP("unprocess").eval()
     one = torch.ones(1)
@@ -53,9 +54,13 @@ def child(height: int, width: int, limit: int, path: str, scratch: Path | None) 
         out[top : top + rows.shape[2]] = (rows[0, 0].clamp(0, 1) * WHITE).round().numpy().astype(np.uint16)
 
     device, begin = torch.device("cpu"), time.perf_counter()
-    plan = tiling.run(
-        model, params, (height, width), source, sink, device=device, max_memory=limit or None, scratch=scratch
-    )
+    try:
+        plan = tiling.run(
+            model, params, (height, width), source, sink, device=device, max_memory=limit or None, scratch=scratch
+        )
+    except ConfigError as error:
+        print(f"none: {error}")
+        return
     spent = time.perf_counter() - begin
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     np.save(path, out)
@@ -66,9 +71,8 @@ def main() -> None:
     """Parse and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megapixels", type=float, default=24)
-    parser.add_argument("--limits", type=float, nargs="+", default=[0, 4], help="gigabytes; 0: what is free")
+    parser.add_argument("--limits", type=float, nargs="+", default=[0, 11], help="gigabytes; 0: free memory")
     parser.add_argument("--scratch", type=Path, help="a folder on a disk")
-    parser.add_argument("--in-memory", type=float, nargs="+", default=[], help="limits without --scratch, run first")
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
@@ -80,16 +84,20 @@ def main() -> None:
     print(f"{width}×{height}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     with tempfile.TemporaryDirectory() as folder:
         first = None
-        runs = [(limit, None) for limit in args.in_memory] + [(limit, args.scratch) for limit in args.limits]
-        for number, (limit, scratch) in enumerate(runs):
+        for number, limit in enumerate(args.limits):
             path = Path(folder) / f"{number}.npy"
             words = [sys.executable, __file__, "--child", str(height), str(width), str(limit * 1e9), str(path)]
-            words += ["--scratch", str(scratch)] if scratch else []
-            plan, *numbers = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
+            words += ["--scratch", str(args.scratch)] if args.scratch else []
+            told = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout
+            shown = f"{limit:g} GB" if limit else "free memory"
+            if told.startswith("none"):
+                print(f"  {shown:13} no plan: {told.removeprefix('none: ').strip()}")
+                continue
+            plan, *numbers = told.split()
             spent, peak, before = map(float, numbers)
             made = np.load(path).astype(np.int32)
             first = made if first is None else first
-            shown, each = f"{limit:g} GB" if limit else "what is free", spent / height / width * 1e6
+            each = spent / height / width * 1e6
             print(
                 f"  {shown:13} plan {plan:8} {spent:6.0f} s, {each:.2f} s/MP, peak {peak:.1f} GB "
                 f"({before:.1f} before), largest difference {np.abs(made - first).max()} of {WHITE}"

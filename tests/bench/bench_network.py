@@ -28,7 +28,9 @@ from dataclasses import fields
 import torch
 
 from paramisp_cli import memory, tiling, weights
-from paramisp_cli.models import Params, engine, stages
+from paramisp_cli.models import regions
+from paramisp_cli.models.base import Params
+from paramisp_cli.models.paramisp import globalnet, kernels, localnet, plans
 from paramisp_cli.pipeline import DTYPES
 
 
@@ -92,18 +94,18 @@ def set_to(owner: object, name: str, value: object) -> None:
     setattr(owner, name, value)
 
 
-def dense(self, conv, stride=1, more=None):
-    """``Engine.first_conv`` without its table."""
+def dense(conv, dtype, stride=1, more=None):
+    """``kernels.first_conv`` without its table."""
     bias = conv.bias if more is None else conv.bias + more
-    return stages.FirstConv(conv.weight, bias, self.dtype, table=False, stride=stride)
+    return kernels.FirstConv(conv.weight, bias, dtype, table=False, stride=stride)
 
 
 LEFT_OUT = {
-    "without F(4, 3)": lambda: after_init(stages.Conv3, "six", []),
-    "without the table": lambda: set_to(engine.Engine, "first_conv", dense),
-    "without 16 places at once": lambda: after_init(stages.Convs, "banded", None),
-    "without strips": lambda: set_to(engine, "CPU_STRIP", 1 << 18),
-    "without regions": lambda: set_to(engine.Workers, "__enter__", lambda self: (memory.keep_freed(), self)[1]),
+    "without F(4, 3)": lambda: after_init(kernels.Conv3, "six", []),
+    "without the table": lambda: [set_to(module, "first_conv", dense) for module in (globalnet, localnet)],
+    "without 16 places at once": lambda: after_init(kernels.BlockConvs, "banded", None),
+    "without strips": lambda: set_to(plans, "CPU_STRIP", 1 << 18),
+    "without regions": lambda: set_to(regions.Workers, "__enter__", lambda self: (memory.keep_freed(), self)[1]),
     "without kept memory": lambda: set_to(memory, "_back", lambda mapping: None),
 }
 """Ours with one measure left out."""

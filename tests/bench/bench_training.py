@@ -18,8 +18,9 @@ from pathlib import Path
 import torch
 
 from paramisp_cli import memory
-from paramisp_cli.models import Params
-from paramisp_cli.models.paramisp import Block, ParamISP
+from paramisp_cli.models.base import Params
+from paramisp_cli.models.paramisp import ParamISP
+from paramisp_cli.models.paramisp.network import Block
 
 WAYS = (
     "written plainly, float32",

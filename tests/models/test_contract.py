@@ -1,15 +1,15 @@
-"""What every architecture promises (models/base.py), over the registry, both directions, all CFAs and odd sizes."""
+"""Contract of every architecture (models/base.py), over the registry, both directions, all CFAs and odd sizes."""
 
 import pytest
 import torch
 
 from paramisp_cli import weights
 from paramisp_cli.errors import ConfigError
-from paramisp_cli.models import ARCHITECTURES, Params, architecture
-from paramisp_cli.models.base import tensor_names
-from paramisp_cli.types import CFA_PATTERNS, Direction
+from paramisp_cli.models import REGISTRY, architecture
+from paramisp_cli.models.base import WHOLE, Params, tensor_names
+from paramisp_cli.types import CFA_PATTERNS
 
-CASES = [(kind, direction) for kind in ARCHITECTURES for direction in kind.directions]
+CASES = [(architecture(entry.name), direction) for entry in REGISTRY for direction in entry.directions]
 IDS = [f"{kind.name}-{direction}" for kind, direction in CASES]
 SIZES = [(2, 2), (2, 6), (34, 50), (86, 90), (110, 154)]
 
@@ -30,8 +30,7 @@ def params(n=1, cfa="RGGB"):
 
 
 def picture(direction, n, height, width, seed=0):
-    channels = 3 if direction == Direction.UNPROCESS else 1
-    return torch.rand(n, channels, height, width, generator=torch.Generator().manual_seed(seed))
+    return torch.rand(n, direction.input.channels, height, width, generator=torch.Generator().manual_seed(seed))
 
 
 def build(kind, direction):
@@ -47,7 +46,7 @@ def test_shape_and_finite(kind, direction, size, cfa):
     x = picture(direction, 1, *size)
     with torch.inference_mode():
         y = build(kind, direction)(x, params(cfa=cfa))
-    assert y.shape == (1, 1 if direction == Direction.UNPROCESS else 3, *size)
+    assert y.shape == (1, direction.output.channels, *size)
     assert y.dtype == torch.float32
     assert torch.isfinite(y).all()
 
@@ -98,6 +97,7 @@ def test_says_what_it_is(kind, direction):
     assert model.direction == direction
     assert model.peak_bytes(4000, 3000) > model.peak_bytes(400, 300) > 0
     assert kind.needs_weights == bool(list(model.parameters()))
+    assert model.plans(torch.device("cpu"))[0] == WHOLE
     moved = params().to("meta")
     assert moved.iso.device.type == "meta"
     assert moved.cfa == "RGGB"
@@ -110,4 +110,44 @@ def test_an_unknown_name_lists_the_known():
 
 def test_an_unknown_direction_is_refused():
     with pytest.raises(ValueError, match="direction"):
-        ARCHITECTURES[0]("sideways")
+        architecture("paramisp")("sideways")
+
+
+@pytest.mark.parametrize(("kind", "direction"), CASES, ids=IDS)
+def test_takes_the_sizes_that_its_geometry_states(kind, direction):
+    """The smallest size of the geometry reaches ``compute`` unpadded; odd sides are refused."""
+    model, seen = build(kind, direction), []
+    real = model.compute
+    model.compute = lambda x, shot: seen.append(tuple(x.shape[2:])) or real(x, shot)
+    side = model.geometry.padded(2)
+    with torch.inference_mode():
+        for size in ((2, 2), (side, side), (side + 2, side)):
+            assert model(picture(direction, 1, *size), params()).shape[2:] == size
+    assert seen == [(side, side), (side, side), (model.geometry.padded(side + 2), side)]
+    with pytest.raises(ValueError, match="even"):
+        model(picture(direction, 1, side + 1, side), params())
+
+
+@pytest.mark.parametrize(("kind", "direction"), CASES, ids=IDS)
+def test_initialises_itself_from_a_generator(kind, direction):
+    """The same seed gives the same weights, whatever they were; torch's own generator is not touched."""
+    model, state = build(kind, direction), torch.get_rng_state()
+    draws = []
+    for seed in (3, 3, 4):
+        model.initialise(torch.Generator().manual_seed(seed))
+        draws.append(torch.cat([p.flatten().clone() for p in model.parameters()] or [torch.zeros(0)]).detach())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(draws[0], draws[1])
+    assert kind.needs_weights != torch.equal(draws[0], draws[2])
+
+
+@pytest.mark.parametrize(("kind", "direction"), CASES, ids=IDS)
+def test_every_training_phase_runs(kind, direction):
+    model = build(kind, direction)
+    side = model.geometry.padded(2)
+    assert "all" in model.phases()
+    for name in model.phases():
+        with model.phase(name):
+            assert torch.isfinite(model(picture(direction, 1, side, side), params())).all()
+    with pytest.raises(ValueError, match="no training phase 'head'"), model.phase("head"):
+        pass

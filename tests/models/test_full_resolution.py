@@ -12,19 +12,19 @@ import pytest
 import torch
 
 from paramisp_cli import formats, pipeline, tiling, weights
-from paramisp_cli.models import ARCHITECTURES, Params, engine, streaming
+from paramisp_cli.models import REGISTRY, architecture, regions
+from paramisp_cli.models.base import Params
 from paramisp_cli.models.parametric import Parametric
-from paramisp_cli.models.paramisp import ParamISP
+from paramisp_cli.models.paramisp import ParamISP, globalnet, plans, streaming
 from paramisp_cli.types import CFA_PATTERNS, Direction, RawImage, SrgbImage
 
 CPU = torch.device("cpu")
-CASES = [(kind, direction) for kind in ARCHITECTURES for direction in kind.directions]
+CASES = [(architecture(entry.name), direction) for entry in REGISTRY for direction in entry.directions]
 IDS = [f"{kind.name}-{direction}" for kind, direction in CASES]
 SIZES = [(118, 106), (86, 254), (262, 90)]
 """Twice a prime, and odd aspects; a mosaic's sides are even. Pictures of prime sides are made below, as files."""
 TILES = [40, 72, 160]
-KINDS = {name: plan for name, plan in engine.PLANS.items() if name not in ("small", "tiny")}
-"""These two are "quarter" with other tiles."""
+PLANS = {name: plans.PLANS[name] for name in plans.names(CPU)}
 
 
 def params(cfa):
@@ -48,23 +48,20 @@ def model_of(kind, direction):
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("side", TILES)
 def test_tiles_and_memory_do_not_show(kind, direction, size, side, monkeypatch, tmp_path):
-    for name, plan in tuple(engine.PLANS.items()):
-        if name in KINDS:
-            monkeypatch.setitem(engine.PLANS, name, plan._replace(side=plan.side and side))
-        else:
-            monkeypatch.delitem(engine.PLANS, name)
-    for module in (engine, streaming):
+    for name, plan in PLANS.items():
+        monkeypatch.setitem(plans.PLANS, name, replace(plan, band=plan.band and side))
+    for module in (globalnet, streaming):
         monkeypatch.setattr(module, "BAND", 32)
     cfa = CFA_PATTERNS[(SIZES.index(size) + TILES.index(side)) % len(CFA_PATTERNS)]
     model, shot = model_of(kind, direction), params(cfa)
-    x = torch.rand(1, 3 if direction == Direction.UNPROCESS else 1, *size)
+    x = torch.rand(1, direction.input.channels, *size)
     want = model(x, shot).detach()  # with gradients: the plain network
-    plans = list(model.plans())
-    monkeypatch.setattr(  # of pictures as small as these every plan needs about the same
-        model, "peak_bytes", lambda _height, _width, plan=plans[0]: 1000 * (len(plans) - plans.index(plan))
+    names = model.plans(CPU)
+    monkeypatch.setattr(  # for pictures as small as these every plan needs about the same
+        model, "peak_bytes", lambda _height, _width, plan=names[0]: 1000 * (len(names) - names.index(plan))
     )
     ran = []
-    for limit in range(1000, 1000 * len(plans) + 1, 1000):
+    for limit in range(1000, 1000 * len(names) + 1, 1000):
         got = torch.empty_like(want)
 
         def sink(top, rows, got=got):
@@ -73,11 +70,12 @@ def test_tiles_and_memory_do_not_show(kind, direction, size, side, monkeypatch, 
         ran.append(
             tiling.run(
                 model, shot, size, lambda first, end: x[:, :, first:end], sink,
-                device=CPU, max_memory=limit, scratch=tmp_path, strip_rows=None if model.halo is None else side,
+                device=CPU, max_memory=limit, scratch=tmp_path,
+                tile=None if model.geometry.pooled else (side, side + 6),
             )
         )  # fmt: skip
         torch.testing.assert_close(got, want, atol=2e-5, rtol=1e-5)
-    assert ran == plans[::-1]
+    assert ran == list(names[::-1])
 
 
 @pytest.mark.parametrize("change", ["none", "one value between codes", "one above white"])
@@ -110,20 +108,25 @@ def generic(tmp_path, monkeypatch):
 @pytest.mark.parametrize("cfa", CFA_PATTERNS)
 @pytest.mark.usefixtures("generic")
 def test_files_of_prime_sides(size, cfa, make_jpeg, tmp_path, monkeypatch):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
     pixels = np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8)
     photo = formats.read(make_jpeg(tmp_path / "photo.jpg", pixels))
-    plan, settings = pipeline.plan_unprocess(photo, pipeline.Settings(camera="Canon EOS 60D")), pipeline.Settings()
+    plan, settings = (
+        pipeline.plan_unprocess(photo, pipeline.Settings(camera="Canon EOS 60D")),
+        pipeline.Settings(scratch=scratch),
+    )
     plan = replace(plan, canonical=replace(plan.canonical, cfa=cfa))
     raws: dict[object, RawImage] = {}
     pictures: dict[object, SrgbImage] = {}
-    for name, kind in KINDS.items():
-        for side in TILES[1:] if kind.side else [0]:
-            monkeypatch.setitem(engine.PLANS, name, kind._replace(side=side))
+    for name, kind in PLANS.items():
+        for side in TILES[1:] if kind.band else [0]:
+            monkeypatch.setitem(plans.PLANS, name, replace(kind, band=side))
             raws[name, side] = pipeline.run_unprocess(photo, replace(plan, memory_plan=name), settings)
             first = next(iter(raws.values()))
             back = replace(pipeline.plan_render(first), memory_plan=name)
             pictures[name, side] = pipeline.run_render(first, back, settings)
-    assert len(raws) == 9
+    assert len(raws) == 5
     mosaics, images = ([v.astype(int) for v in of] for of in (
         [raw.mosaic for raw in raws.values()], [picture.pixels for picture in pictures.values()]
     ))  # fmt: skip
@@ -162,13 +165,10 @@ def test_lower_precision_is_60_decibels_from_float32(dtype, direction):
 @pytest.mark.parametrize("threads", [2, 4, 8])
 def test_threads_have_equal_shares(threads):
     """Regions that are taken one after the other keep every thread at work to the end, and each pixel is in one."""
-    workers = engine.Workers(CPU)
-    workers.count = threads
-    schedule = engine.Engine(workers, torch.float32, None)
     for height, width in ((1632, 2450), (2310, 3464), (2828, 4242), (3998, 6002), (8164, 12248)):
-        regions = schedule.regions(CPU, height, width)
-        assert sum((region.bottom - region.top) * region.width for region in regions) == height * width
+        shares = regions.cut_for_threads(height, width, threads, regions.CPU_STRIP)
+        assert sum((region.bottom - region.top) * region.width for region in shares) == height * width
         ends = [0] * threads
-        for region in regions:
+        for region in shares:
             ends[ends.index(min(ends))] += (region.bottom - region.top) * region.width
         assert height * width / threads / max(ends) > 0.95

@@ -1,6 +1,7 @@
 """ParamISP: parity with the published network, the formulas by hand, and the streamed way against the plain one."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,12 @@ import torch.nn.functional as F
 
 from paramisp_cli import weights
 from paramisp_cli.errors import ConfigError
-from paramisp_cli.models import Params, engine, paramisp, stages, streaming
-from paramisp_cli.models.base import tensor_names
-from paramisp_cli.models.paramisp import Block, ParamISP
+from paramisp_cli.models import regions
+from paramisp_cli.models.base import Params, tensor_names
+from paramisp_cli.models.paramisp import ParamISP, globalnet, kernels, plans, streaming
+from paramisp_cli.models.paramisp import network as paramisp
+from paramisp_cli.models.paramisp.network import Block
+from paramisp_cli.scratch import HostMemory, Scratch
 from paramisp_cli.types import Direction
 
 PARITY = Path(__file__).resolve().parents[3] / "shared" / "data" / "parity"
@@ -129,6 +133,33 @@ def test_mask_is_of_the_first_image():
     torch.testing.assert_close(mask, torch.ones_like(mask), atol=1e-5, rtol=0)
 
 
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("direction", list(Direction))
+def test_fresh_weights_do_little_but_a_displays_gamma(direction):
+    model = network(direction)
+    model.initialise(torch.Generator().manual_seed(0))
+    image = torch.rand(1, 3, 88, 88)
+    wanted = image ** (2.2 if direction == Direction.UNPROCESS else 1 / 2.2)
+    with torch.no_grad():
+        made = model.subnetworks(image, model.paramnet(shot()))
+        assert (made - wanted).abs().mean() < 0.05 < (made - image).abs().mean()
+
+
+def test_the_phase_global_leaves_localnet_out():
+    model, x = network(), torch.rand(1, 3, 88, 88)
+    local, without = model.localnet, network(use_local=False)
+    without.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("localnet.")})
+    with model.phase("global"):
+        assert torch.equal(model(x, shot()), without(x, shot()))
+    assert model.localnet is local
+    with pytest.raises(KeyError), model.phase("global"):
+        raise KeyError
+    assert model.localnet is local
+    assert network(use_global=False).phases() == ("all",)
+
+
 # --- configuration ----------------------------------------------------------------------------------------------------
 
 
@@ -218,13 +249,13 @@ def test_streamed_equals_plain_at_any_strip_height(direction, size):
 
 
 @pytest.mark.parametrize("direction", list(Direction))
-@pytest.mark.parametrize("plan", ["whole", "bands", "disk", "half", "quarter"])
+@pytest.mark.parametrize("plan", ["whole", "bands", "disk", "host"])
 @pytest.mark.parametrize("size", [(150, 202), (374, 86)], ids=str)
 def test_every_memory_plan_gives_the_whole(direction, plan, size, monkeypatch):
-    """Tiles much smaller than the image, so that most of them touch no border."""
-    kind = engine.PLANS[plan]
-    monkeypatch.setitem(engine.PLANS, plan, kind._replace(side=kind.side and 40))
-    for module in (engine, streaming):
+    """Bands much smaller than the image, so that most of them touch no border."""
+    kind = plans.PLANS[plan]
+    monkeypatch.setitem(plans.PLANS, plan, replace(kind, band=kind.band and 40))
+    for module in (globalnet, streaming):
         monkeypatch.setattr(module, "BAND", 24)
     model = network(direction)
     with torch.no_grad():
@@ -238,16 +269,37 @@ def test_every_memory_plan_gives_the_whole(direction, plan, size, monkeypatch):
         asked.append(end - first)
         return x[:, :, first:end]
 
+    store = HostMemory if plan == "host" else Scratch
     with torch.inference_mode():
-        model.stream(source, lambda top, rows: got.append((top, rows)), size, shot(), plan=plan)
+        model.stream(source, lambda top, rows: got.append((top, rows)), size, shot(), plan=plan, store=store)
     assert [top for top, _ in got] == list(np.cumsum([0] + [rows.shape[2] for _, rows in got])[:-1])
     torch.testing.assert_close(torch.cat([rows for _, rows in got], 2), want, atol=2e-5, rtol=1e-5)
 
 
 def test_plans_need_less_and_less():
-    needs = [network().peak_bytes(6000, 4000, plan) for plan in engine.PLANS if plan != "disk"]
-    assert needs[0] > 2 * needs[2]
-    assert needs == sorted(needs, reverse=True)
+    for device in (torch.device("cpu"), torch.device("cuda")):
+        needs = [network().peak_bytes(6000, 4000, plan) for plan in network().plans(device)]
+        assert needs[0] > 4 * needs[2]
+        assert needs == sorted(needs, reverse=True)
+    assert network().plans(torch.device("cuda")) == ("whole", "bands", "host")
+
+
+def test_a_plan_with_a_store_needs_one():
+    with pytest.raises(ValueError, match="'disk' needs a store"):
+        network().stream(lambda *_: None, lambda *_: None, (88, 88), shot(), plan="disk")
+
+
+def test_a_store_holds_as_much_as_it_says(monkeypatch):
+    asked = []
+
+    def make(size):
+        asked.append(size)
+        return HostMemory(size)
+
+    model, x = network(), torch.rand(1, 3, 150, 202)
+    with torch.inference_mode():
+        model.stream(lambda a, b: x[:, :, a:b], lambda *_: None, (150, 202), shot(), plan="host", store=make)
+    assert asked == [model.store_bytes(150, 202)]
 
 
 @pytest.mark.parametrize("table", [True, False])
@@ -259,8 +311,8 @@ def test_first_convolution_is_that_of_the_features(table, stride):
     features = paramisp.features(image, paramisp.overexposure(first))
     with torch.no_grad():
         want = F.conv2d(F.pad(features, (1, 1, 1, 1), mode="replicate"), conv.weight, conv.bias)[0].permute(1, 2, 0)
-        got = stages.FirstConv(conv.weight, conv.bias, torch.float32, table=table, stride=stride)
-        planes = [stages.planes_of(v[0]) for v in (image, first)]
+        got = kernels.FirstConv(conv.weight, conv.bias, torch.float32, table=table, stride=stride)
+        planes = [regions.with_ring(v[0]) for v in (image, first)]
         for top, left, height, width in ((0, 0, 24, 18), (0, 5, 7, 13), (3, 0, 21, 4), (10, 9, 1, 1)):
             part = want[top : top + height : stride, left : left + width : stride]
             torch.testing.assert_close(got(*planes, top, left, height, width), part, atol=2e-5, rtol=1e-5)

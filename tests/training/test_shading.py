@@ -72,7 +72,7 @@ def test_strips_take_shading_out_and_put_it_back(direction: Direction) -> None:
         expected = plain(x, params) / gain if direction == Direction.UNPROCESS else plain(x * gain, params)
     rows = []
     source, sink = lambda a, b: x[:, :, a:b], lambda top, y: rows.append(y)
-    tiling.run(shaded, params, SIZE, source, sink, device=torch.device("cpu"), strip_rows=32)
+    tiling.run(shaded, params, SIZE, source, sink, device=torch.device("cpu"), tile=(32, SIZE[1]))
     torch.testing.assert_close(torch.cat(rows, 2), expected, atol=1e-6, rtol=1e-5)
 
 

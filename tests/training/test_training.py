@@ -355,14 +355,27 @@ def test_a_recipe_may_build_on_another() -> None:
         ("base = 'nothing'", "no recipe 'nothing'"),
         ("base = 3", "must name another"),
         ("lr = 1e-3", "no phases"),
-        ("[[phases]]\nsteps = 1\ncrop = 30\nbatch = 1", "crop"),
-        ("[[phases]]\nsteps = 1\ncrop = 96\nbatch = 1\npart = 'head'", "part"),
+        ("[[phases]]\nsteps = 1\ncrop = 0\nbatch = 1", "crop"),
+        ("architecture = 'gan'\n[[phases]]\nsteps = 1\ncrop = 96\nbatch = 1", "must be paramisp, got 'gan'"),
         ("[[phases]]\nsteps = 1\ncrop = 96\nsize = 1", "size"),
     ],
 )
 def test_bad_recipes_are_named(text: str, what: str) -> None:
     with pytest.raises(ConfigError, match=what):
         config.parse(text, "bad")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "what"),
+    [
+        ("crop = 96", "crop = 30", "crop must be at least 88 px and a multiple of 4, got 30"),
+        ("crop = 96", "crop = 90", "crop must be at least 88 px and a multiple of 4, got 90"),
+        ('part = "global"', 'part = "head"', "part must be one of all, global, got 'head'"),
+    ],
+)
+def test_recipes_that_do_not_suit_the_network_are_named(old: str, new: str, what: str) -> None:
+    with pytest.raises(ConfigError, match=what):
+        loop.build(config.parse(TINY.replace(old, new, 1), "bad"), Direction.RENDER)
 
 
 def test_bad_data_sets_are_named(tmp_path: Path, dataset: Path) -> None:

@@ -1,18 +1,20 @@
 """ParamISP: Kim et al., "ParamISP: Learned Forward and Inverse ISPs using Camera Parameters" (CVPR 2024).
 
-One network per direction, 710 973 parameters. Where the paper and the authors' published weights differ, this file
-follows the weights (their users must get the results they know); the docstrings say where.
+One network per direction, 710 973 parameters, written here in plain PyTorch; this file alone says what ParamISP is.
 
     unprocess: sRGB   → GlobalNet → LocalNet → inverse CanoNet → mosaic
     render:    mosaic → CanoNet   → LocalNet → GlobalNet       → sRGB
 
-``forward`` has two ways to the same numbers (2e-5): the plain one below, differentiable, for training; and, when
-gradients are off and the model is in ``eval`` mode, the memory-lean one of ``streaming.py``.
+``ParamNet`` turns the camera parameters of a shot into 64 numbers that steer both sub-networks. Where the paper and the
+authors' published weights differ, this file follows the weights (their users must get the results they know); the
+docstrings say where. ``model.ParamISP`` adds inference in little memory, with the same numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar, cast
 
 import torch
@@ -20,10 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paramisp_cli import isp
-from paramisp_cli.models import engine, local, streaming
-from paramisp_cli.models.attention import attended
-from paramisp_cli.models.base import WHOLE, IspModel, MakeScratch, Params, Sink, Source
-from paramisp_cli.types import Direction
+from paramisp_cli.models.base import Geometry, IspModel, Params
+from paramisp_cli.models.paramisp.attention import attended
+from paramisp_cli.types import Direction, Kind
 
 WIDTH = 64
 """Channels of z, of GlobalNet and of LocalNet between its blocks."""
@@ -33,8 +34,6 @@ FEATURES = 3 + 6 + 3 * sum(BINS) + 3
 """96 content features: image, gradient, histograms, over-exposure mask."""
 STAGES = 4
 """Tone stages of GlobalNet, each a quadratic and a gamma."""
-MULTIPLE, SMALLEST = 4, 85
-"""LocalNet halves twice; GlobalNet's three strided convolutions and poolings need 85 px a side."""
 
 # How one optical value v becomes 15 numbers (paper, section 3.1 and figure 3b; constants of the published weights):
 # (hi, lo) scale the powers of v, (p, q) its logarithm, c divides v inside the sines and cosines.
@@ -49,12 +48,12 @@ _Net = TypeVar("_Net", bound=nn.Module)
 
 
 def _listed(modules: Iterable[_Net]) -> Sequence[_Net]:
-    """An nn.ModuleList that type checkers know the contents of."""
+    """Make an nn.ModuleList whose contents type checkers know."""
     return cast("Sequence[_Net]", nn.ModuleList(modules))
 
 
 def equalise(name: str, value: Tensor) -> Tensor:
-    """Non-linear equalisation: (N,) values of an optical parameter, in its unit, > 0 → (N, 15).
+    """Equalise (N,) values > 0 of an optical parameter, in its unit, non-linearly → (N, 15).
 
     With u = v/hi and w = v/lo: u, √u, u^¼, 1/w, 1/√w, w^−¼, (log2 v − p)/q, sin and cos of log2 v, v/c1, v/c2, v/c3.
     """
@@ -66,41 +65,47 @@ def equalise(name: str, value: Tensor) -> Tensor:
 
 
 def overexposure(image: Tensor) -> Tensor:
-    """(N, 3, H, W) → the same shape: 0 up to 0.95, then rising by 1 per 0.05, not bounded above."""
+    """Return the over-exposure mask of (N, 3, H, W): 0 up to 0.95, then rising by 1 per 0.05, not bounded above."""
     return (image - 0.95).clamp(min=0) / 0.05
 
 
 def gradient(image: Tensor) -> Tensor:
-    """(N, 3, H, W) → (N, 6, H, W): per channel d/dx (right) then d/dy (down); Sobel / 8, replicated border."""
+    """Return the gradient of (N, 3, H, W) as (N, 6, H, W).
+
+    Per channel d/dx (right), then d/dy (down); Sobel / 8, replicated border.
+    """
     dx = image.new_tensor([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]]) / 8
     kernel = torch.stack([dx, dx.T]).repeat(3, 1, 1)[:, None]  # (6, 1, 3, 3)
     return F.conv2d(F.pad(image, (1, 1, 1, 1), mode="replicate"), kernel, groups=3)
 
 
 def soft_histogram(image: Tensor, bins: int) -> Tensor:
-    """(N, 3, H, W) → (N, 3·bins, H, W): per channel, bin i = relu(1 − |x − i/(bins−1)|·(bins−1))."""
+    """Return soft histograms of (N, 3, H, W) as (N, 3·bins, H, W).
+
+    Per channel, bin i = relu(1 − |x − i/(bins−1)|·(bins−1)).
+    """
     i = torch.arange(bins, dtype=image.dtype, device=image.device)[:, None, None]
     return F.relu(1 - (image[:, :, None] * (bins - 1) - i).abs()).flatten(1, 2)
 
 
 def features(image: Tensor, mask: Tensor) -> Tensor:
-    """Content features (paper, section 3.2; all of them are of the image that enters the sub-network, except the mask).
+    """Compute the content features (paper, section 3.2): image, mask (N, 3, H, W) → (N, 96, H, W).
 
-    image, mask (N, 3, H, W) → (N, 96, H, W). The published weights compute the over-exposure mask once, from the
-    image that enters the first sub-network.
+    All come from the image that enters the sub-network, except the mask: the published weights compute it once, from
+    the image that enters the first sub-network.
     """
     return torch.cat([image, gradient(image), *(soft_histogram(image, b) for b in BINS), mask], dim=1)
 
 
 def quadratic(x: Tensor, weight: Tensor) -> Tensor:
-    """x + W·(rr, rg, rb, r, gg, gb, g, bb, b, 1): pixels (N, 3, P), weight (N, 10, 3) → (N, 3, P)."""
+    """Return x + W·(rr, rg, rb, r, gg, gb, g, bb, b, 1): pixels (N, 3, P), weight (N, 10, 3) → (N, 3, P)."""
     r, g, b = x[:, 0:1], x[:, 1:2], x[:, 2:3]
     q = torch.cat([r * x, r, g * x[:, 1:], g, b * b, b, torch.ones_like(r)], dim=1)  # (N, 10, P)
     return x + weight.transpose(1, 2) @ q
 
 
 def gamma(y: Tensor, weight: Tensor) -> Tensor:
-    """A power curve per channel with f(0) = 0 and f(1) = 1: pixels (N, 3, P), weight (N, 3, 3) → (N, 3, P).
+    """Apply a power curve per channel with f(0) = 0, f(1) = 1: pixels (N, 3, P), weight (N, 3, 3) → (N, 3, P).
 
     The rows of ``weight`` give the exponent exp(w0), the offset |w1| and the scale exp(w2) before the power.
     """
@@ -115,10 +120,10 @@ def gamma(y: Tensor, weight: Tensor) -> Tensor:
 
 
 class ParamNet(nn.Module):
-    """Camera parameters → the vector z (N, 64) that steers LocalNet and GlobalNet (paper, section 3.1).
+    """Network from camera parameters to the vector z (N, 64) that steers LocalNet and GlobalNet (paper, section 3.1).
 
-    ``optical`` names the optical parameters that take part. ``equalised=False`` feeds each as the bare number (the
-    paper's table 1, where that makes training diverge).
+    ``optical`` names the optical parameters used. ``equalised=False`` feeds each as the bare number (the paper's
+    table 1: training then diverges).
     """
 
     def __init__(self, optical: Sequence[str], equalised: bool = True, dropout: float = 0.2) -> None:
@@ -131,7 +136,7 @@ class ParamNet(nn.Module):
         )
 
     def forward(self, params: Params, generator: torch.Generator | None = None) -> Tensor:
-        """→ (N, 64). In training each equalised vector is zeroed with probability ``dropout``, per sample."""
+        """Return z (N, 64). In training each equalised vector is zeroed with probability ``dropout``, per sample."""
         gains, matrix = params.wb_gains, params.cam_to_srgb
         color = torch.cat([gains, 1 / gains, matrix.flatten(1), torch.linalg.inv(matrix).flatten(1)], dim=1)
         z = self.color(color)
@@ -143,7 +148,7 @@ class ParamNet(nn.Module):
                 draw = torch.rand(len(value), 1, generator=generator, device=device)
                 vector = vector * (draw >= self.dropout).to(vector)
             z = z + embed(vector)
-        return self.mlp(z)
+        return cast("Tensor", self.mlp(z))
 
 
 class Block(nn.Module):
@@ -158,12 +163,12 @@ class Block(nn.Module):
         self.spatial = nn.Conv2d(2, 1, 7, padding=3, padding_mode="replicate")
 
     def channel_scale(self, mean: Tensor, peak: Tensor) -> Tensor:
-        """Mean and maximum over the image, (N, 64, 1, 1) each → the factor per channel, in (0, 1)."""
+        """Return the factor per channel, in (0, 1), from mean and maximum over the image, (N, 64, 1, 1) each."""
         mean, peak = (self.channel2(F.elu(self.channel1(v))) for v in (mean, peak))
         return torch.sigmoid(mean + peak)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pools over the whole image: a tile gives another result than the image it was cut from."""
+        """Add the weighted residual; pools over the whole image, so a tile gives another result than the image."""
         r = self.conv2(F.elu(self.conv1(x)))
         if torch.is_grad_enabled():
             small = (*self.channel1.parameters(), *self.channel2.parameters(), *self.spatial.parameters())
@@ -171,7 +176,7 @@ class Block(nn.Module):
         return self.attend(x, r)
 
     def attend(self, x: Tensor, r: Tensor) -> Tensor:
-        """x plus the residual r, weighted by channel and by place: ``attention.attended`` written plainly."""
+        """Return x plus the residual r, weighted by channel and by place; ``attention.attended`` does so faster."""
         r = r * self.channel_scale(r.mean((2, 3), keepdim=True), r.amax((2, 3), keepdim=True))
         where = torch.cat([r.mean(1, keepdim=True), r.amax(1, keepdim=True)], dim=1)
         return x + r * self._places(where)
@@ -184,7 +189,7 @@ class Block(nn.Module):
 
 
 class LocalNet(nn.Module):
-    """A U-Net of ten blocks that adds a residual to the image (paper, section 3.2); H and W multiples of 4."""
+    """U-Net of ten blocks that adds a residual to the image (paper, section 3.2); H and W multiples of 4."""
 
     def __init__(self, conditioned: bool = True) -> None:
         super().__init__()
@@ -196,7 +201,7 @@ class LocalNet(nn.Module):
         self.tail = nn.Conv2d(WIDTH, 3, 3, padding=1, padding_mode="replicate")
 
     def forward(self, image: Tensor, mask: Tensor, z: Tensor | None) -> Tensor:
-        """image, mask (N, 3, H, W), z (N, 64) or None → (N, 3, H, W)."""
+        """Return image plus residual: image, mask (N, 3, H, W), z (N, 64) or None → (N, 3, H, W)."""
         b = self.blocks
         x = self.head(features(image, mask))
         if self.condition is not None and z is not None:
@@ -206,11 +211,11 @@ class LocalNet(nn.Module):
         x = b[5](b[4](self.down[1](skip1)))  # (N, 64, H/4, W/4)
         x = b[7](b[6](self.up[0](x) + skip1))
         x = b[9](b[8](self.up[1](x) + skip0))
-        return image + self.tail(x)
+        return image + cast("Tensor", self.tail(x))
 
 
 class GlobalNet(nn.Module):
-    """Four stages of tone mapping, whose coefficients are read off the whole image (paper, section 3.2)."""
+    """Four stages of tone mapping whose coefficients depend on the whole image (paper, section 3.2)."""
 
     def __init__(self, conditioned: bool = True) -> None:
         super().__init__()
@@ -221,13 +226,13 @@ class GlobalNet(nn.Module):
         self.last = _listed(nn.Linear(WIDTH, 39) for _ in range(STAGES))
 
     def pool(self, x: Tensor, layers: Sequence[int] = (0, 1, 2)) -> Tensor:
-        """Convolution, ELU and 2×2 maximum, once per layer: (N, 96, H, W) → (N, 64, ≈H/64, ≈W/64)."""
+        """Apply convolution, ELU and 2×2 maximum, once per layer: (N, 96, H, W) → (N, 64, ≈H/64, ≈W/64)."""
         for i in layers:
             x = F.max_pool2d(F.elu(self.convs[i](x)), 2)
         return x
 
     def coefficients(self, pooled: Tensor, z: Tensor | None) -> list[tuple[Tensor, Tensor]]:
-        """What ``pool`` gave and z (N, 64) or None → per stage, the weights of ``quadratic`` and of ``gamma``."""
+        """Return each stage's weights of ``quadratic`` and ``gamma``, from ``pool``'s result and z (N, 64) or None."""
         g = pooled.mean((2, 3))
         if self.condition is not None and z is not None:
             g = g + F.elu(self.condition(z))
@@ -237,24 +242,24 @@ class GlobalNet(nn.Module):
             for hidden in self.hidden:
                 h = F.elu(hidden(h))
             w = F.elu(last(h))
-            stages.append((w[:, :30].unflatten(1, (10, 3)), w[:, 30:].unflatten(1, (3, 3))))
+            stages.append((w[:, :30].reshape(-1, 10, 3), w[:, 30:].reshape(-1, 3, 3)))
         return stages
 
     @staticmethod
     def tone(pixels: Tensor, stages: list[tuple[Tensor, Tensor]]) -> Tensor:
-        """Pixels (N, 3, P) through every stage."""
+        """Send pixels (N, 3, P) through every stage."""
         for quadratic_weight, gamma_weight in stages:
             pixels = gamma(quadratic(pixels, quadratic_weight), gamma_weight)
         return pixels
 
     def forward(self, image: Tensor, mask: Tensor, z: Tensor | None) -> Tensor:
-        """image, mask (N, 3, H, W), at least 85×85; z (N, 64) or None → (N, 3, H, W)."""
+        """Map the tones: image, mask (N, 3, H, W), at least 85×85, z (N, 64) or None → (N, 3, H, W)."""
         stages = self.coefficients(self.pool(features(image, mask)), z)
         return self.tone(image.flatten(2), stages).view_as(image)
 
 
 def cano_render(mosaic: Tensor, params: Params, border: str = "reflect") -> Tensor:
-    """CanoNet: mosaic (N, 1, H, W) → linear sRGB (N, 3, H, W) by demosaic, gains, clipping to [0, 1], matrix."""
+    """Apply CanoNet, mosaic (N, 1, H, W) → linear sRGB (N, 3, H, W): demosaic, gains, clipping to [0, 1], matrix."""
     r = isp.DEMOSAIC_REACH
     if border == "replicate":
         rgb = isp.demosaic_interior(F.pad(mosaic, (r, r, r, r), mode="replicate"), params.cfa)
@@ -264,13 +269,18 @@ def cano_render(mosaic: Tensor, params: Params, border: str = "reflect") -> Tens
 
 
 def cano_unprocess(linear: Tensor, params: Params) -> Tensor:
-    """Inverse CanoNet: linear sRGB (N, 3, H, W) → mosaic (N, 1, H, W), not clipped."""
+    """Apply the inverse of CanoNet: linear sRGB (N, 3, H, W) → mosaic (N, 1, H, W), not clipped."""
     camera = isp.apply_matrix(linear, torch.linalg.inv(params.cam_to_srgb))
     return isp.mosaic(isp.apply_gains(camera, 1 / params.wb_gains), params.cfa)
 
 
-class ParamISP(IspModel):
-    """See the module; the constructor's arguments are what checkpoints store and what the paper's ablations change.
+_LAST = ("localnet.tail", "globalnet.last")
+_DISPLAY_GAMMA = {Kind.SRGB: math.log(2.2), Kind.RAW: math.log(1 - math.log(2.2))}
+"""b with exp(ELU(b)) = 2.2 to take a display's gamma out of sRGB, and 1 / 2.2 to put it in, by kind of input."""
+
+
+class PlainParamISP(IspModel):
+    """The network as the paper draws it. Its arguments are stored in checkpoints; the paper's ablations change them.
 
     color_matrix_row_sum  how ``Params.cam_to_srgb`` is made for these weights (see ``IspModel``)
     use_paramnet          False: no z at all (table 1, first row; 0.68 M parameters)
@@ -279,22 +289,23 @@ class ParamISP(IspModel):
                           the published code draws this mask and forgets to use it, so its weights never saw it
     without               optical parameters to leave out (table 2): "iso", "exposure_time", "f_number", "focal_length"
     use_local, use_global False: without that sub-network
-    demosaic_border       "reflect" keeps the CFA's phase; "replicate" is what the published weights were trained with:
+    demosaic_border       "reflect" keeps the CFA's phase; "replicate" is how the published weights were trained:
                           false colour in the outermost two pixels, which through the pooled statistics reaches the
                           whole picture (0.01 at 96×128), so that those weights give their own result only with it
     lens_shading          see ``IspModel``
 
-    ``generator`` is where the dropout's randomness comes from (None: torch's default). ``strip_pixels`` is how many
-    pixels inference works on at a time (None: chosen for the device); it changes speed and memory, not the result.
-
-    The image is padded to the right and downwards, by reflection, to multiples of 4 and at least 85 px, and cropped
-    back; what needs no padding gives exactly the published network's result. Padded pixels take part in the statistics
-    that GlobalNet and the attention pool: beside a photograph two mirrored columns are nothing, and a tiny image is
-    seen as a tiling of its mirror images.
+    The image is padded to multiples of 4 and at least 85 px, and cropped back; an image that needs no padding gives
+    exactly the published network's result. Padded pixels count in the statistics that GlobalNet and the attention pool:
+    beside a photograph two mirrored columns do not matter; the network sees a tiny image as a tiling of its mirror
+    images.
     """
 
     name = "paramisp"
-    halo = None  # every block and GlobalNet pool over the image
+    geometry = Geometry(
+        multiple=4,  # LocalNet halves twice
+        smallest=85,  # GlobalNet's three strided convolutions and poolings
+        pooled=("features of GlobalNet", "channel statistics of every block"),
+    )
 
     def __init__(
         self,
@@ -320,7 +331,6 @@ class ParamISP(IspModel):
         if not 0 <= optical_dropout < 1:
             raise ValueError(f"optical_dropout must be in [0, 1), got {optical_dropout}")
         self.color_matrix_row_sum = None if color_matrix_row_sum is None else float(color_matrix_row_sum)
-        self.strip_pixels: int | None = None
         self.demosaic_border = demosaic_border
         self.lens_shading = lens_shading
         self._config: dict[str, object] = {
@@ -340,58 +350,52 @@ class ParamISP(IspModel):
         self.localnet = LocalNet(use_paramnet) if use_local else None
 
     def config(self) -> dict[str, object]:
-        """The constructor's arguments."""
+        """Return the constructor's arguments."""
         return {**self._config, "lens_shading": self.lens_shading}
 
-    def peak_bytes(self, height: int, width: int, plan: str = WHOLE) -> int:
-        """What ``stream`` needs, in float32; the plain, differentiable way needs far more."""
-        return local.peak_bytes(*self._padded(height, width), plan)
-
-    def plans(self) -> Sequence[str]:
-        """See ``engine.PLANS``."""
-        return list(engine.PLANS) if self.localnet is not None else (WHOLE,)
-
-    def stream(
-        self,
-        source: Source,
-        sink: Sink,
-        size: tuple[int, int],
-        params: Params,
-        *,
-        dtype: torch.dtype = torch.float32,
-        plan: str = WHOLE,
-        scratch: MakeScratch | None = None,
-    ) -> None:
-        """In one of ``plans``; see ``IspModel.stream``."""
-        streaming.stream(self, source, sink, size, self._padded(*size), params, dtype, plan, scratch)
-
-    def _padded(self, height: int, width: int) -> tuple[int, int]:
-        return height + self._padding(height), width + self._padding(width)
-
-    @staticmethod
-    def _padding(size: int) -> int:
-        """How many pixels to add to a side."""
-        return max(size, SMALLEST) + -max(size, SMALLEST) % MULTIPLE - size
-
-    def forward(self, x: Tensor, params: Params) -> Tensor:
-        """sRGB (N, 3, H, W) → mosaic (N, 1, H, W), or back; H and W even, ≥ 2; output not clipped. See ``IspModel``."""
-        height, width = x.shape[-2:]
-        if height % 2 or width % 2 or 0 in x.shape:
-            raise ValueError(f"height and width must be even and at least 2, got {height}×{width}")
-        x = isp.reflect_pad(x, 0, self._padding(width), 0, self._padding(height))
-        lean = not torch.is_grad_enabled() and not self.training
-        image = cano_render(x, params, self.demosaic_border) if self.direction == Direction.RENDER else x
-        with torch.autocast(x.device.type, enabled=False):  # its few numbers steer the whole picture
+    def compute(self, x: Tensor, params: Params) -> Tensor:
+        """sRGB (N, 3, H, W) → mosaic (N, 1, H, W), or back; see ``IspModel``."""
+        image = cano_render(x, params, self.demosaic_border) if self.direction.input == Kind.RAW else x
+        with torch.autocast(x.device.type, enabled=False):  # z's few numbers steer the whole picture
             z = self.paramnet(params, self.generator) if self.paramnet is not None else None
-        subnetworks = streaming.run(self, image, z) if lean else self._plain(image, z)
-        out = subnetworks[..., :height, :width]
-        return out if self.direction == Direction.RENDER else cano_unprocess(out.to(x.dtype), params)
+        image = self.subnetworks(image, z)
+        return cano_unprocess(image.to(x.dtype), params) if self.direction.output == Kind.RAW else image
 
-    def _plain(self, image: Tensor, z: Tensor | None) -> Tensor:
-        """Both sub-networks in the direction's order: (N, 3, H, W), padded → the same shape."""
+    def subnetworks(self, image: Tensor, z: Tensor | None) -> Tensor:
+        """Run both sub-networks in the direction's order: (N, 3, H, W), padded → the same shape."""
         mask = overexposure(image)
         nets = (self.globalnet, self.localnet)
-        for net in nets if self.direction == Direction.UNPROCESS else nets[::-1]:
+        for net in nets if self.direction.input == Kind.SRGB else nets[::-1]:
             if net is not None:
                 image = net(image, mask, z)
         return image
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draw weights that do nearly nothing but a display's gamma: from there training learns fastest."""
+        super().initialise(generator)
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if name.startswith(_LAST):  # residual and tone stages
+                    parameter.mul_(0.1 if "weight" in name else 0.0)
+            if self.globalnet is not None:
+                # Numbers 30 to 32 of the first stage's 39 are ELU(b) = log γ for R, G and B.
+                self.globalnet.last[0].bias[30:33] = _DISPLAY_GAMMA[self.direction.input]
+
+    def phases(self) -> tuple[str, ...]:
+        """Return "all", and "global" if there are two sub-networks: it leaves LocalNet out, at a twentieth of the cost.
+
+        LocalNet then starts from a picture of the right tones.
+        """
+        return ("all",) if self.globalnet is None else ("all", "global")
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Leave LocalNet out in the phase "global"."""
+        with super().phase(name):
+            local = self.localnet
+            if name == "global":
+                self.localnet = None
+            try:
+                yield
+            finally:
+                self.localnet = local

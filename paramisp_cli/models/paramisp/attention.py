@@ -1,8 +1,8 @@
-"""The attention of a ParamISP block with a gradient written out: what training needs of it in a third of the passes.
+"""The attention of a ParamISP block with its gradient written out: training in a third of the passes over memory.
 
 The plain form (``Block.attend``) is a dozen whole-image temporaries; autograd keeps most of them, and its gradient of a
 maximum compares every value with it. Here the gradient goes to the place of the maximum alone (the first of equals),
-and what is cheap to make again is not kept.
+and values that are cheap to compute again are not kept.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 
 class _Attended(torch.autograd.Function):
-    """x + r·s·a; s: factors per channel from r's means and maxima over the image, a: per pixel from those of r·s."""
+    """x + r·s·a; s: factors per channel from r's means and maxima over the image, a: factors per pixel from r·s."""
 
     @staticmethod
     def forward(
@@ -47,7 +47,7 @@ class _Attended(torch.autograd.Function):
         r, s, a, mean, peak, place, where, channel = ctx.saved_tensors
         n, c, h, w = r.shape
         rows, g = _rows(r), _rows(grad)
-        # Of the small parts, autograd once more.
+        # Autograd differentiates the small functions.
         grad_a = (g * rows * s[:, None]).sum(2)
         with torch.enable_grad(), ctx.autocast():
             where = where.detach().requires_grad_()
@@ -68,13 +68,13 @@ class _Attended(torch.autograd.Function):
 
 
 def _autocast_like_now(device: str) -> Callable[[], AbstractContextManager[Any]]:
-    """What brings back today's mixed precision later: autograd runs gradients without it."""
+    """Return a context of the current mixed precision, for later: autograd runs gradients without it."""
     enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
     return partial(torch.autocast, device, dtype, enabled)
 
 
 def _rows(x: Tensor) -> Tensor:
-    """(N, C, H, W) → (N, H·W, C), a view where channels lie last already."""
+    """Reshape (N, C, H, W) → (N, H·W, C), a view where channels lie last already."""
     n, c, h, w = x.shape
     return x.permute(0, 2, 3, 1).reshape(n, h * w, c)
 
@@ -90,10 +90,10 @@ def attended(
     pixels: Callable[[Tensor], Tensor],
     parameters: tuple[Tensor, ...],
 ) -> Tensor:
-    """x + r·s·a for x, r (N, C, H, W), in the memory format channels-last.
+    """Return x + r·s·a for x, r (N, C, H, W), in the memory format channels-last.
 
     ``channels``: means and maxima of r over the image, (N, C) each → s (N, C); ``pixels``: mean and maximum of r·s over
     the channels, (N, 2, H, W) → a (N, 1, H, W); both differentiable functions of their arguments and of ``parameters``.
     """
-    y: Tensor = _Attended.apply(x, r, channels, pixels, *parameters)
-    return y
+    function: Any = _Attended
+    return cast("Tensor", function.apply(x, r, channels, pixels, *parameters))

@@ -1,0 +1,61 @@
+"""ParamISP as every caller gets it: the plain network with inference in as much memory as there is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from paramisp_cli.models.base import WHOLE
+from paramisp_cli.models.paramisp import plans, streaming
+from paramisp_cli.models.paramisp.network import PlainParamISP
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from paramisp_cli.models.base import MakeStore, Params
+    from paramisp_cli.models.regions import Sink, Source
+
+
+class ParamISP(PlainParamISP):
+    """See ``PlainParamISP``, which training runs; without gradients, in ``eval`` mode, ``streaming`` gives the same.
+
+    ``strip_pixels`` is how many pixels inference works on at a time (None: chosen for the device); it changes speed and
+    memory, not the result.
+    """
+
+    strip_pixels: int | None = None
+
+    def subnetworks(self, image: Tensor, z: Tensor | None) -> Tensor:
+        """Run both sub-networks: plainly for training, else by ``streaming`` (equal to 2e-5)."""
+        if torch.is_grad_enabled() or self.training:
+            return super().subnetworks(image, z)
+        return streaming.run(self, image, z, self.strip_pixels)
+
+    def peak_bytes(self, height: int, width: int, plan: str = WHOLE) -> int:
+        """Return the need of ``stream`` in float32; the plain, differentiable way needs far more."""
+        return plans.peak_bytes(self.geometry.padded(height), self.geometry.padded(width), plan)
+
+    def store_bytes(self, height: int, width: int) -> int:
+        """Return the size of the feature maps at all three levels."""
+        return plans.store_bytes(self.geometry.padded(height), self.geometry.padded(width))
+
+    def plans(self, device: torch.device) -> tuple[str, ...]:
+        """Return whole, bands and disk; on a device other than the CPU, host memory takes the disk's place."""
+        return plans.names(device) if self.localnet is not None else (WHOLE,)
+
+    def stream(
+        self,
+        source: Source,
+        sink: Sink,
+        size: tuple[int, int],
+        params: Params,
+        *,
+        dtype: torch.dtype = torch.float32,
+        plan: str = WHOLE,
+        store: MakeStore | None = None,
+    ) -> None:
+        """Run in one of ``plans``; see ``IspModel.stream``."""
+        padded = self.geometry.padded(size[0]), self.geometry.padded(size[1])
+        schedule = plans.Schedule(params.iso.device, dtype, self.strip_pixels, plan, store)
+        streaming.stream(self, source, sink, size, padded, params, schedule)

@@ -1,0 +1,246 @@
+"""Cut a picture into regions, strips and tiles; look at it a few rows at a time; work on regions in threads.
+
+Nothing here knows a network.
+
+``Planes`` are an image as (C, H + 2, W + 2): its pixels within a ring that repeats the border (replicate padding), so
+that the input of a 3×3 convolution is a slice and never padded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from paramisp_cli import isp, memory
+
+CPU_STRIP, DEVICE_STRIP = 16384, 1 << 22
+"""Pixels a strip: on a CPU as many as a core's cache holds, elsewhere enough to fill the device."""
+_COLUMNS = 512
+"""Largest width of a region on a CPU."""
+_SHORTEST, _TALLEST = 64, 512
+"""Rows of a region on a CPU. Two neighbours compute the rows between them twice, so short regions cost more; tall ones
+make a thread wait for the last of them."""
+_REGIONS = 3
+"""Regions for each thread, at least."""
+
+Source = Callable[[int, int], Tensor]
+"""(first row, end row) → (1, C, rows, W) float32, on the CPU or on the device that computes."""
+Sink = Callable[[int, Tensor], None]
+"""(first row, (1, C, rows, W)) → nothing: takes the rows."""
+
+_Result = TypeVar("_Result")
+
+
+# --- regions, strips and tiles ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Rows [top, bottom) and columns [left, right), worked on ``rows`` at a time."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+    rows: int
+
+    @property
+    def width(self) -> int:
+        """Columns."""
+        return self.right - self.left
+
+    def strips(self, pixels: int = 1) -> Iterator[tuple[int, int]]:
+        """Yield (begin, end) of each strip; fewer rows at a time where a pixel of the region stands for several."""
+        rows = max(self.rows // pixels, 1)
+        for begin in range(self.top, self.bottom, rows):
+            yield begin, min(begin + rows, self.bottom)
+
+
+class Span(NamedTuple):
+    """One dimension of a tile: [begin, end) is wanted, [first, last) goes into the network."""
+
+    begin: int
+    end: int
+    first: int
+    last: int
+
+
+def round_up(size: int, multiple: int) -> int:
+    """Return the smallest multiple that is at least ``size``."""
+    return -(-size // multiple) * multiple
+
+
+def spans(size: int, length: int, multiple: int, halo: int, smallest: int) -> list[Span]:
+    """Cut [0, size) into pieces of ``length``, rounded up to ``multiple``, each with the surroundings that it needs.
+
+    ``first`` and ``last`` are multiples of ``multiple``, at least ``halo`` from the piece unless the picture ends
+    there, and at least ``smallest`` apart. ``last`` may lie beyond ``size``: in the picture padded to a multiple.
+    """
+    length, need = round_up(max(length, 1), multiple), round_up(smallest, multiple)
+    padded = max(round_up(size, multiple), need)
+    found = []
+    for begin in range(0, size, length):
+        end = min(begin + length, size)
+        last = min(round_up(end + halo, multiple), padded)
+        first = max(min(max(begin - halo, 0) // multiple * multiple, last - need), 0)
+        found.append(Span(begin, end, first, max(last, first + need)))
+    return found
+
+
+def cut(size: int, length: int, multiple: int) -> list[tuple[int, int]]:
+    """Cut [0, size) into even pieces of about ``length``, each but the last a multiple of ``multiple``."""
+    count = max(round(size / length), 1)
+    step = max(-(-size // count) + multiple - 1, multiple) // multiple * multiple
+    return [(begin, min(begin + step, size)) for begin in range(0, size, step)]
+
+
+def cut_for_threads(height: int, width: int, threads: int, pixels: int, top: int = 0, left: int = 0) -> list[Region]:
+    """Cut a picture into regions whose strips of ``pixels`` fit a core's cache, with equal shares for all threads.
+
+    ``top`` and ``left`` say where the picture's corner lies.
+    """
+    columns = cut(width, min(_COLUMNS, max(pixels // 4, 16)), 16)
+    rows = max(pixels // columns[0][1] // 4 * 4, 4)
+    wanted = -(-_REGIONS * threads // len(columns))
+    count = len(cut(height, max(min(-(-height // wanted), _TALLEST), min(_SHORTEST, rows)), 4))
+    fair = threads // math.gcd(threads, len(columns))  # 15 regions would keep 2 threads unequal
+    count = -(-count // fair) * fair
+    bands = cut(height, max(-(-height // count), min(_SHORTEST, rows)), 4)
+    return [Region(top + t, top + b, left + l, left + r, rows) for t, b in bands for l, r in columns]  # noqa: E741
+
+
+def cut_for_device(height: int, width: int, top: int = 0, left: int = 0) -> list[Region]:
+    """Return the picture as one region, in strips that fill a GPU."""
+    return [Region(top, top + height, left, left + width, min(max(DEVICE_STRIP // width // 4 * 4, 4), height))]
+
+
+# --- pictures, a few rows at a time -----------------------------------------------------------------------------------
+
+
+def reflecting(source: Source, size: tuple[int, int], padded: tuple[int, int]) -> Source:
+    """Return the source of the picture padded by reflection, to the right and downwards."""
+    if size == padded:
+        return source
+    (height, width), reflected = size, isp.reflect_index(size[0], 0, padded[0] - size[0])
+
+    def rows(first: int, end: int) -> Tensor:
+        if end <= height:
+            taken = source(first, end)
+        else:
+            wanted = reflected[first:end]
+            low = int(wanted.min())
+            taken = source(low, int(wanted.max()) + 1)
+            taken = taken[:, :, wanted.to(taken.device) - low]
+        return isp.reflect_pad(taken, 0, padded[1] - width, 0, 0)
+
+    return rows
+
+
+def with_ring(image: Tensor) -> Tensor:
+    """(C, H, W) → Planes."""
+    return F.pad(image[None], (1, 1, 1, 1), mode="replicate")[0]
+
+
+def renew_ring(planes: Tensor) -> None:
+    """Copy the border of Planes into their ring."""
+    planes[:, 0], planes[:, -1] = planes[:, 1], planes[:, -2]
+    planes[..., 0], planes[..., -1] = planes[..., 1], planes[..., -2]
+
+
+class Picture(Protocol):
+    """An image (C, H, W) that gives some of its rows as Planes."""
+
+    size: tuple[int, int]
+
+    def rows(self, top: int, bottom: int) -> Tensor:
+        """Return Planes of rows [top, bottom): (C, bottom − top + 2, W + 2), the rows around them as the ring."""
+
+
+class Whole:
+    """A picture in memory, as Planes."""
+
+    def __init__(self, planes: Tensor) -> None:
+        self.planes = planes
+        self.size = planes.shape[1] - 2, planes.shape[2] - 2
+
+    def rows(self, top: int, bottom: int) -> Tensor:
+        """Return a view."""
+        return self.planes[:, top : bottom + 2]
+
+
+class Fetched:
+    """A picture whose rows are computed when asked for; the last ones are kept."""
+
+    def __init__(self, size: tuple[int, int], fetch: Callable[[int, int], Tensor]) -> None:
+        """``fetch``: (first row, end row) → (C, rows, W)."""
+        self.size, self.fetch = size, fetch
+        self.band, self.first = torch.empty(0), 0
+
+    def rows(self, top: int, bottom: int) -> Tensor:
+        """Return Planes from the rows kept, or from new ones."""
+        height = self.size[0]
+        first, end = max(top - 1, 0), min(bottom + 1, height)
+        if not (self.band.numel() and self.first <= first and end <= self.first + self.band.shape[1]):
+            self.band, self.first = torch.empty(0), first  # free the old band before the new one is made
+            self.band = self.fetch(first, end)
+        wanted = self.band[:, first - self.first : end - self.first]
+        ring = (1, 1, first - top + 1, bottom + 1 - end)
+        return F.pad(wanted[None], ring, mode="replicate")[0]
+
+
+# --- threads ----------------------------------------------------------------------------------------------------------
+
+
+class Workers:
+    """Threads that take a region each while torch's operations are single-threaded; none on one core or a device.
+
+    Torch's own way, all threads on one operation, makes them wait for each other thousands of times a picture.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.count = torch.get_num_threads() if device.type == "cpu" else 1
+        self.pool: ThreadPoolExecutor | None = None
+
+    def __enter__(self) -> Workers:
+        if self.count > 1:
+            memory.keep_freed()
+            torch.set_num_threads(1)  # threads started from now on begin with this number
+            self.pool = ThreadPoolExecutor(self.count)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.pool is not None:
+            self.pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(self.count)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Give torch all threads, for one operation on the whole picture while ours are idle."""
+        if self.pool is None:
+            yield
+            return
+        torch.set_num_threads(self.count)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(1)
+
+    def each(self, regions: Sequence[Region], stage: Callable[..., _Result], *arguments: object) -> list[_Result]:
+        """Return ``stage(*arguments, region)`` of all regions, in their order."""
+        if self.pool is None or len(regions) == 1:
+            return [stage(*arguments, region) for region in regions]
+        inference = torch.is_inference_mode_enabled()  # a mode belongs to a thread
+
+        def work(region: Region) -> _Result:
+            with torch.inference_mode(inference), torch.no_grad():
+                return stage(*arguments, region)
+
+        return list(self.pool.map(work, regions))

@@ -1,0 +1,59 @@
+"""The registry: every name leads to a class that agrees with its entry, and asking for names costs no torch."""
+
+import subprocess
+import sys
+from typing import get_args
+
+import pytest
+
+from paramisp_cli import models, pipeline, weights
+from paramisp_cli.cli import options
+from paramisp_cli.errors import ConfigError
+from paramisp_cli.models.base import Geometry, IspModel, Params
+from paramisp_cli.types import Direction, Kind
+
+
+@pytest.mark.parametrize("entry", models.REGISTRY, ids=lambda entry: entry.name)
+def test_an_entry_agrees_with_its_class(entry):
+    kind = models.architecture(entry.name)
+    assert issubclass(kind, IspModel)
+    assert (kind.name, kind.directions, kind.needs_weights) == (entry.name, entry.directions, entry.needs_weights)
+    assert isinstance(kind.geometry, Geometry)
+
+
+def test_names_cost_no_torch():
+    code = (
+        "import sys; from paramisp_cli import models, pipeline\n"
+        "models.names(), models.entry('paramisp'), pipeline.MODELS\n"
+        "assert not {'torch', 'paramisp_cli.models.base'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def _literals(kind):
+    """The strings of a Literal, however deep it lies in an annotation."""
+    found = []
+    for each in get_args(kind):
+        found += [each] if isinstance(each, str) else _literals(each)
+    return found
+
+
+def test_lists_of_architectures_are_the_registrys():
+    assert sorted(_literals(options.Model)) == sorted(models.names()) == sorted(pipeline.MODELS)
+    assert pipeline.WEIGHTLESS == models.names(needs_weights=False) == ("parametric",)
+    assert models.names(needs_weights=True) == weights._PREFERRED
+
+
+def test_unknown_names():
+    with pytest.raises(ConfigError, match="no model 'gan'; the models are paramisp, parametric"):
+        models.entry("gan")
+    with pytest.raises(AttributeError, match="Gan"):
+        _ = models.Gan
+    assert models.Params is Params
+
+
+@pytest.mark.parametrize("direction", list(Direction))
+def test_directions_name_what_goes_in_and_out(direction):
+    kinds = {Direction.UNPROCESS: (Kind.SRGB, Kind.RAW), Direction.RENDER: (Kind.RAW, Kind.SRGB)}
+    assert (direction.input, direction.output) == kinds[direction]
+    assert (Kind.SRGB.channels, Kind.RAW.channels) == (3, 1)
