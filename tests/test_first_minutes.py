@@ -463,3 +463,9 @@ def test_notices_of_exif_are_summed_up(paramisp, make_jpeg, tmp_path):
         make_jpeg(tmp_path / f"{number}.jpg", exif={"Exif": {0x9201: (number + 5, 1)}})
     _, _, err = paramisp("unprocess", tmp_path, *KNOWN)
     assert "3 files: exposure_time derived from ShutterSpeedValue" in err
+
+
+def test_a_lens_faster_than_its_maximum_aperture_tells(paramisp, photo):
+    """f/0.9, from a file that names no maximum aperture."""
+    code, out, err = paramisp("unprocess", photo, *KNOWN, "--f-number", "0.9")
+    assert (code, out, err) == (0, [str(photo.with_suffix(".dng"))], [])

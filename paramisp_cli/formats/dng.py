@@ -320,9 +320,9 @@ def _mend(ifd: Ifd) -> None:
     if f_number:  # APEX: ApertureValue is that of FNumber, MaxApertureValue no narrower
         apex = 2 * math.log2(f_number)
         if abs((_number(ifd.get(0x9202)) or apex) - apex) > 0.2:
-            del ifd[0x9202]
+            ifd.pop(0x9202, None)
         if (_number(ifd.get(0x9205)) or 0) > apex + 0.2:
-            del ifd[0x9205]
+            ifd.pop(0x9205, None)
 
 
 def _number(value: Entry | None) -> float | None:

@@ -120,7 +120,7 @@ def _lines(path: Path) -> list[str]:
         if isinstance(value, dict):
             value.pop("seconds", None)
         lines.append(json.dumps(value, sort_keys=True))
-    return lines
+    return sorted(lines)  # messages of threads come in any order
 
 
 def diff(first: Path, second: Path) -> list[str]:
@@ -165,8 +165,9 @@ def compare(revision: str) -> list[str]:
             ["git", "worktree", "add", "--detach", tree, revision], cwd=ROOT, check=True, capture_output=True
         )
         try:
-            record(tree, folder / "before")
-            record(ROOT, folder / "after")
+            for name, package in (("before", tree), ("after", ROOT)):  # both at one path: names of pairs depend on it
+                record(package, folder / "run")
+                (folder / "run").rename(folder / name)
         finally:
             subprocess.run(["git", "worktree", "remove", "--force", tree], cwd=ROOT, check=True)
         return diff(folder / "before", folder / "after")
