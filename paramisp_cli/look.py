@@ -68,15 +68,15 @@ def fitted_curve(pixels: np.ndarray, raw: RawImage) -> np.ndarray | None:
     black = encoded.max(-1) <= _BLACK
     colourful = np.maximum(_saturation(color.srgb_encode(wide)), _saturation(target)) > _NEUTRAL
     weight = np.where(black, 4.0, np.where(colourful, _COLOURED, 1.0)).repeat(3)
-    narrow = np.clip(linear, 0, 1).ravel()
-    inside = narrow > 0  # a colour outside sRGB tells nothing of the curve there
+    wide, narrow = wide.ravel(), np.clip(linear, 0, 1).ravel()
+    inside = narrow > _SHADOW
     curve = _isotonic_points(
-        np.concatenate([wide.ravel(), narrow[inside]]),
+        np.concatenate([wide, narrow[inside]]),
         np.concatenate([target.ravel(), encoded.ravel()[inside]]),
         np.concatenate([weight, _SRGB * weight[inside]]),
     )
     if black.sum() >= _ENOUGH:
-        floor = float(np.quantile(wide[black], _BLACK_SHARE))
+        floor = float(np.quantile(wide[black.repeat(3)], _BLACK_SHARE))
         curve = np.concatenate([[[floor, 0]], curve[curve[:, 0] > floor + _GAP]])
     inside = (curve[:, 0] > _GAP) & (curve[:, 0] < 1 - _GAP)
     return np.concatenate([[[0, 0]], curve[inside], [[1, 1]]])
@@ -86,15 +86,17 @@ _CLIPPED = 0.999
 """Linear light from which a pixel is clipped and tells nothing of the curve, which ends at (1, 1)."""
 _NEUTRAL = 0.25
 """Saturation, of encoded values, up to which a pixel is near-neutral."""
-_COLOURED, _SRGB = 0.4, 0.6
+_SHADOW = 0.01
+"""Linear light up to which ProPhoto alone decides: in sRGB, low channels of saturated colours fill the shadows."""
+_COLOURED, _SRGB = 0.2, 0.6
 """Weight of a coloured pixel beside a neutral one, and of sRGB beside ProPhoto: chosen on 13 JPEGs, so that the loss to
 each space's own optimum is small in both."""
 _BLACK = 2 / 255
 """Encoded value of a black pixel's brightest channel."""
-_BLACK_SHARE = 0.6
+_BLACK_SHARE = 0.75
 """Share of the black pixels' channel values that the curve sends to 0.
 
-The networks' black is bluish. This takes two channels of three; all three would crush grey shadows of the same light.
+The networks' black is bluish: its red and green go to 0, and most of its blue. All of it would crush grey shadows.
 """
 _ENOUGH = 32
 """Values that a bin needs to be a point of the curve, and black pixels that a picture needs to have a black."""

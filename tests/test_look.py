@@ -106,7 +106,7 @@ def test_saturated_colours_do_not_lift_the_shadows():
     curve = look.fitted_curve(encoded(shown), colour_raw(linear))
     x = np.geomspace(0.001, 0.8, 40)
     codes = 255 * color.srgb_encode(np.stack([np.interp(x, *curve.T), x**0.7]))
-    assert np.abs(codes[0] - codes[1]).max() < 10  # 19 with a running maximum
+    assert np.abs(codes[0] - codes[1]).max() < 13  # 19 with a running maximum
 
 
 def test_black_stays_black():

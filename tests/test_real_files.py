@@ -337,7 +337,7 @@ def without_demosaicing(
     with monkeypatch.context() as patch, torch.inference_mode():
         patch.setattr(isp, "mosaic", lambda rgb, cfa: rgb)
         patch.setattr(isp, "demosaic", lambda rgb, cfa: rgb)
-        back = Parametric(Direction.RENDER)(Parametric(Direction.UNPROCESS)(x, params), params)
+        back = Parametric(Direction.RENDER).compute(Parametric(Direction.UNPROCESS).compute(x, params), params)
         linear = isp.srgb_decode(isp.inverse_smoothstep(x))
         camera = isp.apply_matrix(linear, torch.linalg.inv(params.cam_to_srgb))
     bright = ((camera < -1e-6) | (camera > 1 + 1e-6)).any(1) | (camera.mean(1) > 0.9)

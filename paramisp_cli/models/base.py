@@ -280,12 +280,10 @@ class IspModel(nn.Module):
     def forward(self, x: Tensor, params: Params) -> Tensor:
         """Run the whole image, padded by reflection to the geometry and cropped back; differentiable."""
         height, width = x.shape[-2:]
-        if height % 2 or width % 2 or 0 in x.shape:
-            raise ValueError(f"height and width must be even and at least 2, got {height}×{width}")
         right, below = self.geometry.padded(width) - width, self.geometry.padded(height) - height
         y = self.compute(isp.reflect_pad(x, 0, right, 0, below), params)
         return y[..., :height, :width] if right or below else y
 
     def compute(self, x: Tensor, params: Params) -> Tensor:
         """Compute the output for an input whose sides the geometry allows; of the same height and width."""
-        raise NotImplementedError(f"{type(self).__name__} has no compute")
+        raise TypeError(f"{type(self).__name__} has no compute")

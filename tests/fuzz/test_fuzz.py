@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -147,6 +148,8 @@ def test_left_files_and_changed_inputs_are_found(
         return worker.Ran(0 if words[-1] == "done" else 7, "", f"paramisp: {source}\n")
 
     monkeypatch.setattr(worker, "run", careless)
+    monkeypatch.setenv("TMPDIR", "")  # the worker sets both for its process, which here is the tests'
+    monkeypatch.setattr(tempfile, "tempdir", None)
     place = worker.Worker(pool, tmp_path / "case", slow=1e9)
 
     def rules(*command: str) -> set[str]:

@@ -124,7 +124,7 @@ def test_takes_the_sizes_that_its_geometry_states(kind, direction):
         for size in ((2, 2), (side, side), (side + 2, side)):
             assert model(picture(direction, 1, *size), params()).shape[2:] == size
     assert seen == [(side, side), (side, side), (model.geometry.padded(side + 2), side)]
-    with pytest.raises(ValueError, match="even"):
+    with pytest.raises(ConfigError, match="even"):
         model(picture(direction, 1, side + 1, side), params())
 
 
