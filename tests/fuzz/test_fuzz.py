@@ -17,6 +17,17 @@ SEED, COUNT = 7, 300
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="pipes to workers, signals and limits are POSIX's")
 
 
+@pytest.fixture(autouse=True)
+def own_temporary_folder() -> Iterator[None]:
+    """Give the process its temporary folder back: a worker sets it for the whole process."""
+    before, folder = os.environ.get("TMPDIR"), tempfile.tempdir
+    yield
+    tempfile.tempdir = folder
+    os.environ.pop("TMPDIR", None)
+    if before is not None:
+        os.environ["TMPDIR"] = before
+
+
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> seeds.Pool:
     return seeds.make(tmp_path_factory.mktemp("seeds"))
@@ -148,8 +159,6 @@ def test_left_files_and_changed_inputs_are_found(
         return worker.Ran(0 if words[-1] == "done" else 7, "", f"paramisp: {source}\n")
 
     monkeypatch.setattr(worker, "run", careless)
-    monkeypatch.setenv("TMPDIR", "")  # the worker sets both for its process, which here is the tests'
-    monkeypatch.setattr(tempfile, "tempdir", None)
     place = worker.Worker(pool, tmp_path / "case", slow=1e9)
 
     def rules(*command: str) -> set[str]:
