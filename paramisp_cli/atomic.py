@@ -37,7 +37,7 @@ def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
     """
     if not overwrite and os.path.lexists(path):
         raise FileExistsError(f"{path}: exists already")
-    # The name does not contain the output's: that one may be as long as names can be.
+    # The name does not contain the output's, which may have the greatest length that names can have.
     temporary = path.with_name(f"{_PREFIX}{_machine()}-{secrets.token_hex(6)}{_SUFFIX}")
     with _locked(temporary):
         try:

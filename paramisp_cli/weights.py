@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paramisp_cli import published
+from paramisp_cli import atomic, published
 from paramisp_cli.cameras import slug
 from paramisp_cli.errors import ConfigError, FileAccessError, WeightsError
 from paramisp_cli.models import names as architectures
@@ -295,18 +295,11 @@ def save(
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     if half:
         tensors = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(to_bytes(tensors, header))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        atomic.write_bytes(path, to_bytes(tensors, header))
     except OSError as error:
         raise FileAccessError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

@@ -3,7 +3,7 @@
 The parent starts ``python -I`` with its own search path and passes the path of the file. The child limits its memory
 and its processor time, reads the file as ``formats.read`` does, and writes the image to its standard output, an
 unnamed temporary file: a line with the length of the description, the description (JSON), and the bytes of all arrays
-and metadata blocks. Nothing is pickled; the parent builds the image anew, so that every check of ``types`` runs again.
+and metadata blocks. Nothing is pickled; the parent builds the image anew, and every check of ``types`` runs again.
 
 The child has the user's rights: it contains crashes and hangs, and is no sandbox against code that a decoder's fault
 lets in.
@@ -67,8 +67,8 @@ def read(path: Path, max_pixels: int) -> SrgbImage | RawImage:
     serving = "formats.isolated.serve(formats.read, *sys.argv[2:])"
     search = json.dumps([place for place in sys.path if place])
     words = [sys.executable, "-I", "-c", f"{start}; {serving}", search, str(path), str(seconds), str(max_pixels)]
-    with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as said:
-        with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=answer, stderr=said) as child:
+    with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as printed:
+        with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=answer, stderr=printed) as child:
             try:
                 code = child.wait(_PATIENCE * seconds)
             except subprocess.TimeoutExpired as error:
@@ -76,8 +76,8 @@ def read(path: Path, max_pixels: int) -> SrgbImage | RawImage:
             finally:
                 child.kill()
         if code != 0:
-            said.seek(0)
-            raise _failure(path, code, seconds, said.read().decode(errors="replace"))
+            printed.seek(0)
+            raise _failure(path, code, seconds, printed.read().decode(errors="replace"))
         answer.seek(0)
         try:
             image = _received(answer)
@@ -96,7 +96,7 @@ def _stopped(path: Path, seconds: int) -> FormatError:
     return FormatError(f"{path}: the RAW decoder did not finish in {seconds} s; the file is damaged or hostile")
 
 
-def _failure(path: Path, code: int, seconds: int, said: str) -> Exception:
+def _failure(path: Path, code: int, seconds: int, printed: str) -> Exception:
     """The error for a child that did not answer."""
     if code == -getattr(signal, "SIGXCPU", 0):
         return _stopped(path, seconds)
@@ -105,7 +105,7 @@ def _failure(path: Path, code: int, seconds: int, said: str) -> Exception:
     if code < 0 or code > 255:  # Windows has the fault's own number, 0xC0000005
         number = f"signal {-code}" if code < 0 else f"code {code:#x}"
         return FormatError(f"{path}: the RAW decoder crashed on it ({number}); the file is damaged or hostile")
-    last = said.strip().splitlines()[-1:] or [f"exit code {code}"]
+    last = printed.strip().splitlines()[-1:] or [f"exit code {code}"]
     return RuntimeError(f"{path}: the process that reads it failed: {last[0]}")
 
 
