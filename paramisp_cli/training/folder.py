@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from paramisp_cli import atomic
 from paramisp_cli.errors import ConfigError, FileAccessError
 
 try:
@@ -23,8 +23,6 @@ except ImportError:  # Windows
 
 LOCK = ".paramisp.lock"
 """The lock's file, which stays in the folder; it holds the number of the last process that had the lock."""
-_PART = ".training-", ".part"
-"""Begin and end of the names of files that are being written."""
 
 
 class FolderLock:
@@ -69,9 +67,7 @@ def hold(folder: Path, remedy: str) -> FolderLock:
                 process = f"process {number}" if number.isdigit() else "another process"
                 raise ConfigError(f"{folder}: {process} is working in it; wait for its end, or {remedy}") from error
         else:
-            for stale in folder.glob("*".join(_PART)):
-                with suppress(OSError):
-                    stale.unlink()
+            atomic.sweep(folder)
     with suppress(OSError):  # the number is a hint, and a full disk has its own message later
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
@@ -80,11 +76,6 @@ def hold(folder: Path, remedy: str) -> FolderLock:
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file under a name of its own in the same folder, and rename it; raises OSError."""
-    part = path.with_name(f"{_PART[0]}{secrets.token_hex(6)}{_PART[1]}")
-    try:
-        with part.open("xb") as file:
-            write(file)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    """Let ``write`` fill a file, and replace ``path`` with it only when it is complete; raises OSError."""
+    with atomic.replacing(path, overwrite=True) as temporary, temporary.open("wb") as file:
+        write(file)

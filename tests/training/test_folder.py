@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from paramisp_cli import atomic
 from paramisp_cli.errors import ConfigError, FileAccessError
 from paramisp_cli.training import config, dataset, folder, loop, pairs, simulate
 from paramisp_cli.types import Direction
@@ -77,7 +78,7 @@ def test_a_data_set_is_free_after_an_error(tmp_path):
 
 
 def test_what_a_killed_process_left_is_removed_by_the_next_and_by_nobody_else(tmp_path):
-    part = tmp_path / "x".join(folder._PART)
+    part = tmp_path / f".paramisp-{atomic._machine()}-0123456789ab.part"
     with another(tmp_path):
         part.write_bytes(b"half")
         with pytest.raises(ConfigError):
@@ -95,7 +96,7 @@ def test_files_are_whole(tmp_path):
 
     def fail(file):
         file.write(b"half")
-        names.append(next(tmp_path.glob("*".join(folder._PART))).name)
+        names.append(next(tmp_path.glob(".paramisp-*.part")).name)
         raise OSError(28, "No space left on device")
 
     names: list[str] = []
