@@ -27,7 +27,7 @@ if _typing.TYPE_CHECKING:
     )
     from paramisp_cli.formats import WriteOptions, read, write
     from paramisp_cli.models.base import IspModel, Params
-    from paramisp_cli.pipeline import Settings
+    from paramisp_cli.parameters import Settings
     from paramisp_cli.types import (
         Camera,
         CanonicalParams,
@@ -57,7 +57,7 @@ _HOME = {
     "ParamispError": "errors",
     "Params": "models.base",
     "RawImage": "types",
-    "Settings": "pipeline",
+    "Settings": "parameters",
     "SrgbImage": "types",
     "WeightsError": "errors",
     "WriteOptions": "formats",

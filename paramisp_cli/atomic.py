@@ -59,6 +59,18 @@ def write_bytes(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def stamp(path: Path) -> tuple[int, int]:
+    """Return size [bytes] and time of change [ns] of a file, by which a cache notices that it was replaced.
+
+    (0, 0) for a file that cannot be looked at: its reader reports the error.
+    """
+    try:
+        status = path.stat()
+    except OSError:
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
+
+
 def sweep(folder: Path) -> None:
     """Remove temporary files of ended writers from ``folder``; do nothing if the folder cannot be read."""
     found: list[Path] = []

@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from paramisp_cli import pipeline
-from paramisp_cli.errors import ConfigError, FormatError, MetadataError
-from paramisp_cli.formats import raster
-from paramisp_cli.pipeline import Settings
-from paramisp_cli.types import Camera, CanonicalParams, OpticalParams, RawImage, SrgbImage
+from paramisp_cli import arrays, look, models, parameters
+from paramisp_cli.errors import ConfigError, FormatError
+from paramisp_cli.formats import exif, raster
+from paramisp_cli.parameters import DTYPES, Conversion, Settings
+from paramisp_cli.types import (
+    Camera,
+    CanonicalParams,
+    Crop,
+    Direction,
+    Metadata,
+    Notice,
+    OpticalParams,
+    RawImage,
+    SrgbImage,
+)
 
 if TYPE_CHECKING:
     import torch
 
-_PICTURE = "a path, an SrgbImage, an array (H, W, 3), a tensor (3, H, W) or a PIL picture"
-_MOSAIC = "a path, a RawImage, an array (H, W) or a tensor (1, H, W)"
+    from paramisp_cli.runner import Runner
+
+SMALLEST_MOSAIC = 24
+"""Sides of the smallest mosaic that is made: LibRaw opens no DNG of less than 22 pixels a side."""
+
+_PIXEL_TYPES: dict[int, type[np.generic]] = {8: np.uint8, 16: np.uint16, 32: np.float32}
 
 
 def unprocess(
@@ -42,9 +55,9 @@ def unprocess(
                  parameters of the shot, for arrays, tensors and PIL pictures, whose EXIF they override; a path and an
                  ``SrgbImage`` have their own, and ``settings`` overrides those of any source
 
-    The result has a uint16 mosaic at full resolution, padded by reflection to even sides of at least
-    ``SMALLEST_MOSAIC``; its ``crop`` is the true size. Raises MetadataError for an array of the wrong shape, type or
-    range, ConfigError for wrong arguments, and otherwise a ParamispError that names the file.
+    The result has a uint16 mosaic (float32 with a ``bit_depth`` of 32) at full resolution, padded by reflection to even
+    sides of at least ``SMALLEST_MOSAIC``; its ``crop`` is the true size. Raises MetadataError for an array of the wrong
+    shape, type or range, ConfigError for wrong arguments, and otherwise a ParamispError that names the file.
     """
     own = {"camera": camera, "optical": optical, "orientation": orientation}
     if isinstance(source, SrgbImage):
@@ -56,9 +69,10 @@ def unprocess(
     elif raster.is_pillow(source):
         image = _described(raster.from_pillow(source), own)
     else:
-        image = _described(SrgbImage(_picture(source)), own)
-    plan = pipeline.affordable(pipeline.plan_unprocess(image, settings), settings, image.size)
-    return pipeline.run_unprocess(image, plan, settings)
+        image = _described(SrgbImage(arrays.picture(source)), own)
+    result = run(image, affordable(parameters.complete(image, settings), settings, image.size), settings)
+    assert isinstance(result, RawImage)
+    return result
 
 
 def render(
@@ -70,7 +84,7 @@ def render(
     optical: OpticalParams | None = None,
     orientation: int | None = None,
 ) -> SrgbImage:
-    """Turn a RAW into the picture its camera would have made: upright, sRGB, 8 or 16 bits.
+    """Turn a RAW into the picture its camera would have made: upright, sRGB, of ``bit_depth``.
 
     source       a path (DNG or camera RAW), a ``RawImage``, or a mosaic of even sides:
                  a numpy array (H, W), uint16 in raw units, or float32 or float64, linear, black 0, white 1;
@@ -91,23 +105,172 @@ def render(
         _refuse({"canonical": canonical, **own}, "a file")
         raw = _read_raw(Path(source), settings)
     else:
-        mosaic = _mosaic(source)
+        mosaic = arrays.mosaic(source)
         if not isinstance(canonical, CanonicalParams):
             raise ConfigError("a mosaic without a file needs canonical=CanonicalParams(...): CFA, levels and colour")
         raw = _described(RawImage(mosaic, canonical), own)
-    plan = pipeline.affordable(pipeline.plan_render(raw, settings), settings, raw.size)
-    return pipeline.run_render(raw, plan, settings)
+    result = run(raw, affordable(parameters.complete(raw, settings), settings, raw.size), settings)
+    assert isinstance(result, SrgbImage)
+    return result
+
+
+# --- with everything decided ------------------------------------------------------------------------------------------
+
+
+def check(settings: Settings, direction: Direction) -> None:
+    """Find mistakes in the settings before any file is read: errors as of ``parameters.check``, and for the device."""
+    parameters.check(settings, direction)
+    if settings.device not in ("auto", "cpu"):  # these need no look, and no torch
+        from paramisp_cli import devices
+
+        devices.pick(settings.device)
+
+
+def affordable(conversion: Conversion, settings: Settings, size: tuple[int, int]) -> Conversion:
+    """Return the conversion with a memory plan for a picture of ``size``.
+
+    Where no plan fits, it is by the parametric model with a notice; or ConfigError if the user asked for the network.
+    """
+    from paramisp_cli.runner import NotEnoughMemoryError
+
+    if conversion.checkpoint is None:
+        return conversion
+    try:
+        return replace(conversion, memory_plan=_runner(conversion, settings).choose_plan(size))
+    except NotEnoughMemoryError as error:
+        if settings.model is not None or settings.weights is not None:
+            raise
+        hint = f" (for the network pass {error.remedy})" if error.remedy else ""
+        return conversion.without_network(f"{error.need}: used the parametric model{hint}")
+
+
+def run(image: SrgbImage | RawImage, conversion: Conversion, settings: Settings) -> SrgbImage | RawImage:
+    """Convert an image by a completed conversion: a picture to a RAW, a RAW to a picture."""
+    return (
+        _render(image, conversion, settings) if isinstance(image, RawImage) else _unprocess(image, conversion, settings)
+    )
+
+
+def _unprocess(image: SrgbImage, conversion: Conversion, settings: Settings) -> RawImage:
+    height, width = image.size
+    size = max(height + height % 2, SMALLEST_MOSAIC), max(width + width % 2, SMALLEST_MOSAIC)
+    exposure = settings.exposure or 0.0
+    runner = _runner(conversion, settings, exposure)
+    mosaic, plan = runner.unprocess(
+        image.pixels,
+        conversion.canonical,
+        conversion.optical,
+        size=size,
+        dtype=np.float32 if settings.bit_depth == 32 else np.uint16,
+    )
+    raw = RawImage(
+        mosaic=mosaic,
+        canonical=conversion.canonical,
+        optical=conversion.optical,
+        camera=conversion.camera,
+        orientation=image.orientation,
+        crop=Crop(0, 0, height, width),
+        origin=conversion.origin,
+        metadata=image.metadata,
+        baseline_exposure=exposure,
+        noise_profile=conversion.facts.noise_profile(conversion.optical.iso),
+        model=conversion.architecture,
+        notes=conversion.notices + _stepped_down(conversion, plan),
+    )
+    curve = runner.model.tone_curve()
+    return replace(raw, tone_curve=np.array(curve) if curve else look.fitted_curve(image.pixels, raw))
+
+
+def _render(raw: RawImage, conversion: Conversion, settings: Settings) -> SrgbImage:
+    canonical, optical, camera = conversion.canonical, conversion.optical, conversion.camera
+    raw = replace(raw, canonical=canonical, optical=optical, camera=camera).cropped()
+    crop = raw.crop
+    assert crop is not None
+    exposure, notices = _render_exposure(raw, conversion, settings)
+    pixels, plan = _runner(conversion, settings, exposure).render(
+        raw.mosaic,
+        raw.canonical,
+        optical,
+        gain=1.0 if conversion.architecture == "parametric" else 2.0**exposure,
+        dtype=_PIXEL_TYPES[settings.bit_depth],
+    )
+    shown = pixels[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
+    upright = raster.apply_orientation(shown, raw.orientation)
+    block = exif.clean_exif(
+        raw.metadata.exif,
+        optical=optical,
+        camera=camera,
+        software=f"paramisp {conversion.architecture}",
+        width=upright.shape[1],
+        height=upright.shape[0],
+    )
+    return SrgbImage(
+        pixels=upright,
+        camera=camera,
+        optical=optical,
+        metadata=Metadata(exif=block, xmp=raw.metadata.xmp, source_name=raw.metadata.source_name),
+        notes=conversion.notices + notices + _stepped_down(conversion, plan),
+    )
+
+
+def _runner(conversion: Conversion, settings: Settings, exposure: float = 0.0) -> Runner:
+    """Build the model of a conversion on its device."""
+    import torch
+
+    from paramisp_cli import devices, runner
+
+    device = devices.pick(settings.device)
+    if conversion.checkpoint is None:
+        gain = {"digital_gain": 2.0**exposure} if conversion.architecture == "parametric" else {}
+        model = models.architecture(conversion.architecture)(conversion.direction, **gain)
+    else:
+        model = runner.load(conversion.checkpoint, conversion.direction, device)
+    dtype = getattr(torch, DTYPES[settings.dtype])
+    return runner.Runner(
+        model, device, dtype, settings.max_memory, settings.scratch_path, conversion.memory_plan
+    )  # fmt: skip
+
+
+def _stepped_down(conversion: Conversion, used: str) -> tuple[str, ...]:
+    """Return a notice if memory ran out during the work."""
+    if conversion.memory_plan in (None, used):
+        return ()
+    return (f"memory ran out: went on with the plan {used!r}, which needs less and takes longer",)
+
+
+def _render_exposure(
+    raw: RawImage, conversion: Conversion, settings: Settings
+) -> tuple[float, tuple[str, ...]]:  # fmt: skip
+    """Return the digital gain [EV] and notices.
+
+    A trained network knows its camera's brightness. The parametric model does not: cameras leave different headroom
+    above their metering, so without ``exposure`` it is set to that of the RAW's own camera JPEG.
+    """
+    if conversion.architecture != "parametric":
+        return settings.exposure or 0.0, ()
+    if settings.exposure is not None or raw.model is not None or raw.metadata.jpeg is None:
+        return raw.baseline_exposure + (settings.exposure or 0.0), ()
+    try:
+        preview = raster.decode_small(raw.metadata.jpeg, 512)
+    except FormatError:
+        return raw.baseline_exposure, ()
+    exposure = look.matched_exposure(raw, preview)
+    text = f"brightness matched to the embedded JPEG: {exposure:+.2f} EV (pass `exposure` to set it)"
+    return exposure, (Notice(text, "brightness matched to the embedded JPEG (pass `exposure` to set it)"),)
+
+
+# --- sources --------------------------------------------------------------------------------------------------------
 
 
 def _read_picture(path: Path, settings: Settings) -> SrgbImage:
-    image = pipeline.read(path, settings)
+    image = parameters.read(path, settings)
     if not isinstance(image, SrgbImage):
         raise FormatError(f"{path}: is a RAW file already; `paramisp render` makes a picture of it")
     return image
 
 
 def _read_raw(path: Path, settings: Settings) -> RawImage:
-    image = pipeline.read(path, settings)
+    image = parameters.read(path, settings)
     if not isinstance(image, RawImage):
         raise FormatError(f"{path}: is a picture, not a RAW file; `paramisp unprocess` makes a RAW of it")
     return image
@@ -133,87 +296,3 @@ def _refuse(own: dict[str, Any], source: str) -> None:
     given = [f"{name}=" for name, value in own.items() if value is not None]
     if given:
         raise ConfigError(f"{', '.join(given)}: for arrays and tensors; {source} has its own, which Settings overrides")
-
-
-def _picture(source: object) -> np.ndarray:
-    """(H, W, 3) uint8, uint16 or float32 pixels of an array or tensor; MetadataError if it is none."""
-    if _is_tensor(source):
-        array = _from_tensor(source, "a picture", "(3, H, W)", 3)
-        if array.ndim != 3 or array.shape[0] != 3:
-            _wrong_shape("a picture as a tensor must be (3, H, W) or (1, 3, H, W)", array.shape)
-        array = array.transpose(1, 2, 0)
-    elif isinstance(source, np.ndarray):
-        array = source
-        if array.ndim == 4:
-            raise MetadataError(f"one picture at a time: got a batch {_shown(array.shape)}; call unprocess for each")
-        if array.ndim != 3 or array.shape[2] != 3:
-            _wrong_shape("a picture as an array must be (H, W, 3)", array.shape)
-    else:
-        raise ConfigError(f"unprocess takes {_PICTURE}, got {type(source).__name__}")
-    return _numbers(array, "a picture", (np.uint8, np.uint16))
-
-
-def _mosaic(source: object) -> np.ndarray:
-    """(H, W) uint16 or float32 of an array or tensor; MetadataError if it is none."""
-    if _is_tensor(source):
-        array = _from_tensor(source, "a mosaic", "(1, H, W)", 1)
-        if array.ndim == 3 and array.shape[0] == 1:
-            array = array[0]
-        if array.ndim != 2:
-            _wrong_shape("a mosaic as a tensor must be (H, W), (1, H, W) or (1, 1, H, W)", array.shape)
-    elif isinstance(source, np.ndarray):
-        array = source
-        if array.ndim != 2:
-            _wrong_shape("a mosaic as an array must be (H, W), one number a site", array.shape)
-    else:
-        raise ConfigError(f"render takes {_MOSAIC}, got {type(source).__name__}")
-    return _numbers(array, "a mosaic", (np.uint16,))
-
-
-def _is_tensor(source: object) -> bool:
-    """Whether it is a torch tensor; torch is not imported to find out."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(source, torch.Tensor)
-
-
-def _from_tensor(source: Any, noun: str, wanted: str, channels: int) -> np.ndarray:
-    """The tensor on the CPU as an array, without the leading 1 of a batch of one."""
-    if source.ndim == 4:
-        if source.shape[0] != 1:
-            raise MetadataError(
-                f"{noun} at a time: got a batch {_shown(source.shape)}; loop over it and pass each {wanted}"
-            )
-        if source.shape[1] != channels:
-            _wrong_shape(f"{noun} as a tensor must be {wanted} or (1, {wanted[1:]}", source.shape)
-        source = source[0]
-    source = source.detach().cpu()
-    if source.is_floating_point():
-        source = source.float()
-    if source.is_complex() or source.layout != sys.modules["torch"].strided:
-        raise MetadataError(f"{noun} as a tensor must be dense and real, got {source.dtype}, {source.layout}")
-    array: np.ndarray = source.numpy()
-    return array
-
-
-def _numbers(array: np.ndarray, noun: str, integers: tuple[type[np.integer[Any]], ...]) -> np.ndarray:
-    """The array in the machine's byte order, float64 as float32; MetadataError for another type or bad values."""
-    if 0 in array.shape:
-        raise MetadataError(f"{noun} must have at least one pixel, got {_shown(array.shape)}")
-    array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    if array.dtype in (np.float32, np.float64):
-        low, high = float(array.min()), float(array.max())  # NaN if any value is
-        if not (low >= 0 and high <= 1):
-            raise MetadataError(f"{noun} of {array.dtype} must lie in [0, 1], got {low:g} to {high:g}; scale it")
-        array = array.astype(np.float32, copy=False)
-    elif array.dtype not in integers:
-        known = ", ".join(np.dtype(kind).name for kind in (*integers, np.float32, np.float64))
-        raise MetadataError(f"{noun} must be of {known}, got {array.dtype}; convert it first")
-    return np.ascontiguousarray(array)
-
-
-def _wrong_shape(rule: str, shape: tuple[int, ...]) -> NoReturn:
-    raise MetadataError(f"{rule}, got {_shown(shape)}")
-
-
-def _shown(shape: tuple[int, ...]) -> str:
-    return str(tuple(shape))

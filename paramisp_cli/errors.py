@@ -5,19 +5,22 @@ Every message is one line that says what, where, the value, and the remedy.
 
 from __future__ import annotations
 
+import re
+
 
 class ParamispError(Exception):
     """Base of every error that a user can cause or mend.
 
-    ``exit_code`` is the command line's; ``field`` names the setting that mends the error, where one does ("iso"): the
-    command line adds its flag to the message.
+    ``exit_code`` is the command line's. ``field`` names the setting that mends the error, where one does ("iso"). In
+    the message, names of settings stand in backticks (`iso`); the command line shows their flags instead.
     """
 
     exit_code = 3
 
     def __init__(self, message: str, field: str = "") -> None:
         super().__init__(message)
-        self.field = field
+        named = re.search("`([a-z_]+)`", message)
+        self.field = field or (named[1] if named else "")
 
     def named(self, name: object) -> ParamispError:
         """Return the same error with ``name: `` before its message, unless the message begins so."""

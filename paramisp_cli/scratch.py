@@ -54,7 +54,7 @@ class Scratch(_Store):
         super().__init__(size)
         self.folder = folder or Path(tempfile.gettempdir())
         if _in_memory(self.folder):
-            raise ConfigError(f"{self.folder} lies in memory itself; pass --scratch with a folder on a disk")
+            raise ConfigError(f"{self.folder} lies in memory itself; pass `scratch` with a folder on a disk")
 
     def __enter__(self) -> Scratch:
         try:
@@ -66,7 +66,7 @@ class Scratch(_Store):
                 raise
         except OSError as error:
             why = f"no room for a file of {self.size / 1e9:.1f} GB: {error.strerror or error}"
-            raise FileAccessError(f"{self.folder}: {why}; pass --scratch with another folder") from None
+            raise FileAccessError(f"{self.folder}: {why}; pass `scratch` with another folder") from None
         return self
 
     def __exit__(self, *_: object) -> None:

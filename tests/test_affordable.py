@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import paramisp_cli as paramisp
-from paramisp_cli import formats, pipeline, weights
+from paramisp_cli import convert, formats, parameters, weights
 from paramisp_cli.errors import ConfigError, FileAccessError
 from paramisp_cli.models.paramisp import ParamISP, plans
 from paramisp_cli.types import Direction
@@ -31,13 +31,13 @@ def generic(tmp_path, monkeypatch):
 
 def test_gives_way_and_says_so(generic, make_jpeg, tmp_path):
     photo = make_jpeg(tmp_path / "photo.jpg")
-    settings = pipeline.Settings(camera="Canon EOS 60D", max_memory=1_000_000)
+    settings = parameters.Settings(camera="Canon EOS 60D", max_memory=1_000_000)
     made = paramisp.unprocess(photo, settings)
     assert made.model == "parametric"
     assert made.notes[-1].startswith("paramisp needs about")
-    assert made.notes[-1].endswith("(--max-memory): used the parametric model")  # no scratch file would do
+    assert made.notes[-1].endswith("(`max_memory`): used the parametric model")  # no scratch file would do
     assert not any("generic" in note for note in made.notes)
-    assert paramisp.unprocess(photo, pipeline.Settings(camera="Canon EOS 60D")).model == "paramisp"
+    assert paramisp.unprocess(photo, parameters.Settings(camera="Canon EOS 60D")).model == "paramisp"
 
 
 @pytest.mark.parametrize("asked", ["model", "weights"])
@@ -45,7 +45,7 @@ def test_what_was_asked_for_is_an_error(generic, make_jpeg, tmp_path, asked):
     photo = make_jpeg(tmp_path / "photo.jpg")
     wish = {"model": "paramisp"} if asked == "model" else {"weights": generic}
     with pytest.raises(ConfigError, match="needs about"):
-        paramisp.unprocess(photo, pipeline.Settings(camera="Canon EOS 60D", max_memory=1_000_000, **wish))
+        paramisp.unprocess(photo, parameters.Settings(camera="Canon EOS 60D", max_memory=1_000_000, **wish))
 
 
 @pytest.mark.parametrize(
@@ -53,30 +53,28 @@ def test_what_was_asked_for_is_an_error(generic, make_jpeg, tmp_path, asked):
     [(16, "whole"), (11, "bands"), (3, "disk")],
 )
 def test_less_memory_takes_another_plan(generic, make_jpeg, tmp_path, limit, name):
-    plain = pipeline.plan_unprocess(formats.read(make_jpeg(tmp_path / "photo.jpg")))
-    settings = pipeline.Settings(max_memory=limit * 10**9, scratch=tmp_path)
-    plan = pipeline.affordable(plain, settings, (4000, 6000))
+    plain = parameters.complete(formats.read(make_jpeg(tmp_path / "photo.jpg")))
+    settings = parameters.Settings(max_memory=limit * 10**9, scratch=tmp_path)
+    plan = convert.affordable(plain, settings, (4000, 6000))
     assert plan.describe()["memory_plan"] == name
     assert "memory_plan" not in plain.describe()
 
 
 def test_without_a_folder_the_message_asks_for_one(generic, make_jpeg, tmp_path):
-    plain = pipeline.plan_unprocess(formats.read(make_jpeg(tmp_path / "photo.jpg")))
-    settings = pipeline.Settings(max_memory=3 * 10**9)
-    fast = pipeline.affordable(plain, settings, (4000, 6000))
+    plain = parameters.complete(formats.read(make_jpeg(tmp_path / "photo.jpg")))
+    settings = parameters.Settings(max_memory=3 * 10**9)
+    fast = convert.affordable(plain, settings, (4000, 6000))
     assert (fast.architecture, fast.memory_plan) == ("parametric", None)
     assert fast.notices[-1] == (
-        "paramisp needs about 10.4 GB for these 24.0 megapixels and has 3.0 GB (--max-memory): used the parametric "
-        "model (for the network pass --scratch DIR, a folder on a disk with 8.1 GB free)"
+        "paramisp needs about 10.4 GB for these 24.0 megapixels and has 3.0 GB (`max_memory`): used the parametric "
+        "model (for the network pass `scratch` DIR, a folder on a disk with 8.1 GB free)"
     )
-    with pytest.raises(ConfigError, match=r"pass --scratch DIR, a folder .* 8\.1 GB free, or --model parametric$"):
-        pipeline.affordable(plain, replace(settings, model="paramisp"), (4000, 6000))
-    given = pipeline.affordable(plain, replace(settings, scratch=tmp_path), (4000, 6000))
+    with pytest.raises(ConfigError, match=r"pass `scratch` DIR, a folder .* 8\.1 GB free, or `model` parametric$"):
+        convert.affordable(plain, replace(settings, model="paramisp"), (4000, 6000))
+    given = convert.affordable(plain, replace(settings, scratch=tmp_path), (4000, 6000))
     assert (given.memory_plan, given.notices) == ("disk", plain.notices)
-    with pytest.raises(ConfigError, match=r"pass --model parametric$"):
-        pipeline.affordable(
-            plain, replace(settings, model="paramisp", scratch=tmp_path, max_memory=10**9), (4000, 6000)
-        )
+    with pytest.raises(ConfigError, match=r"pass `model` parametric$"):
+        convert.affordable(plain, replace(settings, model="paramisp", scratch=tmp_path, max_memory=10**9), (4000, 6000))
 
 
 def test_a_disk_without_room_is_said(generic, make_jpeg, tmp_path, monkeypatch):
@@ -85,9 +83,9 @@ def test_a_disk_without_room_is_said(generic, make_jpeg, tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
     photo = formats.read(make_jpeg(tmp_path / "photo.jpg"))
-    plan = replace(pipeline.plan_unprocess(photo), memory_plan="disk")
-    with pytest.raises(FileAccessError, match=r"no room for a file of .* GB: No space left on device; pass --scratch"):
-        pipeline.run_unprocess(photo, plan, pipeline.Settings(scratch=tmp_path))
+    plan = replace(parameters.complete(photo), memory_plan="disk")
+    with pytest.raises(FileAccessError, match=r"no room for a file of .* GB: No space left on device; pass `scratch`"):
+        convert.run(photo, plan, parameters.Settings(scratch=tmp_path))
     assert {path.name for path in tmp_path.iterdir()} == {"photo.jpg", "store"}
 
 
@@ -98,11 +96,8 @@ def test_plans_give_the_same_file(generic, make_jpeg, tmp_path, monkeypatch):
     photo = formats.read(
         make_jpeg(tmp_path / "photo.jpg", np.random.default_rng(0).integers(0, 255, (130, 170, 3), np.uint8))
     )
-    plan, settings = pipeline.plan_unprocess(photo), pipeline.Settings(scratch=tmp_path)
-    made = {
-        name: pipeline.run_unprocess(photo, replace(plan, memory_plan=name), settings).mosaic.astype(int)
-        for name in names
-    }
+    plan, settings = parameters.complete(photo), parameters.Settings(scratch=tmp_path)
+    made = {name: convert.run(photo, replace(plan, memory_plan=name), settings).mosaic.astype(int) for name in names}
     for name in names:
         assert np.abs(made[name] - made["whole"]).max() <= 1  # of 16383: where rounding falls the other way
 
@@ -118,6 +113,6 @@ def test_memory_that_runs_out_steps_down(generic, make_jpeg, tmp_path, monkeypat
 
     real = ParamISP.stream
     monkeypatch.setattr(ParamISP, "stream", stream)
-    made = paramisp.unprocess(make_jpeg(tmp_path / "photo.jpg"), pipeline.Settings(camera="Canon EOS 60D"))
+    made = paramisp.unprocess(make_jpeg(tmp_path / "photo.jpg"), parameters.Settings(camera="Canon EOS 60D"))
     assert asked == ["whole", "bands"]
     assert any("memory ran out" in note and "bands" in note for note in made.notes)

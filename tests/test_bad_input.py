@@ -20,7 +20,7 @@ import rawpy
 import tifffile
 from PIL import Image
 
-from paramisp_cli import formats, pipeline
+from paramisp_cli import convert, formats, parameters
 from paramisp_cli.batch import run as batch_run
 from paramisp_cli.formats import dng, libraw
 
@@ -591,10 +591,10 @@ def test_the_others_are_done(paramisp, make_jpeg, raw, photo, tmp_path):
 
 def test_a_fault_of_ours_stops_nothing(paramisp, photo, make_jpeg, monkeypatch):
     other = make_jpeg(photo.with_name("x.jpg"), smooth())
-    honest = pipeline.plan
+    honest = parameters.complete
     monkeypatch.delenv("PARAMISP_DEBUG", raising=False)
     monkeypatch.setattr(
-        pipeline, "plan", lambda image, s: 1 / 0 if image.metadata.source_name == "x.jpg" else honest(image, s)
+        parameters, "complete", lambda image, s: 1 / 0 if image.metadata.source_name == "x.jpg" else honest(image, s)
     )
     words = ("--model", "parametric", "--camera", "Canon EOS 60D", "-q")
     code, out, err = paramisp("unprocess", other, photo, *words)
@@ -613,7 +613,7 @@ def test_out_of_memory(fails, photo, monkeypatch):
         def starve(*_, error=error):
             raise error
 
-        monkeypatch.setattr(pipeline, "run_unprocess", starve)
+        monkeypatch.setattr(convert, "run", starve)
         line = fails("access", "unprocess", photo, "-q", "--model", "parametric", "-o", photo.parent / "new" / "a.dng")
         assert line.startswith(f"paramisp: {photo}: not enough memory")
 
@@ -663,14 +663,14 @@ def test_interrupted_where_python_drops_it(photo, monkeypatch, paramisp):
         def __del__(self):
             signal.raise_signal(signal.SIGINT)
 
-    whole = pipeline.run_unprocess
+    whole = convert.run
 
     def run(*args):
         Dying()
         return whole(*args)
 
     monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
-    monkeypatch.setattr(pipeline, "run_unprocess", run)
+    monkeypatch.setattr(convert, "run", run)
     other = photo.with_name("second.jpg")
     other.write_bytes(photo.read_bytes())
     before = signal.getsignal(signal.SIGINT)

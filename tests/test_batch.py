@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from paramisp_cli import pipeline
+from paramisp_cli import convert, devices, parameters
 from paramisp_cli.batch import find, run
 from paramisp_cli.batch.find import Job, OnExists
 from paramisp_cli.errors import ConfigError, InputMissingError, OutputExistsError
@@ -199,18 +199,18 @@ def test_several_devices_work_at_once(folder, make_jpeg, monkeypatch):
     sources = [make_jpeg(folder / f"{number}.jpg") for number in range(6)]
     sources[5].write_bytes(b"no picture")
     jobs = [Job(source, source.with_suffix(".dng")) for source in sources]
-    real, used, both = pipeline.run_unprocess, [], threading.Barrier(2, timeout=60)
+    real, used, both = convert.run, [], threading.Barrier(2, timeout=60)
 
-    def convert(image, plan, settings):
+    def shared(image, conversion, settings):
         used.append(settings.device)
         if len(used) > 1:  # the first one shows which devices there are
             both.wait()
-        return real(image, plan, replace(settings, device="cpu"))
+        return real(image, conversion, replace(settings, device="cpu"))
 
-    monkeypatch.setattr(pipeline, "devices", lambda name: ["first", "second"])
-    monkeypatch.setattr(pipeline, "pick_device", lambda name: torch.device("cpu"))
-    monkeypatch.setattr(pipeline, "run_unprocess", convert)
-    settings = pipeline.Settings(model="parametric")
+    monkeypatch.setattr(devices, "several", lambda name: ["first", "second"])
+    monkeypatch.setattr(devices, "pick", lambda name: torch.device("cpu"))
+    monkeypatch.setattr(convert, "run", shared)
+    settings = parameters.Settings(model="parametric")
     outcomes = list(run.run(jobs, UNPROCESS, settings, WriteOptions()))
     assert [outcome.job.source for outcome in outcomes] == sources
     assert [outcome.status for outcome in outcomes] == ["done"] * 5 + ["failed"]
@@ -223,8 +223,8 @@ def test_several_devices_work_at_once(folder, make_jpeg, monkeypatch):
 def test_gpus_are_all_used(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert pipeline.devices("auto") == pipeline.devices("cuda") == ["cuda:0", "cuda:1", "cuda:2"]
-    assert pipeline.devices("cuda:1") == ["cuda:1"]
-    assert pipeline.devices("cpu") == ["cpu"]
+    assert devices.several("auto") == devices.several("cuda") == ["cuda:0", "cuda:1", "cuda:2"]
+    assert devices.several("cuda:1") == ["cuda:1"]
+    assert devices.several("cpu") == ["cpu"]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert pipeline.devices("auto") == ["auto"]
+    assert devices.several("auto") == ["auto"]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paramisp_cli import __version__, formats, pipeline, weights
+from paramisp_cli import __version__, convert, formats, parameters, weights
 
 CAMERA = ("--camera", "Canon EOS 60D")
 QUIET = ("--model", "parametric", *CAMERA)
@@ -24,7 +24,7 @@ QUIET = ("--model", "parametric", *CAMERA)
 def no_weights(monkeypatch, tmp_path):
     """Weights that happen to be installed play no part here."""
     monkeypatch.setattr(weights, "places", lambda: [("a test", tmp_path / "no weights")])
-    pipeline._parameters_of.cache_clear()
+    parameters._parameters_of.cache_clear()
 
 
 @pytest.fixture
@@ -106,13 +106,13 @@ def test_shards(paramisp, photos, tmp_path):
 
 
 def test_an_output_that_another_worker_made_meanwhile_is_skipped(paramisp, photos, tmp_path, monkeypatch):
-    real = pipeline.run_unprocess
+    real = convert.run
 
     def run(image, plan, settings):
         (photos / "a.dng").write_bytes(b"the other worker's")
         return real(image, plan, settings)
 
-    monkeypatch.setattr(pipeline, "run_unprocess", run)
+    monkeypatch.setattr(convert, "run", run)
     code, out, _ = paramisp("unprocess", photos / "a.jpg", *QUIET, "--on-exists", "skip")
     assert (code, out) == (0, [])
     assert (photos / "a.dng").read_bytes() == b"the other worker's"

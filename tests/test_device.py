@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from paramisp_cli import tiling
+from paramisp_cli import devices
 
 PROGRAM = """
 import numpy as np
@@ -21,7 +21,7 @@ from torch.utils import backend_registration
 backend_registration._setup_privateuseone_for_python_backend("gpu")
 torch.gpu.get_amp_supported_dtype = lambda: [torch.float16, torch.bfloat16]
 
-from paramisp_cli import tiling
+from paramisp_cli import devices
 from paramisp_cli.models.base import Params
 from paramisp_cli.models.paramisp import ParamISP
 from paramisp_cli.models.parametric import Parametric
@@ -50,7 +50,7 @@ for kind, plan, dtype in (
 
             def source(first, end):
                 rows = np.zeros((channels[0], end - first, 300), np.uint16)
-                return tiling.codes_on(gpu, rows)[None]
+                return devices.codes_on(gpu, rows)[None]
 
             def sink(top, rows):
                 assert rows.device.type == "gpu", rows.device
@@ -96,6 +96,6 @@ def test_everything_lies_on_the_device():
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_codes_there_and_back(dtype):
     codes = np.arange(0, np.iinfo(dtype).max + 1, 1, dtype)
-    there = tiling.codes_on(torch.device("cpu"), codes)
+    there = devices.codes_on(torch.device("cpu"), codes)
     assert there.dtype == torch.float32
-    assert np.array_equal(tiling.codes_from(there, np.dtype(dtype)), codes)
+    assert np.array_equal(devices.codes_from(there, np.dtype(dtype)), codes)

@@ -202,15 +202,15 @@ def test_a_deleted_working_directory(photo, tmp_path):
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="a signal of POSIX systems")
 def test_a_closed_terminal_ends_as_a_polite_kill(paramisp, photo, make_jpeg, monkeypatch):
-    from paramisp_cli import pipeline
+    from paramisp_cli import convert
 
-    honest = pipeline.run_unprocess
+    honest = convert.run
 
-    def convert(*args):
+    def hang_up(*args):
         signal.raise_signal(signal.SIGHUP)
         return honest(*args)
 
-    monkeypatch.setattr(pipeline, "run_unprocess", convert)
+    monkeypatch.setattr(convert, "run", hang_up)
     before = signal.getsignal(signal.SIGHUP)
     code, _, err = paramisp("unprocess", photo, make_jpeg(photo.with_name("b.jpg")), *KNOWN)
     assert code == 130
@@ -246,12 +246,12 @@ def test_a_young_file_of_another_machine_stays(tmp_path):
 
 
 def test_no_advice_that_was_taken(paramisp, photo, monkeypatch):
-    from paramisp_cli import pipeline
+    from paramisp_cli import convert
 
     def starve(*_):
         raise MemoryError
 
-    monkeypatch.setattr(pipeline, "run_unprocess", starve)
+    monkeypatch.setattr(convert, "run", starve)
     assert "--model parametric" not in paramisp("unprocess", photo, *KNOWN)[2][0]
 
 
@@ -448,10 +448,10 @@ def test_isolated_rendering_is_the_same(paramisp, photo, tmp_path):
 
 
 def test_a_picture_too_long_for_a_dng_is_refused_at_once(paramisp, tmp_path, monkeypatch):
-    from paramisp_cli import pipeline
+    from paramisp_cli import convert
 
     Image.new("RGB", (64002, 2)).save(tmp_path / "long.png")
-    monkeypatch.setattr(pipeline, "run_unprocess", lambda *_: pytest.fail("pixel work was done"))
+    monkeypatch.setattr(convert, "run", lambda *_: pytest.fail("pixel work was done"))
     code, out, err = paramisp("unprocess", tmp_path / "long.png", *KNOWN)
     assert (code, out) == (7, [])
     assert "64002×2 is more than most programs open as a DNG" in err[0]

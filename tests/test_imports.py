@@ -17,10 +17,11 @@ LAYERS = [
     {"errors", "color", "memory", "atomic"},
     {"types", "scratch"},
     {"isp", "cameras"},
-    {"formats", "models", "torch_zip"},
-    {"look", "tiling", "published"},
+    {"formats", "models", "torch_zip", "devices"},
+    {"look", "checkpoint"},
+    {"published"},
     {"weights"},
-    {"pipeline"},
+    {"parameters", "runner", "arrays"},
     {"convert"},
     {"batch"},
     {"training"},
@@ -49,7 +50,7 @@ SHARED = {
     "batch": {"find"},
     "cli": {"console", "options", "progress", "convert", "show", "train", "weights"},
     "formats": {"exif", "base", "ljpeg", "tiles", *FORMATS_BASE},
-    "models": {"base", "regions"},
+    "models": {"base", "regions", "foreign"},
     # what the loop, the evaluation and the simulation stand on
     "training": {
         "align",
@@ -75,7 +76,7 @@ DOORS = {
     "PIL": {"formats/raster_read.py", "formats/raster_write.py", "formats/icc.py"},
     "piexif": {"formats/exif.py"},
     "tifffile": {"formats/raster_tiff.py"},
-    "safetensors": {"weights.py"},
+    "safetensors": {"checkpoint.py"},
     "platformdirs": {"weights.py"},
 }
 

@@ -285,7 +285,7 @@ def test_settings_take_strings(make_jpeg, tmp_path):
     assert same(paramisp.unprocess(str(photo), strings), paramisp.unprocess(photo, paths))
     with pytest.raises(paramisp.ConfigError, match="not an existing folder"):
         paramisp.Settings(scratch=str(tmp_path / "none"))
-    with pytest.raises(paramisp.ConfigError, match="--weights must be a path, got int"):
+    with pytest.raises(paramisp.ConfigError, match="`weights` must be a path, got int"):
         paramisp.Settings(weights=3)
 
 
@@ -355,3 +355,20 @@ def test_arrays_cost_no_pillow(tmp_path):
         "assert 'PIL' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_numbers_of_32_bits_leave_unrounded(tmp_path):
+    """Floating point out: rounded, it gives the codes of 8 and 16 bits; it goes back in as it came."""
+    exact = replace(PARAMETRIC, bit_depth=32)
+    raw, codes_of_raw = (paramisp.unprocess(codes(), wish, camera=CAMERA) for wish in (exact, PARAMETRIC))
+    assert raw.mosaic.dtype == np.float32
+    black, white = raw.canonical.black_level, raw.canonical.white_level
+    levels = np.tile(black, (raw.mosaic.shape[0] // 2, raw.mosaic.shape[1] // 2))
+    assert np.abs(raw.mosaic * (white - levels) + levels - codes_of_raw.mosaic).max() <= 0.501
+    assert len(np.unique(raw.mosaic)) > len(np.unique(codes_of_raw.mosaic))
+    for bits in (8, 16):
+        expected = paramisp.render(raw, replace(PARAMETRIC, bit_depth=bits)).pixels
+        scaled = paramisp.render(raw, exact).pixels * (2**bits - 1)
+        assert np.abs(scaled - expected).max() <= 0.51
+    with pytest.raises(paramisp.FormatError, match="uint16"):
+        paramisp.write(raw, tmp_path / "exact.dng")

@@ -15,11 +15,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from paramisp_cli import published, torch_zip, weights
+from paramisp_cli import torch_zip, weights
 from paramisp_cli.errors import ConfigError, WeightsError
 from paramisp_cli.models import Params
 from paramisp_cli.models.parametric import Parametric
-from paramisp_cli.models.paramisp import ParamISP
+from paramisp_cli.models.paramisp import ParamISP, published
 from paramisp_cli.types import Camera, Direction
 
 

@@ -145,14 +145,14 @@ def assign(
         real = real_path(target)
         if real in guarded:
             raise OutputExistsError(
-                f"{target}: is read by this command (--like); pass another -o or --on-exists rename"
+                f"{target}: is read by this command (`like`); pass another -o or `on_exists` rename"
             )
         if real in sources and real != real_path(each.source):  # of itself: `run` reports the kind of the file first
-            raise OutputExistsError(f"{target}: is an input itself; pass another -o or --on-exists rename")
+            raise OutputExistsError(f"{target}: is an input itself; pass another -o or `on_exists` rename")
         if real in taken:
             raise OutputExistsError(
                 f"{target}: both {taken[real]} and {each.source} would be written to it; "
-                "pass --on-exists rename or convert them separately"
+                "pass `on_exists` rename or convert them separately"
             )
         taken[real] = each.source
         jobs.append(Job(each.source, target))
@@ -175,7 +175,7 @@ def _is_output_file(
     if os.path.lexists(output) and not names_a_file:
         raise ConfigError(f"-o {output}: is a file, and must be a folder or end in {', '.join(allowed)}")
     if names_a_file and suffix is not None and formats.writer(suffix) is not formats.writer(output.suffix):
-        raise ConfigError(f"-o {output} contradicts --format {suffix[1:]}")
+        raise ConfigError(f"-o {output} contradicts `format` {suffix[1:]}")
     return names_a_file
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from paramisp_cli import atomic, formats, memory, pipeline
+from paramisp_cli import atomic, convert, formats, memory, parameters
 from paramisp_cli.batch.find import Job, OnExists, real_path
 from paramisp_cli.errors import (
     FileAccessError,
@@ -23,7 +23,7 @@ from paramisp_cli.errors import (
     ParamispError,
 )
 from paramisp_cli.formats import WriteOptions, dng
-from paramisp_cli.pipeline import Plan, Settings
+from paramisp_cli.parameters import Conversion, Settings
 from paramisp_cli.types import Direction, RawImage, SrgbImage
 
 
@@ -50,7 +50,7 @@ class Outcome:
     target: Path | None = None
     error: ParamispError | None = None
     seconds: float = 0.0
-    plan: Plan | None = None
+    conversion: Conversion | None = None
     notices: tuple[str, ...] = ()
 
     def record(self) -> dict[str, Any]:
@@ -61,16 +61,16 @@ class Outcome:
             "status": self.status,
             "seconds": round(self.seconds, 3),
         }
-        if self.plan is not None:
-            record |= self.plan.describe() | {"notices": list(self.all_notices)}
+        if self.conversion is not None:
+            record |= self.conversion.describe() | {"notices": list(self.all_notices)}
         if self.error is not None:
             record |= {"error": str(self.error), "error_kind": type(self.error).__name__}
         return record
 
     @property
     def all_notices(self) -> tuple[str, ...]:
-        """The notices of the result, or of the plan where there is no result."""
-        return self.notices or (self.plan.notices if self.plan else ())
+        """The notices of the result, or of the conversion where there is no result."""
+        return self.notices or (self.conversion.notices if self.conversion else ())
 
 
 @dataclass(slots=True)
@@ -187,7 +187,7 @@ class _Step:
 
     job: Job
     image: SrgbImage | RawImage | None = None
-    plan: Plan | None = None
+    conversion: Conversion | None = None
     result: SrgbImage | RawImage | None = None
     folders: Sequence[Path] = ()
     done: Outcome | None = None
@@ -266,7 +266,7 @@ class _Work:
         if os.path.lexists(target) and not is_itself and self._existing(target):
             return Outcome(job, "skipped", target=target)
         with _naming(job.source, self.settings):
-            image = pipeline.read(job.source, self.settings)
+            image = parameters.read(job.source, self.settings)
             if isinstance(image, RawImage) != (self.direction == Direction.RENDER):
                 other = Direction.UNPROCESS if self.direction == Direction.RENDER else Direction.RENDER
                 kind = "a RAW file" if isinstance(image, RawImage) else "a picture, not a RAW file"
@@ -274,29 +274,31 @@ class _Work:
             if isinstance(image, SrgbImage):
                 dng.check_size(*image.size)
             if is_itself:
-                raise OutputExistsError(f"{target}: is the input itself; pass another -o or --on-exists rename")
-            step.image, step.plan = image, pipeline.plan(image, self._settings(target))
-        return Outcome(job, "planned", target=target, plan=step.plan) if self.policy.dry_run else None
+                raise OutputExistsError(f"{target}: is the input itself; pass another -o or `on_exists` rename")
+            step.image, step.conversion = image, parameters.complete(image, self._settings(target))
+        return Outcome(job, "planned", target=target, conversion=step.conversion) if self.policy.dry_run else None
 
     def _existing(self, target: Path) -> bool:
         """Tell whether to skip an output that exists. Raises OutputExistsError if it must not be replaced."""
         policy = self.policy
         if policy.on_exists == OnExists.ERROR:
-            raise OutputExistsError(f"{target}: exists already; pass --on-exists skip, overwrite or rename")
+            raise OutputExistsError(f"{target}: exists already; pass `on_exists` skip, overwrite or rename")
         if policy.on_exists == OnExists.OVERWRITE and not policy.overwrite_foreign and not formats.is_own(target):
             raise OutputExistsError(
                 f"{target}: was not made by paramisp (it may be the camera's own file) and is not overwritten; "
-                "pass another -o, --on-exists rename, or --overwrite-foreign"
+                "pass another -o, `on_exists` rename, or `overwrite_foreign`"
             )
         return policy.on_exists == OnExists.SKIP
 
     def _make(self, step: _Step) -> Outcome | None:
         assert step.job.target is not None
         assert step.image is not None
-        assert step.plan is not None
+        assert step.conversion is not None
         settings, image = self._settings(step.job.target), step.image
         if not self.devices:
-            self.devices = pipeline.devices(settings.device)
+            from paramisp_cli import devices
+
+            self.devices = devices.several(settings.device)
             for device in self.devices:
                 self.free.put(device)
         device = self.free.get()
@@ -308,21 +310,20 @@ class _Work:
 
     def _make_on(self, settings: Settings, step: _Step, image: SrgbImage | RawImage) -> None:
         assert step.job.target is not None
-        assert step.plan is not None
+        assert step.conversion is not None
         with _naming(step.job.source, self.settings):
-            step.plan = pipeline.affordable(step.plan, settings, image.size)
-            if pipeline.pick_device(settings.device).type == "cpu":
-                beside = 0 if step.plan.checkpoint is not None else 1
+            step.conversion = convert.affordable(step.conversion, settings, image.size)
+            from paramisp_cli import devices
+
+            if devices.pick(settings.device).type == "cpu":
+                beside = 0 if step.conversion.checkpoint is not None else 1
             else:
                 beside = min(max((os.cpu_count() or 1) // 4, 1), _MOST_READERS)
             self.ahead = beside + len(self.devices) - 1
         # Create the folder first: it may fail, and the conversion takes long.
         with _created(step.job.target.parent) as step.folders, _naming(step.job.source, self.settings):
             self.folders += step.folders
-            if isinstance(image, RawImage):
-                step.result = pipeline.run_render(image, step.plan, settings)
-            else:
-                step.result = pipeline.run_unprocess(image, step.plan, settings)
+            step.result = convert.run(image, step.conversion, settings)
         step.image = None
 
     def _write(self, step: _Step) -> Outcome | None:
@@ -336,7 +337,7 @@ class _Work:
                 if self.policy.on_exists != OnExists.SKIP:
                     raise
                 return Outcome(job, "skipped", target=job.target)  # another worker was faster
-        return Outcome(job, "done", target=job.target, plan=step.plan, notices=result.notes)
+        return Outcome(job, "done", target=job.target, conversion=step.conversion, notices=result.notes)
 
 
 @contextmanager
@@ -347,11 +348,11 @@ def _naming(source: Path, settings: Settings) -> Iterator[None]:
     except ParamispError as error:
         raise error.named(source) from error
     except (MemoryError, RuntimeError) as error:
-        from paramisp_cli import tiling
+        from paramisp_cli import devices
 
-        if not tiling.is_out_of_memory(error):
+        if not devices.is_out_of_memory(error):
             raise
-        remedy = "" if settings.model == "parametric" else "pass --model parametric, or "
+        remedy = "" if settings.model == "parametric" else "pass `model` parametric, or "
         raise FileAccessError(f"{source}: not enough memory; {remedy}use a smaller picture") from error
 
 

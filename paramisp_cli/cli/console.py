@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import typer
 
@@ -80,10 +80,33 @@ def _out(text: str) -> None:
         raise FileAccessError(f"stdout: cannot write to it: {error.strerror or error}") from error
 
 
+_SETTING = re.compile("`([a-z_]+)`")
+"""The name of a setting in a text of the library."""
+
+
+def with_flags(text: str) -> str:
+    """Replace the names of settings in a text of the library by the flags of the command line."""
+    return _SETTING.sub(lambda match: _flag(match[1]), text)
+
+
+def in_flags(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record for ``--json`` whose notices and error name flags."""
+    changed: dict[str, Any] = {key: with_flags(record[key]) for key in ("error",) if key in record}
+    if "notices" in record:
+        changed["notices"] = [with_flags(notice) for notice in record["notices"]]
+    return record | changed
+
+
+def _flag(setting: str) -> str:
+    return f"--{setting.replace('_', '-')}"
+
+
 def worded(error: ParamispError | None) -> str:
-    """Word an error for the command line: its message, and the flag that mends it."""
-    flag = f" (--{error.field.replace('_', '-')})" if error is not None and error.field else ""
-    return f"paramisp: {error}{flag}"
+    """Word an error for the command line: its message with flags, and the flag that mends it if none stands there."""
+    text = str(error)
+    if error is not None and error.field and not _SETTING.search(text):
+        text = f"{text} ({_flag(error.field)})"
+    return f"paramisp: {with_flags(text)}"
 
 
 def fail(error: ParamispError) -> NoReturn:

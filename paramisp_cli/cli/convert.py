@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from paramisp_cli.cli.console import fail, fail_usage, interruptible, say, worded
+from paramisp_cli.cli.console import fail, fail_usage, in_flags, interruptible, say, with_flags, worded
 from paramisp_cli.cli.options import (
     OUTPUT,
     BatchOptions,
@@ -30,7 +30,7 @@ from paramisp_cli.errors import ConfigError, ParamispError
 if TYPE_CHECKING:
     from paramisp_cli.batch.run import Outcome
     from paramisp_cli.formats import WriteOptions
-    from paramisp_cli.pipeline import Settings
+    from paramisp_cli.parameters import Settings
     from paramisp_cli.types import Direction
 
 _UNPROCESS_EXAMPLES = """\
@@ -105,7 +105,7 @@ def render(
 
 
 def _settings(options: SettingsOptions) -> Settings:
-    from paramisp_cli.pipeline import Settings
+    from paramisp_cli.parameters import Settings
 
     try:
         return Settings(**{f.name: getattr(options, f.name) for f in fields(options)})
@@ -118,7 +118,7 @@ def _convert(
     options: WriteOptions, batch: BatchOptions,
 ) -> None:  # fmt: skip
     """Run a batch and report it; ends with the exit code. ``suffix`` is that of --format, ``ending`` its default."""
-    from paramisp_cli import formats, pipeline
+    from paramisp_cli import convert, formats
     from paramisp_cli.batch import find
 
     if batch.output == Path("-"):
@@ -127,7 +127,7 @@ def _convert(
     protected = [settings.like] if settings.like is not None else []
     on_exists = find.OnExists(batch.on_exists)
     try:
-        pipeline.check(settings, direction)
+        convert.check(settings, direction)
         found = find.search(inputs, suffixes, recursive=batch.recursive)
         jobs = find.assign(inputs, found.inputs, batch.output, suffix, direction, on_exists, protected)
         jobs = find.shard(jobs, found.inputs, batch.shard) if batch.shard else jobs
@@ -237,7 +237,7 @@ class _Report:
         """Report one file."""
         name, batch = outcome.job.source, self.batch
         if batch.json_lines:
-            progress.result(json.dumps(outcome.record(), allow_nan=False))
+            progress.result(json.dumps(in_flags(outcome.record()), allow_nan=False))
         elif outcome.status in ("done", "planned"):
             progress.result_path(outcome.target)
         if outcome.status == "failed":
@@ -247,13 +247,15 @@ class _Report:
             return
         for notice in outcome.all_notices:
             if self.single or batch.verbose:
-                progress.say(f"{name}: {notice}")
+                progress.say(f"{name}: {with_flags(notice)}")
             else:
-                self.notices.setdefault(getattr(notice, "summary", notice), []).append((name, notice))
-        if outcome.plan is not None and batch.verbose:
-            for key, value in outcome.plan.describe().items():
+                self.notices.setdefault(with_flags(getattr(notice, "summary", notice)), []).append(
+                    (name, with_flags(notice))
+                )
+        if outcome.conversion is not None and batch.verbose:
+            for key, value in outcome.conversion.describe().items():
                 if key not in ("origin", "notices"):
-                    source = outcome.plan.origin.get({"wb_gains": "wb"}.get(key, key))
+                    source = outcome.conversion.origin.get({"wb_gains": "wb"}.get(key, key))
                     progress.say(f"  {key}: {value}" + (f"  [{source}]" if source else ""))
         if outcome.status == "skipped" and not count:
             progress.say(f"{outcome.target}: exists already, skipped")

@@ -205,7 +205,7 @@ class BatchOptions:
 
 @dataclass(frozen=True, slots=True)
 class SettingsOptions:
-    """Options that become `pipeline.Settings`, name by name."""
+    """Options that become `parameters.Settings`, name by name."""
 
     model: Model = None
     weights: Weights = None

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from paramisp_cli import __version__
-from paramisp_cli.cli.console import result, say, worded
+from paramisp_cli.cli.console import in_flags, result, say, with_flags, worded
 from paramisp_cli.cli.options import (
     Camera,
     Command,
@@ -60,25 +60,25 @@ def inspect(
     isolate: Isolate = False,
 ) -> None:
     """Show the values that a conversion would use, each with its source."""
-    from paramisp_cli import pipeline
+    from paramisp_cli import parameters
 
     code = 0
     for path in files:
         try:
-            settings = pipeline.Settings(
+            settings = parameters.Settings(
                 model=model, weights=weights, camera=camera, like=like, max_pixels=max_pixels, isolate=isolate
             )
-            image = pipeline.read(path, settings)
-            plan = pipeline.plan(image, settings)
+            image = parameters.read(path, settings)
+            conversion = parameters.complete(image, settings)
         except ParamispError as error:
             say(worded(error.named(path)))
             code = error.exit_code if len(files) == 1 else 1
             continue
-        _show(path, image, plan, json_lines)
+        _show(path, image, conversion, json_lines)
     raise typer.Exit(code)
 
 
-def _show(path: Path, image: Any, plan: Any, json_lines: bool) -> None:
+def _show(path: Path, image: Any, conversion: Any, json_lines: bool) -> None:
     """Print one file's facts."""
     from paramisp_cli.types import RawImage
 
@@ -86,18 +86,18 @@ def _show(path: Path, image: Any, plan: Any, json_lines: bool) -> None:
     kind = "RAW" if isinstance(image, RawImage) else "picture"
     if json_lines:
         about = {"file": str(path), "kind": kind, "width": width, "height": height, "orientation": image.orientation}
-        result(json.dumps(about | plan.describe(), allow_nan=False))
+        result(json.dumps(about | in_flags(conversion.describe()), allow_nan=False))
         return
     rows = [("kind", f"{kind}, {width} × {height}, orientation {image.orientation}", "")]
-    for key, value in plan.describe().items():
+    for key, value in conversion.describe().items():
         if key not in ("origin", "notices"):
-            source = plan.origin.get({"wb_gains": "wb"}.get(key, key), "")
+            source = conversion.origin.get({"wb_gains": "wb"}.get(key, key), "")
             rows.append((key, _readable(key, value), source))
     result(str(path))
     for key, text, source in rows:
         result(f"  {key:<15} {text:<42} {source}".rstrip())
-    for notice in plan.notices:
-        say(f"{path}: {notice}")
+    for notice in conversion.notices:
+        say(with_flags(f"{path}: {notice}"))
 
 
 def _readable(key: str, value: Any) -> str:
@@ -142,10 +142,10 @@ def doctor() -> None:
     for package in ("torch", "numpy", "rawpy", "pillow", "piexif", "tifffile", "safetensors", "typer", "rich"):
         result(f"  {package} {metadata.version(package)}")
     from paramisp_cli import cameras as table
-    from paramisp_cli import tiling
+    from paramisp_cli import devices
     from paramisp_cli import weights as store
 
-    for line in tiling.devices():
+    for line in devices.describe():
         result(line)
     result(f"cameras in the table: {len(table.all_cameras())}")
     result("weights are looked for in:")

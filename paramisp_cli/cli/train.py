@@ -166,7 +166,7 @@ def train(
     """Train weights; the same command resumes an interrupted training."""
     from dataclasses import replace
 
-    from paramisp_cli import pipeline
+    from paramisp_cli import devices
     from paramisp_cli.training import config, data, loop, shading
     from paramisp_cli.training import evaluate as measure
     from paramisp_cli.types import Direction
@@ -188,7 +188,7 @@ def train(
                 fail_usage(f"--hold-out {hold_out:g}: leaves no aligned part to train on")
         recipe, changed = loop.fitted(recipe, loaded)
         shaded = shading.measure(loaded) if recipe.lens_shading == "auto" and _one_camera(loaded) else None
-        trainer = loop.Trainer(recipe, ways, pipeline.pick_device(device), output, shaded)
+        trainer = loop.Trainer(recipe, ways, devices.pick(device), output, shaded)
     except ParamispError as error:
         fail(error)
     taken = [item for item in loaded if not item.pair.is_simulated]
@@ -278,7 +278,7 @@ def evaluate(
     json_lines: Json = False,
 ) -> None:
     """Measure weights beside baselines: parametric, LibRaw, a regression fitted on other photographs."""
-    from paramisp_cli import pipeline
+    from paramisp_cli import devices
     from paramisp_cli.training import data, trials
     from paramisp_cli.training import evaluate as measure
     from paramisp_cli.types import Direction
@@ -289,7 +289,7 @@ def evaluate(
         if shuffle_optics:
             loaded = trials.with_others_optics(loaded)
         planned = trials.plan(loaded, test or (), hold_out)
-        chosen = trials.Weights(weights or (), pipeline.pick_device(device))
+        chosen = trials.Weights(weights or (), devices.pick(device))
     except ParamispError as error:
         fail(error)
     if not planned:

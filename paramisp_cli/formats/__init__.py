@@ -165,7 +165,7 @@ def write(
         what = "a RAW image" if isinstance(image, RawImage) else "an sRGB picture"
         raise FormatError(f"{path}: {what} is written as {', '.join(known)}, not {path.suffix or 'without a suffix'}")
     if not overwrite and os.path.lexists(path):
-        raise OutputExistsError(f"{path}: exists already; pass --on-exists overwrite, rename or skip")
+        raise OutputExistsError(f"{path}: exists already; pass `on_exists` overwrite, rename or skip")
     assert form.write is not None
     with _plain_errors(path, "write"):
         try:

@@ -192,7 +192,7 @@ def _from_libraw(path: Path, head: bytes, raw: rawpy.RawPy) -> RawImage:
     else:
         daylight = np.array(raw.daylight_whitebalance[:3], np.float64)
         if not (np.isfinite(daylight).all() and (daylight > 0).all()):
-            raise MetadataError(f"{path}: has no white balance; pass --wb R,G,B")
+            raise MetadataError(f"{path}: has no white balance; pass `wb` R,G,B")
         neutral, origin["wb"] = daylight[1] / daylight, "LibRaw's daylight: the file has none"
 
     per_color = np.array(raw.black_level_per_channel, np.float64)

@@ -20,16 +20,21 @@ __all__ = ["REGISTRY", "Entry", "IspModel", "Params", "architecture", "entry", "
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One architecture: its name in ``--model`` and checkpoint headers, and its class as "module:Class"."""
+    """One architecture: its name in ``--model`` and checkpoint headers, and its class as "module:Class".
+
+    ``published`` is the module that converts checkpoints of its authors' own program, if there is one: its functions
+    ``count_known`` and ``convert`` (see ``models.paramisp.published``).
+    """
 
     name: str
     where: str
     directions: tuple[Direction, ...] = (Direction.UNPROCESS, Direction.RENDER)
     needs_weights: bool = True
+    published: str = ""
 
 
 REGISTRY: tuple[Entry, ...] = (
-    Entry("paramisp", "paramisp_cli.models.paramisp:ParamISP"),
+    Entry("paramisp", "paramisp_cli.models.paramisp:ParamISP", published="paramisp_cli.models.paramisp.published"),
     Entry("parametric", "paramisp_cli.models.parametric:Parametric", needs_weights=False),
 )
 """Every architecture, best first."""

@@ -163,7 +163,7 @@ class IspModel(nn.Module):
     lens_shading: Sequence[Sequence[float]] | None = None
     """Lens shading of the camera, which its JPEGs have corrected: ``isp.shading_gain``'s coefficients, (3, 3), or None.
 
-    The network's own mosaics, going in and coming out, are free of it: ``tiling.run``, which knows where in the picture
+    The network's own mosaics, going in and coming out, are free of it: ``Runner.run``, which knows where in the picture
     a strip lies, takes it out before rendering and puts it back after unprocessing.
     """
 
@@ -208,6 +208,10 @@ class IspModel(nn.Module):
     def config(self) -> dict[str, object]:
         """Return the keyword arguments of the class that build this model again, as JSON; tensors apart."""
         return {"direction": str(self.direction)}
+
+    def facts(self) -> dict[str, str]:
+        """Return strings for the header of a checkpoint, beside those that every checkpoint has."""
+        return {}
 
     def params_of(self, canonical: CanonicalParams, optical: OpticalParams) -> Params:
         """Make the parameters of one shot by this model's own rule for the colour matrix."""

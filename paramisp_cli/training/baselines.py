@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from paramisp_cli import color, isp, tiling
+from paramisp_cli import color, isp
 from paramisp_cli.errors import ConfigError, InputMissingError
 from paramisp_cli.formats import raster
 from paramisp_cli.formats.libraw import developed as developed_by_libraw
 from paramisp_cli.models.base import IspModel
 from paramisp_cli.models.parametric import Parametric
+from paramisp_cli.runner import Runner
 from paramisp_cli.training import align
 from paramisp_cli.training.data import Loaded
 from paramisp_cli.types import Direction
@@ -52,17 +51,9 @@ def network(model: IspModel, device: torch.device) -> Predictor:
     def predict(item: Loaded) -> np.ndarray:
         mosaic, picture = sides(item)
         assert item.pair.canonical is not None
-        unprocess = model.direction == Direction.UNPROCESS
-        x = torch.from_numpy(picture.transpose(2, 0, 1) if unprocess else mosaic[None])[None]
-        out = np.empty((1 if unprocess else 3, *mosaic.shape), np.float32)
-
-        def sink(top: int, rows: Tensor) -> None:
-            out[:, top : top + rows.shape[2]] = rows[0].clamp(0, 1).cpu().numpy()
-
-        params = model.params_of(item.pair.canonical, item.pair.optical)
-        strips = partial(_strip, x)
-        tiling.run(model, params, mosaic.shape, strips, sink, device=device, frame=item.frame)
-        return out[0] if unprocess else out.transpose(1, 2, 0)
+        runner = Runner(model, device)
+        run, source = (runner.unprocess, picture) if model.direction == Direction.UNPROCESS else (runner.render, mosaic)
+        return run(source, item.pair.canonical, item.pair.optical, dtype=np.float32, frame=item.frame)[0]
 
     return predict
 
@@ -79,10 +70,6 @@ def there_and_back(unprocess: Predictor, render: Predictor) -> Predictor:
         return render(replace(item, mosaic=codes.round().astype(np.uint16)))
 
     return predict
-
-
-def _strip(x: Tensor, first: int, end: int) -> Tensor:
-    return x[:, :, first:end].contiguous()
 
 
 def fitted_parametric(train: Sequence[Loaded], direction: Direction) -> Predictor:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from paramisp_cli import cameras, pipeline, weights
+from paramisp_cli import cameras, parameters, weights
 from paramisp_cli.errors import ConfigError, ParamispError
 from paramisp_cli.training import baselines, chart, data
 from paramisp_cli.training.baselines import Predictor
@@ -119,7 +119,7 @@ class Weights:
 
 def own(camera: Camera | None, direction: Direction) -> Path | None:
     """The checkpoint that ``unprocess`` and ``render`` would pick for a camera; None where that is ``parametric``."""
-    found = weights.find(pipeline.known_as(camera, cameras.find(camera)), direction)
+    found = weights.find(parameters.known_as(camera, cameras.find(camera)), direction)
     return None if found is None else found.path
 
 

@@ -24,7 +24,7 @@ from bench_main_job import photograph
 
 from paramisp_cli import batch
 from paramisp_cli.formats import WriteOptions
-from paramisp_cli.pipeline import Settings
+from paramisp_cli.parameters import Settings
 from paramisp_cli.types import Direction
 
 

@@ -30,7 +30,7 @@ from PIL import Image
 from paramisp_cli import formats
 from paramisp_cli.batch import find, run
 from paramisp_cli.formats import WriteOptions
-from paramisp_cli.pipeline import Settings
+from paramisp_cli.parameters import Settings
 from paramisp_cli.types import Direction, RawImage
 
 LIMIT = 2.0

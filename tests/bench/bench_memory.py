@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from paramisp_cli import tiling
 from paramisp_cli.errors import ConfigError
 from paramisp_cli.models.base import Params
 from paramisp_cli.models.paramisp import ParamISP
+from paramisp_cli.runner import Runner
 
 WHITE = 16383
 
@@ -55,9 +55,8 @@ def child(height: int, width: int, limit: int, path: str, scratch: Path | None) 
 
     device, begin = torch.device("cpu"), time.perf_counter()
     try:
-        plan = tiling.run(
-            model, params, (height, width), source, sink, device=device, max_memory=limit or None, scratch=scratch
-        )
+        machine = Runner(model, device, max_memory=limit or None, scratch=scratch)
+        plan = machine.run(params, (height, width), source, sink)
     except ConfigError as error:
         print(f"none: {error}")
         return

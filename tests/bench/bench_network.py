@@ -27,11 +27,11 @@ from dataclasses import fields
 
 import torch
 
-from paramisp_cli import memory, tiling, weights
+from paramisp_cli import devices, memory, weights
 from paramisp_cli.models import regions
 from paramisp_cli.models.base import Params
 from paramisp_cli.models.paramisp import globalnet, kernels, localnet, plans
-from paramisp_cli.pipeline import DTYPES
+from paramisp_cli.parameters import DTYPES
 
 
 def network(direction: str) -> torch.nn.Module:
@@ -133,7 +133,7 @@ def serve(way: str, direction: str, megapixels: float) -> None:
             try:
                 result = model(x, params)
             except RuntimeError as error:
-                if tiling.is_out_of_memory(error):
+                if devices.is_out_of_memory(error):
                     return
                 raise
             spent = time.perf_counter() - begin

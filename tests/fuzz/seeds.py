@@ -209,7 +209,7 @@ def _published(shipped: Path) -> bytes:
     import torch
     from safetensors.torch import load_file
 
-    from paramisp_cli.published import NAMES
+    from paramisp_cli.models.paramisp.published import NAMES
 
     ours = load_file(shipped)
     kinds = ("weight", "bias")

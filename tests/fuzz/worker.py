@@ -254,7 +254,7 @@ def main(folder: Path, channel: int, more: Path | None, slow: float, memory: int
     os.environ |= {"XDG_DATA_HOME": str(folder / "data"), "HOME": str(folder), "NO_COLOR": "1"}
     import torch
 
-    from paramisp_cli import pipeline  # noqa: F401 – loaded before memory is counted
+    from paramisp_cli import convert  # noqa: F401 – loaded before memory is counted
     from paramisp_cli.cli import app  # noqa: F401
 
     torch.set_num_threads(1)

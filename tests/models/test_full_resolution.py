@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from paramisp_cli import formats, pipeline, tiling, weights
+from paramisp_cli import convert, formats, parameters, weights
 from paramisp_cli.models import REGISTRY, architecture, regions
 from paramisp_cli.models.base import Params
 from paramisp_cli.models.parametric import Parametric
 from paramisp_cli.models.paramisp import ParamISP, globalnet, plans, streaming
+from paramisp_cli.runner import Runner
 from paramisp_cli.types import CFA_PATTERNS, Direction, RawImage, SrgbImage
 
 CPU = torch.device("cpu")
@@ -68,9 +69,8 @@ def test_tiles_and_memory_do_not_show(kind, direction, size, side, monkeypatch, 
             got[:, :, top : top + rows.shape[2]] = rows
 
         ran.append(
-            tiling.run(
-                model, shot, size, lambda first, end: x[:, :, first:end], sink,
-                device=CPU, max_memory=limit, scratch=tmp_path,
+            Runner(model, CPU, max_memory=limit, scratch=tmp_path).run(
+                shot, size, lambda first, end: x[:, :, first:end], sink,
                 tile=None if model.geometry.pooled else (side, side + 6),
             )
         )  # fmt: skip
@@ -113,8 +113,8 @@ def test_files_of_prime_sides(size, cfa, make_jpeg, tmp_path, monkeypatch):
     pixels = np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8)
     photo = formats.read(make_jpeg(tmp_path / "photo.jpg", pixels))
     plan, settings = (
-        pipeline.plan_unprocess(photo, pipeline.Settings(camera="Canon EOS 60D")),
-        pipeline.Settings(scratch=scratch),
+        parameters.complete(photo, parameters.Settings(camera="Canon EOS 60D")),
+        parameters.Settings(scratch=scratch),
     )
     plan = replace(plan, canonical=replace(plan.canonical, cfa=cfa))
     raws: dict[object, RawImage] = {}
@@ -122,10 +122,10 @@ def test_files_of_prime_sides(size, cfa, make_jpeg, tmp_path, monkeypatch):
     for name, kind in PLANS.items():
         for side in TILES[1:] if kind.band else [0]:
             monkeypatch.setitem(plans.PLANS, name, replace(kind, band=side))
-            raws[name, side] = pipeline.run_unprocess(photo, replace(plan, memory_plan=name), settings)
+            raws[name, side] = convert.run(photo, replace(plan, memory_plan=name), settings)
             first = next(iter(raws.values()))
-            back = replace(pipeline.plan_render(first), memory_plan=name)
-            pictures[name, side] = pipeline.run_render(first, back, settings)
+            back = replace(parameters.complete(first), memory_plan=name)
+            pictures[name, side] = convert.run(first, back, settings)
     assert len(raws) == 5
     mosaics, images = ([v.astype(int) for v in of] for of in (
         [raw.mosaic for raw in raws.values()], [picture.pixels for picture in pictures.values()]
@@ -154,8 +154,8 @@ def test_lower_precision_is_60_decibels_from_float32(dtype, direction):
         def sink(top, rows, got=got):
             got[:, :, top : top + rows.shape[2]] = rows
 
-        kind = getattr(torch, pipeline.DTYPES[name])
-        tiling.run(model, params("RGGB"), (120, 160), lambda a, b: source[:, :, a:b], sink, device=CPU, dtype=kind)
+        kind = getattr(torch, parameters.DTYPES[name])
+        Runner(model, CPU, kind).run(params("RGGB"), (120, 160), lambda a, b: source[:, :, a:b], sink)
         out[name] = got.clamp(0, 1)
     error = (out[dtype] - out["fp32"]).square().mean().item()
     assert error > 0

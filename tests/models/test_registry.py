@@ -6,7 +6,7 @@ from typing import get_args
 
 import pytest
 
-from paramisp_cli import models, pipeline, weights
+from paramisp_cli import models, parameters, weights
 from paramisp_cli.cli import options
 from paramisp_cli.errors import ConfigError
 from paramisp_cli.models.base import Geometry, IspModel, Params
@@ -23,8 +23,8 @@ def test_an_entry_agrees_with_its_class(entry):
 
 def test_names_cost_no_torch():
     code = (
-        "import sys; from paramisp_cli import models, pipeline\n"
-        "models.names(), models.entry('paramisp'), pipeline.MODELS\n"
+        "import sys; from paramisp_cli import models, parameters\n"
+        "models.names(), models.entry('paramisp'), parameters.MODELS\n"
         "assert not {'torch', 'paramisp_cli.models.base'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -39,8 +39,8 @@ def _literals(kind):
 
 
 def test_lists_of_architectures_are_the_registrys():
-    assert sorted(_literals(options.Model)) == sorted(models.names()) == sorted(pipeline.MODELS)
-    assert pipeline.WEIGHTLESS == models.names(needs_weights=False) == ("parametric",)
+    assert sorted(_literals(options.Model)) == sorted(models.names()) == sorted(parameters.MODELS)
+    assert parameters.WEIGHTLESS == models.names(needs_weights=False) == ("parametric",)
     assert models.names(needs_weights=True) == weights._PREFERRED
 
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 from test_training import MATRIX, scene
 
-from paramisp_cli import isp, tiling
+from paramisp_cli import isp
 from paramisp_cli.models.base import Params
 from paramisp_cli.models.parametric import Parametric
+from paramisp_cli.runner import Runner
 from paramisp_cli.training import data, shading
 from paramisp_cli.training.pairs import Pair, Region
 from paramisp_cli.types import CFA_PATTERNS, CanonicalParams, Direction, OpticalParams
@@ -72,7 +73,7 @@ def test_strips_take_shading_out_and_put_it_back(direction: Direction) -> None:
         expected = plain(x, params) / gain if direction == Direction.UNPROCESS else plain(x * gain, params)
     rows = []
     source, sink = lambda a, b: x[:, :, a:b], lambda top, y: rows.append(y)
-    tiling.run(shaded, params, SIZE, source, sink, device=torch.device("cpu"), tile=(32, SIZE[1]))
+    Runner(shaded, torch.device("cpu")).run(params, SIZE, source, sink, tile=(32, SIZE[1]))
     torch.testing.assert_close(torch.cat(rows, 2), expected, atol=1e-6, rtol=1e-5)
 
 

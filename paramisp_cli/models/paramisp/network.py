@@ -349,6 +349,11 @@ class PlainParamISP(IspModel):
         self.globalnet = GlobalNet(use_paramnet) if use_global else None
         self.localnet = LocalNet(use_paramnet) if use_local else None
 
+    def facts(self) -> dict[str, str]:
+        """Return the row sum, which a checkpoint's header shows."""
+        row_sum = self.color_matrix_row_sum
+        return {"color_matrix_row_sum": "" if row_sum is None else f"{row_sum:g}"}
+
     def config(self) -> dict[str, object]:
         """Return the constructor's arguments."""
         return {**self._config, "lens_shading": self.lens_shading}

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageCms
 
 import paramisp_cli as paramisp
-from paramisp_cli import cameras, formats, pipeline, weights
+from paramisp_cli import cameras, convert, formats, parameters, weights
 from paramisp_cli.errors import ConfigError, FormatError, InputMissingError, OutputExistsError, WeightsError
 from paramisp_cli.formats import raster
 from paramisp_cli.types import (
@@ -49,7 +49,7 @@ def psnr(a: np.ndarray, b: np.ndarray, peak: float = 255.0) -> float:
 def no_weights(monkeypatch, tmp_path):
     """The choice of a model is tested with weights put there for it, not with those that happen to be installed."""
     monkeypatch.setattr(weights, "places", lambda: [("a test", tmp_path / "no weights")])
-    pipeline._parameters_of.cache_clear()
+    parameters._parameters_of.cache_clear()
 
 
 def picture(pixels=None, camera=KNOWN, **more) -> SrgbImage:
@@ -73,7 +73,7 @@ def like(tmp_path) -> Path:
 def test_optical_precedence(like):
     """Flag › EXIF › --like, each value for itself."""
     own = picture(optical=OpticalParams(iso=200, f_number=8))
-    plan = pipeline.plan_unprocess(own, replace(PARAMETRIC, like=like, iso=1600))
+    plan = parameters.complete(own, replace(PARAMETRIC, like=like, iso=1600))
     assert plan.optical == OpticalParams(1600, 1 / 50, 8, 35)
     expected = {
         "iso": "flag",
@@ -82,7 +82,7 @@ def test_optical_precedence(like):
         "focal_length": "--like like.dng",
     }
     assert {key: plan.origin[key] for key in expected} == expected
-    plan = pipeline.plan_unprocess(own, PARAMETRIC)
+    plan = parameters.complete(own, PARAMETRIC)
     assert plan.optical == OpticalParams(200, None, 8, None)
     assert plan.origin["exposure_time"] == "unknown"
 
@@ -94,12 +94,12 @@ def test_canonical_precedence(like):
     image = picture(as_shot_neutral=note)
 
     flags = replace(PARAMETRIC, like=like, wb=(2, 1, 4), cfa="BGGR")
-    plan = pipeline.plan_unprocess(image, flags)
+    plan = parameters.complete(image, flags)
     np.testing.assert_allclose(plan.canonical.wb_gains, [2, 1, 4])
     assert plan.canonical.cfa == "BGGR"
     assert (plan.origin["wb"], plan.origin["cfa"]) == ("flag", "flag")
 
-    plan = pipeline.plan_unprocess(image, replace(PARAMETRIC, like=like))
+    plan = parameters.complete(image, replace(PARAMETRIC, like=like))
     np.testing.assert_allclose(plan.canonical.as_shot_neutral, [0.4, 1, 0.8], atol=1e-6)
     np.testing.assert_allclose(plan.canonical.color_matrix, MATRIX, atol=1e-4)
     np.testing.assert_array_equal(plan.canonical.black_level, [[100, 101], [102, 103]])
@@ -107,13 +107,13 @@ def test_canonical_precedence(like):
     for key in ("wb", "cfa", "black_level", "white_level", "color_matrix"):
         assert plan.origin[key] == "--like like.dng"
 
-    plan = pipeline.plan_unprocess(image, PARAMETRIC)
+    plan = parameters.complete(image, PARAMETRIC)
     np.testing.assert_allclose(plan.canonical.as_shot_neutral, note)
     assert plan.origin["wb"] == "MakerNote, as shot"
     np.testing.assert_array_equal(plan.canonical.color_matrix, facts.color_matrix)
     assert plan.origin["color_matrix"] == "camera table (Canon EOS 60D)"
 
-    plan = pipeline.plan_unprocess(picture(), PARAMETRIC)
+    plan = parameters.complete(picture(), PARAMETRIC)
     np.testing.assert_array_equal(plan.canonical.as_shot_neutral, facts.daylight_neutral)
     assert plan.origin["wb"] == "camera table (Canon EOS 60D), daylight"
     assert plan.canonical.cfa == facts.cfa
@@ -123,11 +123,11 @@ def test_canonical_precedence(like):
     assert plan.notices == ()
 
     for camera, named in ((Camera("Zenit", "Z9000"), "Zenit Z9000"), (None, "EXIF names no camera")):
-        plan = pipeline.plan_unprocess(picture(camera=camera), PARAMETRIC)
+        plan = parameters.complete(picture(camera=camera), PARAMETRIC)
         np.testing.assert_array_equal(plan.canonical.color_matrix, cameras.GENERIC.color_matrix)
         np.testing.assert_array_equal(plan.canonical.as_shot_neutral, cameras.GENERIC.daylight_neutral)
         assert all("an average camera" in plan.origin[key] for key in ("wb", "color_matrix", "black_level", "cfa"))
-        assert [notice for notice in plan.notices if notice.startswith(named) and "--camera" in notice] == [
+        assert [notice for notice in plan.notices if notice.startswith(named) and "`camera`" in notice] == [
             *plan.notices
         ]
 
@@ -137,38 +137,38 @@ def test_levels_follow_iso():
     facts = next(f for f in cameras.all_cameras() if len({f.levels(iso) for iso in (None, 100, 160, 320, 1250)}) > 1)
     camera = Camera(facts.exif_make, facts.exif_model)
     for iso in (100, 160, 320, 1250):
-        plan = pipeline.plan_unprocess(picture(camera=camera), replace(PARAMETRIC, iso=iso))
+        plan = parameters.complete(picture(camera=camera), replace(PARAMETRIC, iso=iso))
         assert (plan.canonical.black_level[0, 0], plan.canonical.white_level) == facts.levels(iso)
 
 
 def test_camera_precedence(like):
     """--camera › EXIF › --like."""
-    plan = pipeline.plan_unprocess(picture(), replace(PARAMETRIC, camera="nikon d90", like=like))
+    plan = parameters.complete(picture(), replace(PARAMETRIC, camera="nikon d90", like=like))
     assert (plan.camera.model, plan.origin["camera"]) == ("NIKON D90", "--camera")
-    plan = pipeline.plan_unprocess(picture(), replace(PARAMETRIC, like=like))
+    plan = parameters.complete(picture(), replace(PARAMETRIC, like=like))
     assert (plan.camera, plan.origin["camera"]) == (KNOWN, "EXIF")
-    plan = pipeline.plan_unprocess(picture(camera=None), replace(PARAMETRIC, like=like))
+    plan = parameters.complete(picture(camera=None), replace(PARAMETRIC, like=like))
     assert (plan.camera, plan.origin["camera"]) == (Camera("Like", "L1"), "--like like.dng")
-    plan = pipeline.plan_unprocess(picture(camera=None), PARAMETRIC)
+    plan = parameters.complete(picture(camera=None), PARAMETRIC)
     assert (plan.camera, plan.origin["camera"]) == (None, "unknown")
-    plan = pipeline.plan_unprocess(picture(), replace(PARAMETRIC, camera="Own Make / X1"))
+    plan = parameters.complete(picture(), replace(PARAMETRIC, camera="Own Make / X1"))
     assert plan.camera == Camera("Own Make", "X1")
     with pytest.raises(ConfigError, match="did you mean"):
-        pipeline.plan_unprocess(picture(), replace(PARAMETRIC, camera="canon 60d eos"))
+        parameters.complete(picture(), replace(PARAMETRIC, camera="canon 60d eos"))
 
 
 def test_render_precedence(like):
     """A RAW's own values, unless a flag or --like says otherwise; levels are always the file's own."""
     raw = paramisp.unprocess(picture(optical=OpticalParams(iso=100)), PARAMETRIC)
-    plan = pipeline.plan_render(raw, PARAMETRIC)
+    plan = parameters.complete(raw, PARAMETRIC)
     assert plan.canonical == raw.canonical
     assert plan.optical == raw.optical
-    plan = pipeline.plan_render(raw, replace(PARAMETRIC, like=like))
+    plan = parameters.complete(raw, replace(PARAMETRIC, like=like))
     np.testing.assert_allclose(plan.canonical.as_shot_neutral, [0.4, 1, 0.8], atol=1e-6)
     assert plan.canonical.white_level == raw.canonical.white_level
     assert plan.canonical.cfa == raw.canonical.cfa
     assert plan.optical == OpticalParams(100, 1 / 50, 4, 35)
-    plan = pipeline.plan_render(raw, replace(PARAMETRIC, wb=(3, 1, 2), cfa="BGGR", iso=50))
+    plan = parameters.complete(raw, replace(PARAMETRIC, wb=(3, 1, 2), cfa="BGGR", iso=50))
     np.testing.assert_allclose(plan.canonical.wb_gains, [3, 1, 2])
     assert (plan.canonical.cfa, plan.optical.iso) == ("BGGR", 50)
     assert {plan.origin[key] for key in ("wb", "cfa", "iso")} == {"flag"}
@@ -176,31 +176,31 @@ def test_render_precedence(like):
 
 def test_which_model(monkeypatch, tmp_path, no_weights):
     """The camera's checkpoint, else the generic one, else parametric; each fallback said."""
-    assert pipeline.plan_unprocess(picture(), PARAMETRIC).notices == ()
-    plan = pipeline.plan_unprocess(picture())
+    assert parameters.complete(picture(), PARAMETRIC).notices == ()
+    plan = parameters.complete(picture())
     assert (plan.architecture, plan.checkpoint) == ("parametric", None)
     assert plan.notices == ("no trained weights for Canon EOS 60D and no generic ones: used the parametric model",)
     with pytest.raises(WeightsError, match="no paramisp weights for Canon EOS 60D"):
-        pipeline.plan_unprocess(picture(), paramisp.Settings(model="paramisp"))
+        parameters.complete(picture(), paramisp.Settings(model="paramisp"))
 
     generic, own = tmp_path / "generic.unprocess.safetensors", tmp_path / "canon-eos-60d.unprocess.safetensors"
     monkeypatch.setattr(weights, "info", lambda path: {"architecture": "paramisp"})
     monkeypatch.setattr(weights, "find", lambda *a: weights.Found(generic, "generic", "a test"))
-    plan = pipeline.plan_unprocess(picture(optical=OpticalParams(iso=100, f_number=4)))
+    plan = parameters.complete(picture(optical=OpticalParams(iso=100, f_number=4)))
     assert (plan.architecture, plan.checkpoint) == ("paramisp", generic)
     assert plan.notices == (
         "no weights for Canon EOS 60D: used the generic ones",
-        "has no ExposureTime, FocalLength; used 1/125 s, 80 mm (pass --exposure-time, --focal-length or --like RAW)",
+        "has no ExposureTime, FocalLength; used 1/125 s, 80 mm (pass `exposure_time`, `focal_length` or `like` RAW)",
     )
     monkeypatch.setattr(weights, "find", lambda *a: weights.Found(own, "canon-eos-60d", "a test"))
     whole = OpticalParams(100, 1 / 60, 4, 50)
-    assert pipeline.plan_unprocess(picture(optical=whole)).notices == ()
-    with pytest.raises(ConfigError, match="--exposure"):
-        pipeline.plan_unprocess(picture(), paramisp.Settings(exposure=1))
+    assert parameters.complete(picture(optical=whole)).notices == ()
+    with pytest.raises(ConfigError, match="`exposure`"):
+        parameters.complete(picture(), paramisp.Settings(exposure=1))
 
 
 def test_plan_is_json():
-    plan = pipeline.plan_unprocess(picture(), PARAMETRIC)
+    plan = parameters.complete(picture(), PARAMETRIC)
     record = json.loads(json.dumps(plan.describe(), allow_nan=False))
     assert record["camera"] == "Canon EOS 60D"
     assert record["cfa"] == plan.canonical.cfa
@@ -217,29 +217,32 @@ def test_plan_is_json():
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    "values",
     [
-        ({"iso": -1}, "--iso"), ({"exposure_time": float("nan")}, "--exposure-time"), ({"wb": (1, 2, 0)}, "--wb"),
-        ({"cfa": "XYZW"}, "--cfa"), ({"exposure": 11}, "--exposure"), ({"exposure": float("nan")}, "--exposure"),
-        ({"dtype": "fp8"}, "--dtype"), ({"model": "gan"}, "parametric"), ({"bit_depth": 12}, "bit depth"),
+        {"iso": -1}, {"exposure_time": float("nan")}, {"wb": (1, 2, 0)}, {"cfa": "XYZW"}, {"exposure": 11},
+        {"exposure": float("nan")}, {"dtype": "fp8"}, {"model": "gan"}, {"bit_depth": 12},
     ],
 )  # fmt: skip
-def test_settings_refuse(values, said):
-    with pytest.raises(ConfigError, match=said):
+def test_settings_refuse(values):
+    """The error names the setting, as text and as its field."""
+    (name,) = values
+    with pytest.raises(ConfigError, match=f"^`{name}` ?") as caught:
         paramisp.Settings(**values)
+    assert caught.value.field == name
+    assert caught.value.named("x.jpg").field == name
 
 
 def test_check_before_work(like, tmp_path):
-    pipeline.check(paramisp.Settings(), Direction.RENDER)
-    pipeline.check(replace(PARAMETRIC, like=like, camera="Canon EOS 60D", device="cpu"), Direction.UNPROCESS)
+    convert.check(paramisp.Settings(), Direction.RENDER)
+    convert.check(replace(PARAMETRIC, like=like, camera="Canon EOS 60D", device="cpu"), Direction.UNPROCESS)
     with pytest.raises(ConfigError, match="camera table"):
-        pipeline.check(paramisp.Settings(camera="nothing"), Direction.RENDER)
+        convert.check(paramisp.Settings(camera="nothing"), Direction.RENDER)
     with pytest.raises(WeightsError, match="does not exist"):
-        pipeline.check(paramisp.Settings(weights=tmp_path / "no.safetensors"), Direction.RENDER)
+        convert.check(paramisp.Settings(weights=tmp_path / "no.safetensors"), Direction.RENDER)
     with pytest.raises(ConfigError, match="cuda:99"):
-        pipeline.check(paramisp.Settings(device="cuda:99"), Direction.RENDER)
+        convert.check(paramisp.Settings(device="cuda:99"), Direction.RENDER)
     with pytest.raises(InputMissingError):
-        pipeline.check(paramisp.Settings(like=tmp_path / "no.dng"), Direction.RENDER)
+        convert.check(paramisp.Settings(like=tmp_path / "no.dng"), Direction.RENDER)
 
 
 # There and back ------------------------------------------------------------------------------------------------------

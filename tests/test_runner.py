@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -9,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from paramisp_cli import memory, tiling
-from paramisp_cli.errors import ConfigError
+from paramisp_cli import devices, memory, runner, weights
+from paramisp_cli.errors import ConfigError, WeightsError
 from paramisp_cli.models import regions
 from paramisp_cli.models.base import Geometry, IspModel, Params
 from paramisp_cli.models.parametric import Parametric
+from paramisp_cli.models.paramisp import ParamISP
 from paramisp_cli.types import CanonicalParams, Direction, OpticalParams
 
 CPU = torch.device("cpu")
@@ -24,7 +26,7 @@ def params(cfa="GRBG"):
     return Params.of(CanonicalParams(cfa, 0, 1, (0.5, 1, 0.7), MATRIX), OpticalParams())
 
 
-def run(model, x, channels, **options):
+def run(model, x, channels, tile=None, frame=None, **options):
     """The result for a whole tensor, and the rows in the order in which they came."""
     height, width = x.shape[2:]
     out, rows = torch.full((1, channels, height, width), torch.nan), []
@@ -35,7 +37,8 @@ def run(model, x, channels, **options):
         out[:, :, top : top + strip.shape[2]] = strip
         rows.extend(range(top, top + strip.shape[2]))
 
-    tiling.run(model, params(), (height, width), lambda a, b: x[:, :, a:b].clone(), sink, device=CPU, **options)
+    machine = runner.Runner(model, CPU, **options)
+    machine.run(params(), (height, width), lambda a, b: x[:, :, a:b].clone(), sink, tile=tile, frame=frame)
     assert rows == list(range(height))
     return out
 
@@ -61,8 +64,8 @@ def test_strips_are_small():
         asked.append(end - first)
         return x[:, :, :1].expand(1, 1, end - first, 4000)
 
-    tiling.run(Parametric(Direction.RENDER), params(), (3000, 4000), source, lambda *_: None, device=CPU)
-    assert max(asked) * 4000 <= 2 * tiling._STRIP_PIXELS
+    runner.Runner(Parametric(Direction.RENDER), CPU).run(params(), (3000, 4000), source, lambda *_: None)
+    assert max(asked) * 4000 <= 2 * runner._STRIP_PIXELS
     assert len(asked) > 20
 
 
@@ -174,7 +177,7 @@ def test_memory_is_checked_before_work():
     x = torch.zeros(1, 1, 100, 100)
     run(Pooling(Direction.RENDER), x, 1, max_memory=10_000_000)
     with pytest.raises(
-        ConfigError, match=r"pooling needs about 0\.0 GB for these 0\.0 megapixels .*--max-memory.*parametric"
+        ConfigError, match=r"pooling needs about 0\.0 GB for these 0\.0 megapixels .*`max_memory`.*parametric"
     ):
         run(Pooling(Direction.RENDER), x, 1, max_memory=9_999_999)
     run(Parametric(Direction.RENDER), x, 3, max_memory=1)  # tiles need next to nothing
@@ -183,8 +186,8 @@ def test_memory_is_checked_before_work():
 def test_free_memory_is_looked_at(monkeypatch):
     monkeypatch.setattr(memory, "free", lambda: 5)
     with pytest.raises(ConfigError, match="free now"):
-        tiling.choose_plan(Pooling(Direction.RENDER), 10, 10, CPU, None)
-    assert tiling.choose_plan(Pooling(Direction.RENDER), 10, 10, CPU, 1_000_000) == "whole"
+        runner.Runner(Pooling(Direction.RENDER), CPU).choose_plan((10, 10))
+    assert runner.Runner(Pooling(Direction.RENDER), CPU, max_memory=1_000_000).choose_plan((10, 10)) == "whole"
 
 
 def test_lower_precision_runs_in_autocast():
@@ -201,7 +204,7 @@ def test_lower_precision_runs_in_autocast():
 
 
 def test_devices():
-    assert tiling.devices()[0].startswith("cpu: ")
+    assert devices.describe()[0].startswith("cpu: ")
 
 
 def test_threads_of_torch_are_as_before_also_after_a_failure() -> None:
@@ -209,9 +212,8 @@ def test_threads_of_torch_are_as_before_also_after_a_failure() -> None:
     x = torch.rand(1, 1, 64, 64)
     model = Parametric(Direction.RENDER)
     seen = []
-    tiling.run(
-        model, params(), (64, 64), lambda a, b: x[:, :, a:b], lambda top, _: seen.append(top), device=CPU, tile=(2, 64)
-    )
+    machine = runner.Runner(model, CPU)
+    machine.run(params(), (64, 64), lambda a, b: x[:, :, a:b], lambda top, _: seen.append(top), tile=(2, 64))
     assert seen == list(range(0, 64, 2))
     assert torch.get_num_threads() == before
 
@@ -219,7 +221,7 @@ def test_threads_of_torch_are_as_before_also_after_a_failure() -> None:
         raise OSError("full")
 
     with pytest.raises(OSError, match="full"):
-        tiling.run(model, params(), (64, 64), lambda a, b: x[:, :, a:b], full, device=CPU, tile=(2, 64))
+        machine.run(params(), (64, 64), lambda a, b: x[:, :, a:b], full, tile=(2, 64))
     assert torch.get_num_threads() == before
 
 
@@ -227,11 +229,26 @@ def test_threads_of_torch_are_as_before_also_after_a_failure() -> None:
 def test_torch_is_understood_when_memory_is_short():
     """In its own words of today, not in ours of them: a process that may have 3 GB asks for more."""
     code = (
-        "import resource, torch; from paramisp_cli import tiling\n"
+        "import resource, torch; from paramisp_cli import devices\n"
         "resource.setrlimit(resource.RLIMIT_DATA, (3 << 30, 3 << 30))\n"
         "for ask in (lambda: torch.empty(1 << 32), lambda: torch.zeros(1 << 32), lambda: bytearray(1 << 34)):\n"
         "    try:\n        ask()\n        print('had it')\n"
-        "    except (MemoryError, RuntimeError) as error:\n        print(tiling.is_out_of_memory(error))\n"
+        "    except (MemoryError, RuntimeError) as error:\n        print(devices.is_out_of_memory(error))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True"] * 3
+
+
+def test_a_replaced_checkpoint_is_loaded_anew(tmp_path):
+    """A model stays loaded from picture to picture, until its file changes."""
+    path = tmp_path / "generic.render.safetensors"
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        weights.save(ParamISP("render"), path, camera="generic")
+        os.utime(path, ns=(seed, seed))
+        model = runner.load(path, Direction.RENDER, CPU)
+        assert runner.load(path, Direction.RENDER, CPU) is model
+        saved = weights.load(path)
+        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), saved.parameters(), strict=True))
+    with pytest.raises(WeightsError, match="has direction render, unprocess is needed"):
+        runner.load(path, Direction.UNPROCESS, CPU)

@@ -1,0 +1,410 @@
+"""Complete the parameters of a shot, each with its origin, and pick the model of its conversion.
+
+Torch-free: ``inspect`` and ``--dry-run`` need nothing else. In messages, a setting's name stands in backticks
+(`exposure_time`); the command line shows its flag instead.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from paramisp_cli import atomic, cameras, formats, models, weights
+from paramisp_cli.errors import ConfigError, WeightsError
+from paramisp_cli.types import (
+    CFA_PATTERNS,
+    FALLBACK_OPTICAL,
+    Camera,
+    CanonicalParams,
+    Direction,
+    Metadata,
+    Notice,
+    OpticalParams,
+    RawImage,
+    SrgbImage,
+)
+
+MODELS = models.names()
+"""Names of the architectures, best first."""
+
+WEIGHTLESS = models.names(needs_weights=False)
+"""Names of the architectures that need no weights."""
+
+DTYPES = {"auto": "float32", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+"""Value of ``Settings.dtype`` → torch's name of the type."""
+
+_OPTICAL_TEXT = {
+    "iso": ("ISO", "ISO {:g}"),
+    "exposure_time": ("ExposureTime", "{:g} s"),
+    "f_number": ("FNumber", "f/{:g}"),
+    "focal_length": ("FocalLength", "{:g} mm"),
+}
+"""Field of ``OpticalParams`` → its name in EXIF, the form of its value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The user's choices; None means: find out.
+
+    model          one of ``MODELS``; None: the camera's checkpoint, else the generic one, else parametric
+    weights        a checkpoint's file, folder or name, instead of the camera's; paths may be strings
+    device         "auto", "cpu", "cuda", "cuda:1", "mps"
+    dtype          "auto", "fp32", "bf16", "fp16": precision of the convolutions
+    max_memory     bytes the network may use; None: what is free
+    scratch        a folder, not in memory, for a file of the feature maps that the network has no memory for
+    camera         "MAKE/MODEL" or a name of the camera table
+    iso, exposure_time [s], f_number, focal_length [mm]
+    wb             white-balance gains (R, G, B)
+    like           a RAW file of the same camera, for everything that only a RAW knows
+    cfa            "RGGB", "GRBG", "GBRG", "BGGR"
+    exposure       EV of digital gain: render brightens by it, unprocess darkens (and says so in the DNG); None: for
+                   render, what the RAW asks for, and with the parametric model what its camera JPEG shows
+    bit_depth      bits of a rendered channel: 8, 16, or 32 for float32 in [0, 1]; with 32, unprocess returns a float32
+                   mosaic, black 0 and white 1, neither rounded nor clipped to the camera's codes
+    max_pixels     pictures of more pixels are refused before they are decoded; None: ``formats.MAX_PIXELS``
+    isolate        decode RAW files in a process of their own, which a damaged or hostile file may crash
+
+    Raises ConfigError for a value out of range; the error's ``field`` names the setting.
+    """
+
+    model: str | None = None
+    weights: str | Path | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    max_memory: int | None = None
+    scratch: str | Path | None = None
+    camera: str | None = None
+    iso: float | None = None
+    exposure_time: float | None = None
+    f_number: float | None = None
+    focal_length: float | None = None
+    wb: tuple[float, float, float] | None = None
+    like: str | Path | None = None
+    cfa: str | None = None
+    exposure: float | None = None
+    bit_depth: int = 8
+    max_pixels: int | None = None
+    isolate: bool = False
+
+    def __post_init__(self) -> None:
+        for name in _OPTICAL_TEXT:
+            value = getattr(self, name)
+            if value is not None and not (np.isfinite(value) and value > 0):
+                raise ConfigError(f"`{name}` must be a positive number, got {value:g}")
+        for name in ("weights", "scratch", "like"):
+            value = getattr(self, name)
+            if isinstance(value, str | os.PathLike):
+                object.__setattr__(self, name, Path(value))
+            elif value is not None:
+                raise ConfigError(f"`{name}` must be a path, got {type(value).__name__}")
+        if self.scratch_path is not None and not self.scratch_path.is_dir():
+            raise ConfigError(f"`scratch`: not an existing folder: {self.scratch}")
+        if self.wb is not None and not (len(self.wb) == 3 and np.isfinite(self.wb).all() and min(self.wb) > 0):
+            raise ConfigError(f"`wb` takes three positive gains R,G,B, got {','.join(f'{g:g}' for g in self.wb)}")
+        if self.cfa is not None and self.cfa not in CFA_PATTERNS:
+            raise ConfigError(f"`cfa` must be one of {', '.join(CFA_PATTERNS)}, got {self.cfa}")
+        if self.exposure is not None and not abs(self.exposure) <= 10:
+            raise ConfigError(f"`exposure` must lie between -10 and 10 EV, got {self.exposure:g}")
+        if self.dtype not in DTYPES:
+            raise ConfigError(f"`dtype` must be one of {', '.join(DTYPES)}, got {self.dtype}")
+        if self.model is not None and self.model not in MODELS:
+            raise ConfigError(f"`model` {self.model}: there is no such model; there are {', '.join(MODELS)}")
+        if self.bit_depth not in (8, 16, 32):
+            raise ConfigError(f"`bit_depth` must be 8, 16 or 32, got {self.bit_depth}")
+
+    @property
+    def scratch_path(self) -> Path | None:
+        """``scratch`` as a path."""
+        return None if self.scratch is None else Path(self.scratch)
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """The parameters, the model and the checkpoint for one file, each with its origin.
+
+    ``optical`` keeps None for an unknown value. ``checkpoint`` is None for an architecture that needs no weights.
+    ``notices`` are sentences for the user, without the file's name. ``memory_plan`` names the network's use of memory,
+    once the runner has chosen it.
+    """
+
+    direction: Direction
+    camera: Camera | None
+    canonical: CanonicalParams
+    optical: OpticalParams
+    origin: dict[str, str]
+    architecture: str
+    checkpoint: Path | None
+    notices: tuple[str, ...]
+    facts: cameras.CameraFacts = field(repr=False)
+    memory_plan: str | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """Return plain values for ``--json``."""
+        c, o = self.canonical, self.optical
+        used = {"memory_plan": self.memory_plan} if self.memory_plan else {}
+        return used | {
+            "camera": self.camera.name if self.camera else None,
+            "model": self.architecture,
+            "weights": str(self.checkpoint) if self.checkpoint else None,
+            "iso": o.iso,
+            "exposure_time": o.exposure_time,
+            "f_number": o.f_number,
+            "focal_length": o.focal_length,
+            "cfa": c.cfa,
+            "black_level": c.black_level.ravel().tolist(),
+            "white_level": c.white_level,
+            "wb_gains": c.wb_gains.round(6).tolist(),
+            "color_matrix": c.color_matrix.round(6).tolist(),
+            "origin": self.origin,
+            "notices": list(self.notices),
+        }
+
+    def without_network(self, notice: str) -> Conversion:
+        """Return the same conversion by the parametric model, with a notice of why the network is not used."""
+        notices = (*(n for n in self.notices if n != _used_generic(self.camera)), notice)
+        origin = {**self.origin, "model": "not enough memory for the trained weights"}
+        return replace(self, architecture="parametric", checkpoint=None, notices=notices, origin=origin)
+
+
+def read(path: Path, settings: Settings = Settings()) -> SrgbImage | RawImage:
+    """Read an image file within the settings' limit of pixels, RAW files in their own process if the settings say so.
+
+    Raises the errors of ``formats.read``.
+    """
+    return formats.read(path, max_pixels=settings.max_pixels or formats.MAX_PIXELS, isolate=settings.isolate)
+
+
+def check(settings: Settings, direction: Direction) -> None:
+    """Find mistakes in the settings before any file is read; the device apart.
+
+    Raises ConfigError for an unknown camera, WeightsError for ``weights``, and the errors of reading ``like``.
+    """
+    camera, _ = _pick_camera(settings, None, _read_like(settings))
+    if settings.weights is not None:
+        _pick_model(settings, camera, direction, cameras.find(camera))
+
+
+def complete(image: SrgbImage | RawImage, settings: Settings = Settings()) -> Conversion:
+    """Complete the parameters of an image and pick its model; a picture is unprocessed, a RAW rendered.
+
+    Settings come first, then the RAW file of ``like``. Then, for a picture: EXIF or the MakerNote, the camera table, an
+    average camera. For a RAW: the file's own values. Raises ConfigError, MetadataError, WeightsError.
+    """
+    return _of_raw(image, settings) if isinstance(image, RawImage) else _of_picture(image, settings)
+
+
+def _of_picture(image: SrgbImage, settings: Settings) -> Conversion:
+    like = _read_like(settings)
+    origin: dict[str, str] = {}
+    notices = list(image.notes)
+    camera, origin["camera"] = _pick_camera(settings, image.camera, like)
+    optical = _pick_optical(settings, image.optical, like, origin)
+    known = cameras.find(camera)
+    if like is not None:
+        canonical = like.canonical
+        origin |= dict.fromkeys(("cfa", "black_level", "white_level", "color_matrix", "wb"), _name_of_like(like))
+    else:
+        canonical = _canonical_of_table(image, known, optical.iso, origin)
+        if known is None:
+            remedy = "(pass `camera` or `like` RAW)"
+            unknown = f"{camera.name} is not in the camera table" if camera else "EXIF names no camera"
+            notices.append(
+                Notice(f"{unknown}: used average colours {remedy}", f"camera unknown: used average colours {remedy}")
+            )
+    canonical = _with_flags(canonical, settings, origin)
+    return _with_model(Direction.UNPROCESS, camera, canonical, optical, origin, notices, known, settings)
+
+
+def _of_raw(raw: RawImage, settings: Settings) -> Conversion:
+    like = _read_like(settings)
+    origin = dict(raw.origin)
+    camera, origin["camera"] = _pick_camera(settings, raw.camera, like)
+    optical = _pick_optical(settings, raw.optical, like, origin)
+    canonical = raw.canonical
+    if like is not None:
+        matrix, neutral = like.canonical.color_matrix, like.canonical.as_shot_neutral
+        canonical = replace(canonical, color_matrix=matrix, as_shot_neutral=neutral)
+        origin |= dict.fromkeys(("color_matrix", "wb"), _name_of_like(like))
+    canonical = _with_flags(canonical, settings, origin)
+    known = cameras.find(camera)
+    return _with_model(Direction.RENDER, camera, canonical, optical, origin, list(raw.notes), known, settings)
+
+
+# --- where each value comes from --------------------------------------------------------------------------------------
+
+
+def _pick_camera(settings: Settings, own: Camera | None, like: RawImage | None) -> tuple[Camera | None, str]:
+    """Return the camera and its origin. Raises ConfigError for a name that the table does not have."""
+    if settings.camera is not None:
+        facts = cameras.find_by_name(settings.camera)
+        if facts is not None:
+            return Camera(facts.exif_make, facts.exif_model), "--camera"
+        if "/" in settings.camera:
+            make, model = settings.camera.split("/", 1)
+            return Camera(make.strip(), model.strip()), "--camera"
+        close = cameras.close_names(settings.camera)
+        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        raise ConfigError(f"`camera` {settings.camera}: not in the camera table (see `paramisp cameras`){hint}")
+    if own is not None:
+        return own, "EXIF"
+    if like is not None and like.camera is not None:
+        return like.camera, _name_of_like(like)
+    return None, "unknown"
+
+
+def _pick_optical(
+    settings: Settings, own: OpticalParams, like: RawImage | None, origin: dict[str, str]
+) -> OpticalParams:
+    """Return each value from the settings, else EXIF, else ``like``; write its origin."""
+    values: dict[str, float | None] = {}
+    for name in _OPTICAL_TEXT:
+        choices = [(getattr(settings, name), "flag"), (getattr(own, name), "EXIF")]
+        if like is not None:
+            choices.append((getattr(like.optical, name), _name_of_like(like)))
+        values[name], origin[name] = next(((v, o) for v, o in choices if v is not None), (None, "unknown"))
+    return OpticalParams(**values)
+
+
+def _canonical_of_table(
+    image: SrgbImage, known: cameras.CameraFacts | None, iso: float | None, origin: dict[str, str]
+) -> CanonicalParams:
+    """Return the values of the camera table, else of an average camera; the white balance of the MakerNote first."""
+    facts = known or cameras.GENERIC
+    average = "an average camera"
+    source = f"camera table ({known.name})" if known else f"{average} (this one is not in the table)"
+    matrix, neutral = facts.color_matrix, facts.daylight_neutral
+    level, white = facts.levels(iso)
+    origin |= dict.fromkeys(("black_level", "white_level", "color_matrix"), source)
+    origin["cfa"] = source if facts.cfa else "default (table is silent)"
+    origin["wb"] = f"{source}, daylight"
+    if matrix is None:
+        matrix, origin["color_matrix"] = cameras.GENERIC.color_matrix, f"{average} (table is silent)"
+    if image.as_shot_neutral is not None:
+        neutral, origin["wb"] = image.as_shot_neutral, "MakerNote, as shot"
+    elif neutral is None:
+        neutral, origin["wb"] = cameras.GENERIC.daylight_neutral, f"{average}, daylight"
+    assert matrix is not None
+    assert neutral is not None
+    return CanonicalParams(facts.cfa or "RGGB", np.full((2, 2), float(level)), white, neutral, matrix)
+
+
+def _with_flags(canonical: CanonicalParams, settings: Settings, origin: dict[str, str]) -> CanonicalParams:
+    """Return the values with those that the user set; write their origin."""
+    if settings.cfa is not None:
+        canonical, origin["cfa"] = replace(canonical, cfa=settings.cfa), "flag"
+    if settings.wb is not None:
+        canonical, origin["wb"] = replace(canonical, as_shot_neutral=1 / np.array(settings.wb)), "flag"
+    return canonical
+
+
+def _read_like(settings: Settings) -> RawImage | None:
+    if settings.like is None:
+        return None
+    path = Path(settings.like)
+    return _parameters_of(path, atomic.stamp(path), settings.max_pixels, settings.isolate)
+
+
+def _name_of_like(like: RawImage) -> str:
+    return f"--like {like.metadata.source_name}"
+
+
+@lru_cache(maxsize=1)
+def _parameters_of(path: Path, stamp: tuple[int, int], max_pixels: int | None, isolate: bool) -> RawImage:
+    """Read a RAW file without its pixels, once for all files of a batch; its CFA begins where its picture does.
+
+    ``stamp`` makes a replaced file another one.
+    """
+    raw = read(path, Settings(max_pixels=max_pixels, isolate=isolate))
+    if not isinstance(raw, RawImage):
+        raise ConfigError(f"`like` {path}: must be a RAW file, and this is a picture")
+    raw = raw.cropped()
+    return replace(raw, mosaic=raw.mosaic[:2, :2].copy(), crop=None, metadata=Metadata(source_name=path.name))
+
+
+# --- the model --------------------------------------------------------------------------------------------------------
+
+
+def _with_model(
+    direction: Direction,
+    camera: Camera | None,
+    canonical: CanonicalParams,
+    optical: OpticalParams,
+    origin: dict[str, str],
+    notices: list[str],
+    known: cameras.CameraFacts | None,
+    settings: Settings,
+) -> Conversion:
+    """Pick the model, and finish the conversion with its notices."""
+    architecture, checkpoint, origin["model"], more = _pick_model(settings, camera, direction, known)
+    if direction == Direction.UNPROCESS and checkpoint is not None and settings.exposure:
+        raise ConfigError(
+            "`exposure`: a trained model sets it when unprocessing; leave it out or pass `model` parametric"
+        )
+    notices += more + _silent_optics(optical, checkpoint)
+    facts = known or cameras.GENERIC
+    return Conversion(
+        direction, camera, canonical, optical, origin, architecture, checkpoint, tuple(notices), facts
+    )  # fmt: skip
+
+
+def _pick_model(
+    settings: Settings, camera: Camera | None, direction: Direction, facts: cameras.CameraFacts | None
+) -> tuple[str, Path | None, str, list[str]]:
+    """Return the architecture, its checkpoint, their origin, and notices."""
+    if settings.model in WEIGHTLESS and settings.weights is None:
+        return settings.model, None, "--model", []
+    found = weights.find(known_as(camera, facts), direction, settings.model, settings.weights)
+    shown = camera.name if camera else "an unknown camera"
+    if found is None:
+        if settings.model is not None:
+            raise WeightsError(
+                f"no {settings.model} weights for {shown} and no generic ones; pass `weights` or `model` parametric"
+            )
+        notice = Notice(
+            f"no trained weights for {shown} and no generic ones: used the parametric model",
+            "no trained weights for the camera and no generic ones: used the parametric model",
+        )
+        return "parametric", None, "no trained weights found", [notice]
+    notices: list[str] = [_used_generic(camera)] if found.is_generic else []
+    return weights.architecture_of(found.path), found.path, found.how, notices
+
+
+def known_as(camera: Camera | None, facts: cameras.CameraFacts | None) -> list[str]:
+    """List the names under which a camera's weights may be stored, best first: EXIF's, the table's, its aliases."""
+    names = [f"{camera.make} {camera.model}", camera.name] if camera else []
+    if facts is not None:
+        names += [facts.name, *(f"{facts.exif_make} {model}" for model in (facts.exif_model, *facts.aliases))]
+    return names
+
+
+def _used_generic(camera: Camera | None) -> Notice:
+    return Notice(
+        f"no weights for {camera.name if camera else 'an unknown camera'}: used the generic ones",
+        "no weights for the camera: used the generic ones",
+    )
+
+
+def _silent_optics(optical: OpticalParams, checkpoint: Path | None) -> list[str]:
+    """Tell in one notice which settings the file lacks and which values the network gets instead."""
+    if checkpoint is None:
+        return []
+    labels, values, remedies = [], [], []
+    for name, (label, form) in _OPTICAL_TEXT.items():
+        if getattr(optical, name) is None:
+            labels.append(label)
+            value = getattr(FALLBACK_OPTICAL, name)
+            values.append(f"1/{1 / value:.0f} s" if name == "exposure_time" else form.format(value))
+            remedies.append(f"`{name}`")
+    if not labels:
+        return []
+    return [
+        Notice(
+            f"has no {', '.join(labels)}; used {', '.join(values)} (pass {', '.join(remedies)} or `like` RAW)",
+            "some settings are missing in EXIF; used stand-ins (-v shows them; pass `like` RAW, `iso`, …)",
+        )
+    ]

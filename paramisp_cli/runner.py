@@ -1,0 +1,327 @@
+"""Run a model over an image of any size: arrays in, arrays out. Nothing else runs a network over a picture.
+
+A model that pools over the picture runs by one of its memory plans; any other runs tile by tile. The result depends
+neither on the plan nor on the tiles.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from paramisp_cli import atomic, devices, isp, memory, weights
+from paramisp_cli.errors import ConfigError
+from paramisp_cli.models.base import DISK, HOST, WHOLE, IspModel, MakeStore, Params
+from paramisp_cli.models.regions import Sink, Source, Span, reflecting, round_up, spans
+from paramisp_cli.scratch import HostMemory, Scratch
+from paramisp_cli.types import CanonicalParams, Direction, Kind, OpticalParams
+
+_STRIP_PIXELS = 1 << 18
+"""Pixels a strip: a few megabytes of float32, which the allocator keeps; half as many take longer."""
+_STRIP_ROWS = 16
+"""Rows a strip, at least."""
+_TILE_COLUMNS = 128
+"""Columns of a tile, at least, where memory is short."""
+_STRIP_THREADS = min(4, os.cpu_count() or 1)
+"""Strips worked on at a time."""
+
+Frame = tuple[int, int, int, int]
+"""(top, left, height, width): place of an image's corner in the picture that it was cut from, and that picture's size.
+
+Lens shading depends on the place."""
+
+
+class NotEnoughMemoryError(ConfigError):
+    """No memory plan of the network fits. ``need`` is the fact, ``remedy`` a way to run the network all the same."""
+
+    def __init__(self, need: str, remedy: str = "") -> None:
+        super().__init__(f"{need}; pass {remedy and remedy + ', or '}`model` parametric")
+        self.need, self.remedy = need, remedy
+
+
+def load(path: Path, direction: Direction, device: torch.device) -> IspModel:
+    """Load a checkpoint onto a device, once for all pictures of a batch; a replaced file is loaded anew.
+
+    Raises WeightsError, or ConfigError if the checkpoint is for another direction.
+    """
+    return _loaded(path, atomic.stamp(path), direction, device)
+
+
+@lru_cache(maxsize=16)
+def _loaded(path: Path, stamp: tuple[int, int], direction: Direction, device: torch.device) -> IspModel:
+    model = weights.load_model(path, direction).to(device)
+    if model.direction != direction:
+        raise ConfigError(f"{path} is for {model.direction}, not for {direction}")
+    return model
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """A model on a device, and the memory that it may use.
+
+    dtype         of convolutions
+    max_memory    bytes that the model may use (None: free memory)
+    scratch       folder for the file of the memory plan ``DISK`` (None: without that plan)
+    memory_plan   plan of a model that pools over the picture (None: the fastest that fits). Where memory runs out all
+                  the same, the next plan is taken, and the sink may get rows again.
+    """
+
+    model: IspModel
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+    max_memory: int | None = None
+    scratch: Path | None = None
+    memory_plan: str | None = None
+
+    def unprocess(
+        self,
+        pixels: np.ndarray,
+        canonical: CanonicalParams,
+        optical: OpticalParams,
+        *,
+        size: tuple[int, int] | None = None,
+        dtype: type[np.generic] = np.uint16,
+        frame: Frame | None = None,
+    ) -> tuple[np.ndarray, str]:
+        """Run the model over an sRGB picture → its mosaic, and the memory plan used.
+
+        pixels    (H, W, 3) uint8, uint16 or float32 in [0, 1]
+        size      (height, width) of the mosaic, even; the picture is padded to it by reflection (None: even sides)
+        dtype     uint16: raw units, rounded and clipped to [0, white level]; float32: linear in [0, 1]
+        """
+        height, width = pixels.shape[:2]
+        rows, columns = size or (height + height % 2, width + width % 2)
+        scale = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}.get(pixels.dtype, 1.0)
+        black = torch.tensor(canonical.black_level, dtype=torch.float32, device=self.device)
+        mosaic = np.empty((rows, columns), dtype)
+        reflected = isp.reflect_index(height, 0, rows - height).numpy()
+
+        def source(first: int, end: int) -> Tensor:
+            strip = pixels[first:end] if end <= height else pixels[reflected[first:end]]
+            planes = devices.codes_on(self.device, strip).permute(2, 0, 1)[None].contiguous().div_(scale)
+            return isp.reflect_pad(planes, 0, columns - width, 0, 0)
+
+        def sink(top: int, strip: Tensor) -> None:
+            levels = isp.quantise(strip, black, canonical.white_level) if dtype == np.uint16 else strip.clamp(0, 1)
+            mosaic[top : top + strip.shape[2]] = devices.codes_from(levels[0, 0], mosaic.dtype)
+
+        params = self.model.params_of(canonical, optical)
+        return mosaic, self.run(params, (rows, columns), source, sink, frame=frame)
+
+    def render(
+        self,
+        mosaic: np.ndarray,
+        canonical: CanonicalParams,
+        optical: OpticalParams,
+        *,
+        gain: float = 1.0,
+        dtype: type[np.generic] = np.uint8,
+        frame: Frame | None = None,
+    ) -> tuple[np.ndarray, str]:
+        """Run the model over a mosaic → (H, W, 3) sRGB pixels, and the memory plan used.
+
+        mosaic    (H, W), even: uint16 in raw units, or float32, linear, black 0, white 1
+        gain      factor of the linear values
+        dtype     uint8 or uint16: full scale 255 or 65535; float32: in [0, 1]
+        """
+        black = torch.tensor(canonical.black_level, dtype=torch.float32, device=self.device)
+        top_code = {np.uint8: 255, np.uint16: 65535}.get(dtype)
+        pixels = np.empty((*mosaic.shape, 3), dtype)
+
+        def source(first: int, end: int) -> Tensor:
+            strip = devices.codes_on(self.device, mosaic[first:end])[None, None]
+            linear = strip if mosaic.dtype == np.float32 else isp.normalise(strip, black, canonical.white_level)
+            return linear if gain == 1 else linear * gain
+
+        def sink(top: int, strip: Tensor) -> None:
+            shown = strip.clamp_(0, 1)[0]
+            codes = shown if top_code is None else shown.mul_(top_code).round_()
+            pixels[top : top + strip.shape[2]] = devices.codes_from(codes, pixels.dtype).transpose(1, 2, 0)
+
+        height, width = mosaic.shape
+        params = self.model.params_of(canonical, optical)
+        return pixels, self.run(params, (height, width), source, sink, frame=frame)
+
+    def run(
+        self,
+        params: Params,
+        size: tuple[int, int],
+        source: Source,
+        sink: Sink,
+        *,
+        frame: Frame | None = None,
+        tile: tuple[int, int] | None = None,
+    ) -> str:
+        """Run the model from rows to rows over an image of ``size`` (height, width), both even → the memory plan used.
+
+        source, sink  give the input's rows, from any device; take the output's, on ``device``
+        tile          height and width of the tiles of a model that does not pool (None: chosen), rounded up to the
+                      geometry's multiple
+
+        Raises ConfigError if the memory does not suffice.
+        """
+        device = self.device
+        plan = self.memory_plan or self.choose_plan(size)
+        model, params = self.model.to(device).eval(), params.to(device)
+        if model.lens_shading is not None:
+            where = frame or (0, 0, *size)
+            source, sink = _shaded(source, sink, model.lens_shading, params.cfa, where, size[1], model.direction)
+        if not model.geometry.pooled:
+            self._run_in_tiles(params, size, source, sink, tile or self._tile(size))
+            return plan
+        names, usable = model.plans(device), self._usable(size)
+        left = [plan, *(name for name in names[names.index(plan) + 1 :] if name in usable)]
+        while True:
+            try:
+                with torch.inference_mode():
+                    model.stream(
+                        source, sink, size, params, dtype=self.dtype, plan=left[0], store=self._store_for(left[0])
+                    )
+            except (MemoryError, RuntimeError) as error:
+                if len(left) == 1 or not devices.is_out_of_memory(error):
+                    raise
+            else:
+                return left[0]
+            left = left[1:]
+            devices.release(device)
+
+    # --- memory plans -------------------------------------------------------------------------------------------------
+
+    def choose_plan(self, size: tuple[int, int]) -> str:
+        """Choose the fastest of the model's memory plans that fits the memory. Raises NotEnoughMemoryError."""
+        model, device = self.model, self.device
+        if not model.geometry.pooled:
+            return WHOLE  # tiles need next to nothing
+        have = devices.free(device, self.max_memory)
+        needs = {plan: model.peak_bytes(*size, plan) for plan in self._usable(size)}
+        for plan, need in needs.items():
+            if need <= have:
+                return plan
+        remedy = ""
+        if self.scratch is None and DISK in model.plans(device) and model.peak_bytes(*size, DISK) <= have:
+            remedy = f"`scratch` DIR, a folder on a disk with {model.store_bytes(*size) / 1e9:.1f} GB free"
+        elif device.type != "cpu":
+            remedy = "`device` cpu"
+        raise NotEnoughMemoryError(
+            f"{model.name} needs about {min(needs.values()) / 1e9:.1f} GB for these {size[0] * size[1] / 1e6:.1f} "
+            f"megapixels and has {have / 1e9:.1f} GB ({'`max_memory`' if self.max_memory else 'free now'})",
+            remedy,
+        )
+
+    def _usable(self, size: tuple[int, int]) -> list[str]:
+        """Return the model's plans without those whose store has no place: a folder, or enough memory of the host."""
+        plans = self.model.plans(self.device)
+        lacking = {DISK} if self.scratch is None else set()
+        if HOST in plans and self.model.store_bytes(*size) > memory.free():
+            lacking.add(HOST)
+        return [plan for plan in plans if plan not in lacking]
+
+    def _store_for(self, plan: str) -> MakeStore | None:
+        """Return how to make the store of a plan."""
+        if plan == HOST:
+            return HostMemory
+        return partial(Scratch, folder=self.scratch) if plan == DISK and self.scratch is not None else None
+
+    # --- tiles --------------------------------------------------------------------------------------------------------
+
+    def _tile(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Choose the height and width of tiles: whole rows, and narrower where memory does not suffice."""
+        model, limit = self.model, devices.free(self.device, self.max_memory)
+        multiple, halo = model.geometry.multiple, model.geometry.halo
+        rows = max(_STRIP_PIXELS // size[1] // multiple * multiple, _STRIP_ROWS, 4 * halo)
+        columns = size[1]
+        while columns > _TILE_COLUMNS:
+            if _STRIP_THREADS * model.peak_bytes(rows + 2 * halo, columns + 2 * halo) <= limit:
+                break
+            columns = round_up(-(-columns // 2), multiple)
+        return rows, columns
+
+    def _run_in_tiles(
+        self, params: Params, size: tuple[int, int], source: Source, sink: Sink, tile: tuple[int, int]
+    ) -> None:
+        """Run a model that sees no further than its halo, tile by tile.
+
+        Tiles lie at multiples of the geometry's multiple, in the image padded as ``IspModel.forward`` pads it.
+        """
+        model, device, geometry = self.model, self.device, self.model.geometry
+        lower = self.dtype != torch.float32
+        given = reflecting(source, size, (geometry.padded(size[0]), geometry.padded(size[1])))
+        down, across = (
+            spans(side, length, geometry.multiple, geometry.halo, geometry.smallest)
+            for side, length in zip(size, tile, strict=True)
+        )
+
+        def strip(rows: Span) -> Tensor:
+            inside = slice(rows.begin - rows.first, rows.end - rows.first)
+            with torch.inference_mode(), torch.autocast(device.type, self.dtype, enabled=lower):
+                x = given(rows.first, rows.last).to(device)
+                tiles = [
+                    model(x[..., columns.first : columns.last], params)[
+                        :, :, inside, columns.begin - columns.first : columns.end - columns.first
+                    ].float()
+                    for columns in across
+                ]
+            return tiles[0] if len(tiles) == 1 else torch.cat(tiles, 3)
+
+        with torch.inference_mode():
+            if device.type == "cpu" and len(down) > 1:
+                _run_in_threads(strip, down, sink)
+            else:
+                for rows in down:
+                    sink(rows.begin, strip(rows))
+
+
+def _shaded(
+    source: Source,
+    sink: Sink,
+    shading: Sequence[Sequence[float]],
+    cfa: str,
+    frame: Frame,
+    width: int,
+    direction: Direction,
+) -> tuple[Source, Sink]:
+    """Return source and sink that take lens shading out of the RAW going in and put it into the RAW coming out."""
+
+    def gain(first: int, end: int) -> Tensor:
+        return isp.shading_gain(shading, cfa, (first, end), frame, width)
+
+    def shaded(top: int, rows: Tensor) -> None:
+        sink(top, rows / gain(top, top + rows.shape[2]).to(rows.device))
+
+    def flat(first: int, end: int) -> Tensor:
+        rows = source(first, end)
+        return rows * gain(first, end).to(rows.device)
+
+    return flat if direction.input == Kind.RAW else source, shaded if direction.output == Kind.RAW else sink
+
+
+def _run_in_threads(strip: Callable[[Span], Tensor], down: Sequence[Span], sink: Sink) -> None:
+    """Send ``strip`` of each span to the sink in order; a few at a time, one thread a strip.
+
+    Torch's own way, threads inside every small operation, makes them wait for each other hundreds of times a picture:
+    on cores that another program uses too, that costs many times the work itself.
+    """
+    memory.keep_freed()
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    ahead: deque[tuple[int, Future[Tensor]]] = deque()
+    try:
+        with ThreadPoolExecutor(_STRIP_THREADS) as pool:
+            for span in down:
+                ahead.append((span.begin, pool.submit(strip, span)))
+                if len(ahead) > _STRIP_THREADS:
+                    first, done = ahead.popleft()
+                    sink(first, done.result())
+            for first, done in ahead:
+                sink(first, done.result())
+    finally:
+        torch.set_num_threads(before)
