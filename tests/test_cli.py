@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -480,3 +481,36 @@ def test_a_fault_of_ours_is_one_line(paramisp, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["paramisp", "cameras"])
     with pytest.raises(ZeroDivisionError):
         app.main()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_the_next_command_is_hinted_on_a_terminal_only(photos):
+    """stderr is a terminal here, stdout a pipe; the hint is a command that works."""
+
+    def run(*words, terminal=True):
+        ours, theirs = pty.openpty() if terminal else os.pipe()
+        command = [sys.executable, "-m", "paramisp_cli", *map(str, words)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, text=True, check=True)
+        os.close(theirs)
+        chunks = []
+        while True:
+            try:
+                chunk = os.read(ours, 65536)
+            except OSError:  # Linux: the other end of the pseudo-terminal is closed
+                chunk = b""
+            if not chunk:
+                break
+            chunks.append(chunk)
+        os.close(ours)
+        text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", b"".join(chunks).decode())  # the progress display's
+        hints = [line for line in text.replace("\r", "\n").splitlines() if line.startswith("next: ")]
+        return done.stdout.splitlines(), hints
+
+    photo = photos / "a.jpg"
+    out, hints = run("unprocess", photo, "--model", "parametric")
+    assert out == [str(photos / "a.dng")]
+    assert hints == [f"next: paramisp render {photos / 'a.dng'} -o {photos / 'a-again.jpg'}"]
+    out, hints = run(*shlex.split(hints[0])[2:], "--model", "parametric")
+    assert out == [str(photos / "a-again.jpg")]
+    assert run("inspect", photo)[1] == [f"next: paramisp unprocess {photo}"]
+    assert run("inspect", photo, terminal=False)[1] == run("inspect", "--json", photo)[1] == []

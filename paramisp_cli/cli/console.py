@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -55,6 +56,12 @@ def say(text: str) -> None:
     if sys.stderr is not None:  # None if it was closed from the start: print would then use stdout
         with suppress(OSError):
             print(escaped(text), file=sys.stderr, flush=True)
+
+
+def hint(*words: object) -> None:
+    """Suggest the next command on a terminal; scripts and logs get none."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        say(f"next: {shlex.join(map(str, words))}")
 
 
 def result(text: str) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from paramisp_cli.cli.console import fail, fail_usage, in_flags, interruptible, say, with_flags, worded
+from paramisp_cli.cli.console import fail, fail_usage, hint, in_flags, interruptible, say, with_flags, worded
 from paramisp_cli.cli.options import (
     OUTPUT,
     BatchOptions,
@@ -225,6 +225,8 @@ class _Report:
                 say(f"interrupted: {tally.done} done, {self.total - tally.count} left; go on with --on-exists skip")
                 return 130
         self._show_notices()
+        if tally.done and not batch.quiet and not batch.json_lines:
+            self._hint(direction, jobs)
         if not self.single and not batch.quiet:
             verb = "planned" if batch.dry_run else "done"
             left = f", {self.total - tally.count} not tried" if tally.count < self.total else ""
@@ -261,6 +263,16 @@ class _Report:
             progress.say(f"{outcome.target}: exists already, skipped")
         if progress.bar is None and count:
             progress.say(f"{count}{name}: {outcome.status} ({outcome.seconds:.1f} s)")
+
+    def _hint(self, direction: Direction, jobs: Any) -> None:
+        """Suggest the next command for the first file."""
+        target = next((job.target for job in jobs if job.target is not None and job.target.exists()), None)
+        if self.batch.dry_run or target is None:
+            return
+        if direction == "unprocess":
+            hint("paramisp", "render", target, "-o", target.with_name(f"{target.stem}-again.jpg"))
+        elif target.suffix.lower() in (".jpg", ".jpeg"):
+            hint("paramisp", "render", jobs[0].source, "-o", target.with_suffix(".tif"))  # 16 bits a channel
 
     def _show_notices(self) -> None:
         """Print each notice of a batch once, with the number of files it concerns."""

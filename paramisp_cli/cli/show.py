@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from paramisp_cli import __version__
-from paramisp_cli.cli.console import in_flags, result, say, with_flags, worded
+from paramisp_cli.cli.console import hint, in_flags, result, say, with_flags, worded
 from paramisp_cli.cli.options import (
     Camera,
     Command,
@@ -75,6 +75,8 @@ def inspect(
             code = error.exit_code if len(files) == 1 else 1
             continue
         _show(path, image, conversion, json_lines)
+    if not code and not json_lines:
+        hint("paramisp", conversion.direction, path)
     raise typer.Exit(code)
 
 

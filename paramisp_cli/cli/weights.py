@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from paramisp_cli.cli.console import or_fail, result, say, worded
+from paramisp_cli.cli.console import hint, or_fail, result, say, worded
 from paramisp_cli.cli.options import Command, Group, Json, complete_weights
 from paramisp_cli.errors import ParamispError
 
@@ -110,7 +110,9 @@ def weights_import(
     """Convert a published checkpoint to safetensors. No code in the file is run."""
     from paramisp_cli import weights as store
 
-    for path in or_fail(
+    paths = or_fail(
         lambda: store.import_checkpoint(file, output, camera=camera, direction=direction, color_matrix_row_sum=row_sum)
-    ):
+    )
+    for path in paths:
         result(str(path))
+    hint("paramisp", "weights", "verify", *paths)
