@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -144,18 +145,28 @@ def affordable(conversion: Conversion, settings: Settings, size: tuple[int, int]
         return conversion.without_network(f"{error.need}: used the parametric model{hint}")
 
 
-def run(image: SrgbImage | RawImage, conversion: Conversion, settings: Settings) -> SrgbImage | RawImage:
-    """Convert an image by a completed conversion: a picture to a RAW, a RAW to a picture."""
-    return (
-        _render(image, conversion, settings) if isinstance(image, RawImage) else _unprocess(image, conversion, settings)
-    )
+def run(
+    image: SrgbImage | RawImage,
+    conversion: Conversion,
+    settings: Settings,
+    progress: Callable[[float], None] | None = None,
+) -> SrgbImage | RawImage:
+    """Convert an image by a completed conversion: a picture to a RAW, a RAW to a picture.
+
+    ``progress`` is told the share of the pixel work that is done, 0 to 1, from any thread.
+    """
+    if isinstance(image, RawImage):
+        return _render(image, conversion, settings, progress)
+    return _unprocess(image, conversion, settings, progress)
 
 
-def _unprocess(image: SrgbImage, conversion: Conversion, settings: Settings) -> RawImage:
+def _unprocess(
+    image: SrgbImage, conversion: Conversion, settings: Settings, progress: Callable[[float], None] | None
+) -> RawImage:
     height, width = image.size
     size = max(height + height % 2, SMALLEST_MOSAIC), max(width + width % 2, SMALLEST_MOSAIC)
     exposure = settings.exposure or 0.0
-    runner = _runner(conversion, settings, exposure)
+    runner = _runner(conversion, settings, exposure, progress)
     mosaic, plan = runner.unprocess(
         image.pixels,
         conversion.canonical,
@@ -181,13 +192,15 @@ def _unprocess(image: SrgbImage, conversion: Conversion, settings: Settings) -> 
     return replace(raw, tone_curve=np.array(curve) if curve else look.fitted_curve(image.pixels, raw))
 
 
-def _render(raw: RawImage, conversion: Conversion, settings: Settings) -> SrgbImage:
+def _render(
+    raw: RawImage, conversion: Conversion, settings: Settings, progress: Callable[[float], None] | None
+) -> SrgbImage:
     canonical, optical, camera = conversion.canonical, conversion.optical, conversion.camera
     raw = replace(raw, canonical=canonical, optical=optical, camera=camera).cropped()
     crop = raw.crop
     assert crop is not None
     exposure, notices = _render_exposure(raw, conversion, settings)
-    pixels, plan = _runner(conversion, settings, exposure).render(
+    pixels, plan = _runner(conversion, settings, exposure, progress).render(
         raw.mosaic,
         raw.canonical,
         optical,
@@ -213,7 +226,12 @@ def _render(raw: RawImage, conversion: Conversion, settings: Settings) -> SrgbIm
     )
 
 
-def _runner(conversion: Conversion, settings: Settings, exposure: float = 0.0) -> Runner:
+def _runner(
+    conversion: Conversion,
+    settings: Settings,
+    exposure: float = 0.0,
+    progress: Callable[[float], None] | None = None,
+) -> Runner:
     """Build the model of a conversion on its device."""
     import torch
 
@@ -227,8 +245,8 @@ def _runner(conversion: Conversion, settings: Settings, exposure: float = 0.0) -
         model = runner.load(conversion.checkpoint, conversion.direction, device)
     dtype = getattr(torch, DTYPES[settings.dtype])
     return runner.Runner(
-        model, device, dtype, settings.max_memory, settings.scratch_path, conversion.memory_plan
-    )  # fmt: skip
+        model, device, dtype, settings.max_memory, settings.scratch_path, conversion.memory_plan, progress
+    )
 
 
 def _stepped_down(conversion: Conversion, used: str) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from torch import Tensor
 from paramisp_cli import atomic, devices, isp, memory, weights
 from paramisp_cli.errors import ConfigError
 from paramisp_cli.models.base import DISK, HOST, WHOLE, IspModel, MakeStore, Params
-from paramisp_cli.models.regions import Sink, Source, Span, reflecting, round_up, spans
+from paramisp_cli.models.regions import Progress, Sink, Source, Span, reflecting, round_up, spans
 from paramisp_cli.scratch import HostMemory, Scratch
 from paramisp_cli.types import CanonicalParams, Direction, Kind, OpticalParams
 
@@ -73,6 +73,7 @@ class Runner:
     scratch       folder for the file of the memory plan ``DISK`` (None: without that plan)
     memory_plan   plan of a model that pools over the picture (None: the fastest that fits). Where memory runs out all
                   the same, the next plan is taken, and the sink may get rows again.
+    progress      is told the share of the work that is done, 0 to 1, from any thread
     """
 
     model: IspModel
@@ -81,6 +82,7 @@ class Runner:
     max_memory: int | None = None
     scratch: Path | None = None
     memory_plan: str | None = None
+    progress: Progress | None = None
 
     def unprocess(
         self,
@@ -176,7 +178,7 @@ class Runner:
             where = frame or (0, 0, *size)
             source, sink = _shaded(source, sink, model.lens_shading, params.cfa, where, size[1], model.direction)
         if not model.geometry.pooled:
-            self._run_in_tiles(params, size, source, sink, tile or self._tile(size))
+            self._run_in_tiles(params, size, source, self._counted(sink, size[0]), tile or self._tile(size))
             return plan
         names, usable = model.plans(device), self._usable(size)
         left = [plan, *(name for name in names[names.index(plan) + 1 :] if name in usable)]
@@ -184,8 +186,9 @@ class Runner:
             try:
                 with torch.inference_mode():
                     model.stream(
-                        source, sink, size, params, dtype=self.dtype, plan=left[0], store=self._store_for(left[0])
-                    )
+                        source, sink, size, params,
+                        dtype=self.dtype, plan=left[0], store=self._store_for(left[0]), progress=self.progress,
+                    )  # fmt: skip
             except (MemoryError, RuntimeError) as error:
                 if len(left) == 1 or not devices.is_out_of_memory(error):
                     raise
@@ -193,6 +196,18 @@ class Runner:
                 return left[0]
             left = left[1:]
             devices.release(device)
+
+    def _counted(self, sink: Sink, height: int) -> Sink:
+        """Return a sink that reports the rows that it took; they come top to bottom."""
+        progress = self.progress
+        if progress is None:
+            return sink
+
+        def counted(top: int, rows: Tensor) -> None:
+            sink(top, rows)
+            progress((top + rows.shape[2]) / height)
+
+        return counted
 
     # --- memory plans -------------------------------------------------------------------------------------------------
 

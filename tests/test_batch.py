@@ -201,7 +201,7 @@ def test_several_devices_work_at_once(folder, make_jpeg, monkeypatch):
     jobs = [Job(source, source.with_suffix(".dng")) for source in sources]
     real, used, both = convert.run, [], threading.Barrier(2, timeout=60)
 
-    def shared(image, conversion, settings):
+    def shared(image, conversion, settings, *_):
         used.append(settings.device)
         if len(used) > 1:  # the first one shows which devices there are
             both.wait()

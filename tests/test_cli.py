@@ -109,7 +109,7 @@ def test_shards(paramisp, photos, tmp_path):
 def test_an_output_that_another_worker_made_meanwhile_is_skipped(paramisp, photos, tmp_path, monkeypatch):
     real = convert.run
 
-    def run(image, plan, settings):
+    def run(image, plan, settings, *_):
         (photos / "a.dng").write_bytes(b"the other worker's")
         return real(image, plan, settings)
 

@@ -111,14 +111,16 @@ def run(
     policy: Policy = Policy(),
     *,
     started: Callable[[Job], None] = lambda job: None,
+    progress: Callable[[float], None] = lambda share: None,
 ) -> Iterator[Outcome]:
     """Yield the outcome of every job, in order; failures are outcomes, only an interrupt is an exception.
 
     Files are read and written beside the one being converted, just enough to keep a device busy: memory does not grow
     with the number of files. A network on a CPU needs all cores, so nothing runs beside it. With several GPUs, each
-    works on a file.
+    works on a file. ``progress`` is told the share of the current file's pixel work that is done, 0 to 1, from any
+    thread; with several GPUs it is told nothing.
     """
-    work = _Work(direction, settings, options, policy)
+    work = _Work(direction, settings, options, policy, progress)
     try:
         with memory.kept():
             yield from _overlapped(jobs, work, started)
@@ -201,8 +203,15 @@ class _Step:
 class _Work:
     """The three stages of a job. Each takes a step and returns it; an error ends in ``step.done``, not in a raise."""
 
-    def __init__(self, direction: Direction, settings: Settings, options: WriteOptions, policy: Policy) -> None:
-        self.direction, self.options, self.policy = direction, options, policy
+    def __init__(
+        self,
+        direction: Direction,
+        settings: Settings,
+        options: WriteOptions,
+        policy: Policy,
+        progress: Callable[[float], None],
+    ) -> None:
+        self.direction, self.options, self.policy, self.progress = direction, options, policy, progress
         self.settings = settings
         self.devices: list[str] = []
         """Devices that work at the same time; the first file determines them."""
@@ -323,7 +332,8 @@ class _Work:
         # Create the folder first: it may fail, and the conversion takes long.
         with _created(step.job.target.parent) as step.folders, _naming(step.job.source, self.settings):
             self.folders += step.folders
-            step.result = convert.run(image, step.conversion, settings)
+            progress = self.progress if len(self.devices) == 1 else None
+            step.result = convert.run(image, step.conversion, settings, progress)
         step.image = None
 
     def _write(self, step: _Step) -> Outcome | None:

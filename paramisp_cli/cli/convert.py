@@ -213,7 +213,9 @@ class _Report:
         with Progress(self.total, quiet=batch.quiet) as progress:
             try:
                 with interruptible() as check:
-                    for outcome in run.run(jobs, direction, settings, options, policy, started=progress.started):
+                    for outcome in run.run(
+                        jobs, direction, settings, options, policy, started=progress.started, progress=progress.share
+                    ):
                         tally.add(outcome)
                         progress.finished()
                         self._show(outcome, progress, "" if self.single else f"[{tally.count}/{self.total}] ")

@@ -1,4 +1,4 @@
-"""A progress display on a terminal: a bar with file name and time left for many files, a clock for a single one."""
+"""A progress display on a terminal: a bar with the file's name and the time left."""
 
 from __future__ import annotations
 
@@ -13,24 +13,14 @@ class Progress:
 
     def __init__(self, total: int, *, quiet: bool) -> None:
         self.bar: Any = None
+        self.files = 0
         if total and not quiet and sys.stderr is not None and sys.stderr.isatty():
-            from rich.progress import (
-                BarColumn,
-                MofNCompleteColumn,
-                ProgressColumn,
-                SpinnerColumn,
-                TextColumn,
-                TimeElapsedColumn,
-                TimeRemainingColumn,
-            )
+            from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
 
             name: ProgressColumn = TextColumn("{task.description}", markup=False)
-            columns = (
-                (name, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-                if total > 1
-                else (SpinnerColumn(), name, TimeElapsedColumn())
-            )
+            done = (MofNCompleteColumn(),) if total > 1 else ()
+            columns = (name, BarColumn(), *done, TimeRemainingColumn(elapsed_when_finished=True))
             self.bar = Bar(*columns, console=terminal(), transient=True, redirect_stdout=False, redirect_stderr=False)
             self.task = self.bar.add_task("", total=total)
 
@@ -52,10 +42,16 @@ class Progress:
         if self.bar:
             self.bar.update(self.task, description=escaped(job.source.name))
 
+    def share(self, share: float) -> None:
+        """Show the share of the current file's work that is done, 0 to 1."""
+        if self.bar:
+            self.bar.update(self.task, completed=self.files + min(share, 0.99))
+
     def finished(self) -> None:
         """Count a file."""
+        self.files += 1
         if self.bar:
-            self.bar.advance(self.task)
+            self.bar.update(self.task, completed=self.files)
 
     def result(self, text: str) -> None:
         """Print a line on stdout; above the bar where stdout is the same terminal."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from paramisp_cli import isp
 from paramisp_cli.errors import ConfigError
-from paramisp_cli.models.regions import Sink, Source, round_up
+from paramisp_cli.models.regions import Progress, Sink, Source, round_up
 from paramisp_cli.types import CFA_PATTERNS, FALLBACK_OPTICAL, CanonicalParams, Direction, OpticalParams
 
 
@@ -270,12 +270,13 @@ class IspModel(nn.Module):
         dtype: torch.dtype = torch.float32,
         plan: str = WHOLE,
         store: MakeStore | None = None,
+        progress: Progress | None = None,
     ) -> None:
         """Run the model from rows to rows, on the device of ``params``, as ``forward`` does for an image of ``size``.
 
         ``sink`` gets every row once, top to bottom, on that device; ``source`` may be asked for rows more than once.
         ``dtype`` is that of the convolutions; the result depends on ``plan`` by no more than rounding. ``store`` makes
-        the store that the plans ``DISK`` and ``HOST`` need.
+        the store that the plans ``DISK`` and ``HOST`` need. ``progress`` is told the share of the work that is done.
         """
         device = params.iso.device
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):

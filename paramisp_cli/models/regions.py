@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Lock
 from typing import NamedTuple, Protocol, TypeVar
 
 import torch
@@ -35,6 +36,9 @@ Source = Callable[[int, int], Tensor]
 """(first row, end row) → (1, C, rows, W) float32, on the CPU or on the device that computes."""
 Sink = Callable[[int, Tensor], None]
 """(first row, (1, C, rows, W)) → nothing: takes the rows."""
+
+Progress = Callable[[float], None]
+"""Takes the share of the work that is done, 0 to 1; called from any thread, by one at a time."""
 
 _Result = TypeVar("_Result")
 
@@ -203,11 +207,14 @@ class Workers:
     """Threads that take a region each while torch's operations are single-threaded; none on one core or a device.
 
     Torch's own way, all threads on one operation, makes them wait for each other thousands of times a picture.
+    ``progress`` takes the share of the work that is done, 0 to 1, where ``total`` is that work in pixels of all stages.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, progress: Progress | None = None, total: float = 1) -> None:
         self.count = torch.get_num_threads() if device.type == "cpu" else 1
         self.pool: ThreadPoolExecutor | None = None
+        self.progress, self.total, self.done = progress, total, 0
+        self.counting = Lock()
 
     def __enter__(self) -> Workers:
         if self.count > 1:
@@ -236,11 +243,20 @@ class Workers:
     def each(self, regions: Sequence[Region], stage: Callable[..., _Result], *arguments: object) -> list[_Result]:
         """Return ``stage(*arguments, region)`` of all regions, in their order."""
         if self.pool is None or len(regions) == 1:
-            return [stage(*arguments, region) for region in regions]
+            return [self._one(stage, arguments, region) for region in regions]
         inference = torch.is_inference_mode_enabled()  # a mode belongs to a thread
 
         def work(region: Region) -> _Result:
             with torch.inference_mode(inference), torch.no_grad():
-                return stage(*arguments, region)
+                return self._one(stage, arguments, region)
 
         return list(self.pool.map(work, regions))
+
+    def _one(self, stage: Callable[..., _Result], arguments: tuple[object, ...], region: Region) -> _Result:
+        """Run a stage on a region, and count it."""
+        result = stage(*arguments, region)
+        if self.progress is not None:
+            with self.counting:
+                self.done += (region.bottom - region.top) * region.width
+                self.progress(min(self.done / self.total, 1.0))
+        return result

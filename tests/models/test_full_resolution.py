@@ -172,3 +172,19 @@ def test_threads_have_equal_shares(threads):
         for region in shares:
             ends[ends.index(min(ends))] += (region.bottom - region.top) * region.width
         assert height * width / threads / max(ends) > 0.95
+
+
+@pytest.mark.parametrize("direction", list(Direction))
+@pytest.mark.parametrize("entry", REGISTRY, ids=lambda entry: entry.name)
+def test_progress_rises_to_one(entry, direction, tmp_path) -> None:
+    """Every plan tells the share of its work that is done; the estimate of the whole is at most 7 % off."""
+    model = architecture(entry.name)(direction).eval()
+    size, channels = (300, 200), 3 if direction == Direction.UNPROCESS else 1
+    x = torch.rand(1, channels, *size)
+    for plan in model.plans(CPU):
+        shares: list[float] = []
+        machine = Runner(model, CPU, memory_plan=plan, scratch=tmp_path, progress=shares.append)
+        machine.run(params("RGGB"), size, lambda first, end: x[:, :, first:end], lambda top, rows: None)
+        assert shares == sorted(shares)
+        assert 0.93 < shares[-1] <= 1
+        assert len(shares) > 1 or not model.geometry.pooled

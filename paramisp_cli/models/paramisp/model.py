@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from paramisp_cli.models.base import MakeStore, Params
-    from paramisp_cli.models.regions import Sink, Source
+    from paramisp_cli.models.regions import Progress, Sink, Source
 
 
 class ParamISP(PlainParamISP):
@@ -54,8 +54,11 @@ class ParamISP(PlainParamISP):
         dtype: torch.dtype = torch.float32,
         plan: str = WHOLE,
         store: MakeStore | None = None,
+        progress: Progress | None = None,
     ) -> None:
         """Run in one of ``plans``; see ``IspModel.stream``."""
         padded = self.geometry.padded(size[0]), self.geometry.padded(size[1])
-        schedule = plans.Schedule(params.iso.device, dtype, self.strip_pixels, plan, store)
+        schedule = plans.Schedule(
+            params.iso.device, dtype, self.strip_pixels, plan, store, progress, padded[0] * padded[1]
+        )
         streaming.stream(self, source, sink, size, padded, params, schedule)

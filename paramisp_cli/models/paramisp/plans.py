@@ -23,6 +23,7 @@ from paramisp_cli.models.regions import CPU_STRIP, Region, Workers, cut, cut_for
 
 if TYPE_CHECKING:
     from paramisp_cli.models.base import MakeStore
+    from paramisp_cli.models.regions import Progress
 
 LEVELS, CHANNELS = 3, 64
 BAND = 1024
@@ -47,6 +48,9 @@ class Plan:
 
 PLANS = {WHOLE: Plan(0), BANDS: Plan(256), DISK: Plan(128, stored=True), HOST: Plan(256, stored=True)}
 """The plans by name, the fastest first; each needs less memory than the one before."""
+
+_WORK = {plan: 3.7 + (3 if how.band else 2) * 5.125 for plan, how in PLANS.items()}
+"""Stages that a pixel passes through, counted at full size: a block in bands computes its first stage twice."""
 
 
 def names(device: torch.device) -> tuple[str, ...]:
@@ -79,6 +83,7 @@ class Schedule:
     """How one run computes: device, precision of the convolutions, size of strips, memory plan. A context of threads.
 
     ``strip_pixels``: pixels worked on at a time (None: chosen for the device); ``store``: for plans that need one.
+    ``progress`` is told the share of the work that is done, for a picture of ``pixels``.
     """
 
     def __init__(
@@ -88,12 +93,14 @@ class Schedule:
         strip_pixels: int | None = None,
         plan: str = WHOLE,
         store: MakeStore | None = None,
+        progress: Progress | None = None,
+        pixels: int = 0,
     ) -> None:
         self.device, self.dtype, self.strip_pixels, self.plan = device, dtype, strip_pixels, PLANS[plan]
         if self.plan.stored and store is None:
             raise ValueError(f"the memory plan {plan!r} needs a store")
         self.store = store
-        self.workers = Workers(device)
+        self.workers = Workers(device, progress, pixels * _WORK[plan])
         self.each = self.workers.each
 
     def __enter__(self) -> Schedule:
