@@ -6,13 +6,16 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --quiet --disable-pip-version-check
 
-.PHONY: install dev test check lint format types unit fuzz bench clean
+.PHONY: install dev hooks quick test check lint format types unit wheel docs lock fuzz bench clean
 
 install: $(VENV)/.installed        ## a virtual environment with the paramisp command
 
 dev: $(VENV)/.dev                  ## ... and with what the tests and checks need
 
-test check: lint types unit        ## everything that CI checks
+quick: lint types                  ## style, types and the fast tests, in less than a minute
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(or $(JOBS),auto) -m "not slow"
+
+test check: lint types unit wheel  ## everything that CI checks
 
 $(VENV)/.venv:
 	$(PYTHON) -m venv $(VENV)
@@ -47,12 +50,25 @@ format: dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+hooks: dev                         ## checks before every commit
+	$(PIP) install "pre-commit>=4"
+	$(BIN)/pre-commit install
+
 types: dev
 	$(BIN)/mypy
 
 # A test on each core, each with one thread: torch's threads would wait for each other.
 unit: dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(or $(JOBS),auto)
+
+wheel: dev                         ## build the wheel, install it in an empty environment and use it
+	$(BIN)/python tests/distribution/try_wheel.py
+
+docs: dev                          ## the man page and llms.txt, from the code
+	$(BIN)/python docs/generate.py
+
+lock:                              ## newer versions in uv.lock, for `uv sync`; whatever mirror this machine uses
+	uv lock --upgrade --no-config --default-index https://pypi.org/simple
 
 fuzz: dev                          ## damaged files by the thousand; `make fuzz COUNT=20000 SEED=7`
 	$(BIN)/python tests/fuzz/run.py --count $(or $(COUNT),3000) --seed $(or $(SEED),1)

@@ -35,7 +35,8 @@ ILLUMINANT_KELVIN = {
 def wb_gains(as_shot_neutral: np.ndarray) -> np.ndarray:
     """(3,) white-balance multipliers with G = 1 from the camera RGB (3,) of a neutral object."""
     neutral = np.asarray(as_shot_neutral, np.float64)
-    return neutral[1] / neutral
+    gains: np.ndarray = neutral[1] / neutral
+    return gains
 
 
 def cam_to_srgb(color_matrix: np.ndarray, row_sum: float | None = None) -> np.ndarray:
@@ -48,9 +49,11 @@ def cam_to_srgb(color_matrix: np.ndarray, row_sum: float | None = None) -> np.nd
     color_matrix = np.asarray(color_matrix, np.float64)
     if row_sum is None:
         srgb_to_cam = color_matrix @ SRGB_TO_XYZ
-        return np.linalg.inv(srgb_to_cam / srgb_to_cam.sum(1, keepdims=True))
+        matrix: np.ndarray = np.linalg.inv(srgb_to_cam / srgb_to_cam.sum(1, keepdims=True))
+        return matrix
     matrix = XYZ_TO_SRGB @ np.linalg.inv(color_matrix)
-    return matrix * (row_sum / matrix.sum(1, keepdims=True))
+    matrix = matrix * (row_sum / matrix.sum(1, keepdims=True))
+    return matrix
 
 
 def nearest_to_d65(illuminants: list[int | None]) -> int:
@@ -62,13 +65,17 @@ def nearest_to_d65(illuminants: list[int | None]) -> int:
 def srgb_encode(linear: np.ndarray) -> np.ndarray:
     """Linear light → sRGB transfer function (IEC 61966-2-1), odd-symmetric for negatives."""
     a = np.abs(linear)
-    return np.sign(linear) * np.where(a <= 0.0031308, 12.92 * a, 1.055 * np.maximum(a, 1e-12) ** (1 / 2.4) - 0.055)
+    encoded: np.ndarray = np.sign(linear) * np.where(
+        a <= 0.0031308, 12.92 * a, 1.055 * np.maximum(a, 1e-12) ** (1 / 2.4) - 0.055
+    )
+    return encoded
 
 
 def srgb_decode(encoded: np.ndarray) -> np.ndarray:
     """sRGB transfer function → linear light, odd-symmetric for negatives."""
     a = np.abs(encoded)
-    return np.sign(encoded) * np.where(a <= 0.04045, a / 12.92, ((a + 0.055) / 1.055) ** 2.4)
+    linear: np.ndarray = np.sign(encoded) * np.where(a <= 0.04045, a / 12.92, ((a + 0.055) / 1.055) ** 2.4)
+    return linear
 
 
 def srgb_to_lab(linear: np.ndarray) -> np.ndarray:
@@ -107,4 +114,5 @@ def ciede2000(lab_1: np.ndarray, lab_2: np.ndarray) -> np.ndarray:
     s_l = 1 + 0.015 * (l_bar - 50) ** 2 / np.sqrt(20 + (l_bar - 50) ** 2)
     s_c, s_h = 1 + 0.045 * c_bar, 1 + 0.015 * c_bar * t
     x, y, z = d_l / s_l, d_c / s_c, d_h / s_h
-    return np.sqrt(np.maximum(x * x + y * y + z * z + r_t * y * z, 0))
+    distance: np.ndarray = np.sqrt(np.maximum(x * x + y * y + z * z + r_t * y * z, 0))
+    return distance

@@ -112,7 +112,7 @@ def _unshuffle(mosaic: Tensor) -> Tensor:
     """``F.pixel_unshuffle(mosaic, 2)`` of (N, 1, H, W)."""
     if not _in_pairs(mosaic):
         return F.pixel_unshuffle(mosaic, 2)
-    pairs = mosaic.view(torch.complex64)[:, 0].unflatten(1, (-1, 2))  # (N, H/2, 2, W/2)
+    pairs = torch.unflatten(mosaic.view(torch.complex64)[:, 0], 1, (-1, 2))  # (N, H/2, 2, W/2)
     return torch.stack([part for row in pairs.unbind(2) for part in (row.real, row.imag)], 1)
 
 
@@ -123,7 +123,7 @@ def _shuffle(packed: Tensor) -> Tensor:
     count, _, height, width = packed.shape
     parts = packed.view(count, -1, 2, 2, height, width)
     out = packed.new_empty(count, parts.shape[1], 2 * height, 2 * width)
-    pairs = out.view(torch.complex64).unflatten(2, (height, 2))
+    pairs = torch.unflatten(out.view(torch.complex64), 2, (height, 2))
     for row in (0, 1):
         torch.complex(parts[:, :, row, 0], parts[:, :, row, 1], out=pairs[:, :, :, row])
     return out

@@ -32,7 +32,8 @@ def _quads(raw: RawImage, gains: np.ndarray) -> tuple[np.ndarray, int, int, int]
 def linear_srgb(raw: RawImage) -> np.ndarray:
     """(h, w, 3) linear sRGB of a sample of the RAW's 2×2 sites, not clipped; empty if it is smaller than 2×2."""
     camera, *_ = _quads(raw, raw.canonical.wb_gains)
-    return camera @ raw.canonical.cam_to_srgb().T
+    linear: np.ndarray = camera @ raw.canonical.cam_to_srgb().T
+    return linear
 
 
 def fitted_curve(pixels: np.ndarray, raw: RawImage) -> np.ndarray | None:
@@ -107,7 +108,8 @@ _GAP = 1e-6  # between x of neighbouring points
 def _saturation(encoded: np.ndarray) -> np.ndarray:
     """(n,) saturation of (n, 3) encoded values, 0 to 1; small for shadows, whose channels differ by noise alone."""
     high = encoded.max(-1)
-    return (high - encoded.min(-1)) / (high + 0.1)
+    saturation: np.ndarray = (high - encoded.min(-1)) / (high + 0.1)
+    return saturation
 
 
 def _isotonic_points(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -151,7 +153,8 @@ def toned(linear: np.ndarray, curve: np.ndarray) -> np.ndarray:
     low, high = wide.min(-1, keepdims=True), wide.max(-1, keepdims=True)
     place = (wide - low) / np.maximum(high - low, 1e-12)  # 0 and 1 for the two outer channels
     low, high = (np.interp(end, curve[:, 0], curve[:, 1]) for end in (low, high))
-    return np.clip((low + place * (high - low)) @ color.PROPHOTO_TO_SRGB.T, 0, 1)
+    toned: np.ndarray = np.clip((low + place * (high - low)) @ color.PROPHOTO_TO_SRGB.T, 0, 1)
+    return toned
 
 
 def matched_exposure(raw: RawImage, preview: np.ndarray) -> float:

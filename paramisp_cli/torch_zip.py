@@ -116,7 +116,7 @@ class TensorRef:
         if data.size != total * np.dtype(dtype).itemsize or start + math.prod(shape) > total:
             raise WeightsError(f"{where}: {data.size} bytes do not make its storage; the file is damaged")
         archive.spend(math.prod(shape), where)
-        values = data.view(dtype)[start : start + math.prod(shape)].reshape(shape)
+        values: np.ndarray = data.view(dtype)[start : start + math.prod(shape)].reshape(shape)
         return values.copy() if dtype == "<f2" else values.astype(np.float32)
 
 

@@ -257,6 +257,7 @@ def test_set_up_commands_are_makes() -> None:
     known = set(re.findall(r"^([a-z]+)\b.*:", (ROOT / "Makefile").read_text(), re.MULTILINE))
     targets = {target for text in MARKDOWN.values() for target in re.findall(r"(?:`|^)make ([a-z]+)\b", text, re.M)}
     assert {"install", "test", "dev", "format", "bench", "clean", "lint", "types", "unit", "fuzz"} <= targets <= known
+    assert {"quick", "hooks", "wheel", "docs", "lock"} <= targets
     for target in targets:
         done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr

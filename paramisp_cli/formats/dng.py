@@ -433,7 +433,8 @@ def _thumbnail(raw: RawImage, options: WriteOptions) -> np.ndarray:
     rgb = np.clip(rgb * (canonical.wb_gains / canonical.wb_gains.min()), 0, 1) @ canonical.cam_to_srgb().T
     rgb = np.clip(rgb * 2.0**raw.baseline_exposure, 0, 1)
     curve = _tone_curve(raw, options)
-    return np.rint(srgb_encode(np.interp(rgb, curve[:, 0], curve[:, 1])) * 255).astype(np.uint8)
+    codes: np.ndarray = np.rint(srgb_encode(np.interp(rgb, curve[:, 0], curve[:, 1])) * 255).astype(np.uint8)
+    return codes
 
 
 def _sniff(head: bytes) -> bool:

@@ -127,8 +127,10 @@ def _icc_curve(data: bytes, axis: np.ndarray) -> np.ndarray:
             return axis
         points = np.frombuffer(data, ">u2", count, 12).astype(np.float64)
         if count == 1:
-            return axis ** (points[0] / 256)
-        return np.interp(axis, np.linspace(0, 1, count), points / 65535)
+            linear: np.ndarray = axis ** (points[0] / 256)
+            return linear
+        linear = np.interp(axis, np.linspace(0, 1, count), points / 65535)
+        return linear
     if data[:4] != b"para":
         raise ValueError(f"tone curve of type {data[:4]!r}")
     kind = struct.unpack(">H", data[8:10])[0]

@@ -41,7 +41,8 @@ def detail(image: np.ndarray, radius: int = 8) -> np.ndarray:
     mean = box_blur(x, radius)
     x = x - mean
     spread = np.sqrt(box_blur(x * x, 4 * radius)) + 1e-3 * float(np.abs(x).max() + 1e-12)
-    return x / spread
+    edges: np.ndarray = x / spread
+    return edges
 
 
 def box_blur(x: np.ndarray, radius: int) -> np.ndarray:
@@ -81,7 +82,8 @@ def _window_energy(whole: np.ndarray, h: int, w: int) -> np.ndarray:
     for x in (whole.astype(np.float64), whole.astype(np.float64) ** 2):
         c = np.pad(x.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
         sums.append(c[h:, w:] - c[:-h, w:] - c[h:, :-w] + c[:-h, :-w])
-    return np.maximum(sums[1] - sums[0] ** 2 / (h * w), 1e-9)
+    energy: np.ndarray = np.maximum(sums[1] - sums[0] ** 2 / (h * w), 1e-9)
+    return energy
 
 
 def _vertex(line: np.ndarray, at: int) -> float:
@@ -108,7 +110,8 @@ def coarse(jpeg: np.ndarray, raw: np.ndarray) -> tuple[float, float, float]:
 
 def _shrink(x: np.ndarray, step: int) -> np.ndarray:
     h, w = x.shape[0] // step * step, x.shape[1] // step * step
-    return x[:h, :w].reshape(h // step, step, w // step, step).mean((1, 3), dtype=np.float32)
+    small: np.ndarray = x[:h, :w].reshape(h // step, step, w // step, step).mean((1, 3), dtype=np.float32)
+    return small
 
 
 def windows(jpeg: np.ndarray, raw: np.ndarray, dy: float, dx: float, reach: int = 40, size: int = TILE) -> list[Window]:

@@ -130,7 +130,8 @@ def regression(train: Sequence[Loaded], direction: Direction) -> Predictor:
         if direction == Direction.UNPROCESS:
             rgb = np.stack([polynomial(rows, direction) @ weights for rows in picture])
             full = isp.mosaic(torch.from_numpy(rgb.transpose(2, 0, 1).copy())[None].float(), cfa)[0, 0].numpy()
-            return np.clip(full, 0, 1)
+            clipped: np.ndarray = np.clip(full, 0, 1)
+            return clipped
         rgb = isp.demosaic(torch.from_numpy(mosaic)[None, None], cfa)[0].permute(1, 2, 0).numpy()
         return np.clip(np.stack([polynomial(rows, direction) @ weights for rows in rgb]), 0, 1).astype(np.float32)
 
@@ -209,7 +210,8 @@ def _placed(developed: np.ndarray, item: Loaded, geometry: align.Geometry) -> np
     for i in range(3):
         rows = _averaged(decoded[developed[..., i]], y, step_y, height)
         planes.append(_averaged(rows.T, x, step_x, width).T)
-    return np.clip(color.srgb_encode(np.stack(planes, -1)), 0, 1).astype(np.float32)
+    encoded: np.ndarray = np.clip(color.srgb_encode(np.stack(planes, -1)), 0, 1).astype(np.float32)
+    return encoded
 
 
 def _averaged(values: np.ndarray, start: float, step: float, count: int) -> np.ndarray:
@@ -218,7 +220,8 @@ def _averaged(values: np.ndarray, start: float, step: float, count: int) -> np.n
     edges = np.clip(start + step * np.arange(count + 1), 0, len(values))
     low = np.minimum(edges.astype(int), len(values) - 1)
     at = sums[low] + (edges - low)[:, None] * (sums[low + 1] - sums[low])
-    return np.diff(at, axis=0) / np.maximum(np.diff(edges), 1e-9)[:, None]
+    means: np.ndarray = np.diff(at, axis=0) / np.maximum(np.diff(edges), 1e-9)[:, None]
+    return means
 
 
 def _likeness(a: np.ndarray, b: np.ndarray) -> float:
@@ -256,7 +259,8 @@ def gain_fitted(predict: Predictor) -> Predictor:
         best = 0.0
         for width in (0.5, 0.1, 0.02):  # coarse to fine, ±4 stops
             best = min((best + width * n for n in range(-8, 9)), key=error)
-        return curve(best)[_codes(got)]
+        rendered: np.ndarray = curve(best)[_codes(got)]
+        return rendered
 
     return fitted
 

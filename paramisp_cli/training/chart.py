@@ -46,7 +46,8 @@ class Chart:
 
     def at(self, row: np.ndarray, column: np.ndarray) -> np.ndarray:
         """(…, 2) pixel positions (y, x) of places on the chart."""
-        return _powers(row, column, len(self.terms)) @ self.terms
+        positions: np.ndarray = _powers(row, column, len(self.terms)) @ self.terms
+        return positions
 
     def corners(self, half: float = 0.25) -> np.ndarray:
         """(24, 4, 2) corners (y, x) of the part of each patch that is measured, clockwise from the first."""
@@ -56,7 +57,8 @@ class Chart:
     def means(self, picture: np.ndarray) -> np.ndarray:
         """(24, 3) mean linear light in the middle of each patch of an sRGB picture (H, W, 3) in [0, 1]."""
         place = self.at(*_places(np.linspace(-0.25, 0.25, 24))).round().astype(int)
-        return color.srgb_decode(picture[place[..., 0], place[..., 1]].astype(np.float64)).mean(1)
+        means: np.ndarray = color.srgb_decode(picture[place[..., 0], place[..., 1]].astype(np.float64)).mean(1)
+        return means
 
 
 def find(picture: np.ndarray) -> Chart | None:

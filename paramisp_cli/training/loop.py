@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from paramisp_cli import memory, weights
+from paramisp_cli.cameras import slug
 from paramisp_cli.errors import ConfigError, FormatError
 from paramisp_cli.models import architecture
 from paramisp_cli.models.base import IspModel
@@ -235,7 +236,7 @@ class Trainer:
             group["lr"] = self._rate(self.step)
         self.optimizer.zero_grad(set_to_none=True)
         loss = self._loss(draw, phase.part)
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self.all.parameters(), recipe.grad_clip)
         self.optimizer.step()
         decay = min(recipe.ema, (1 + self.step) / (10 + self.step))
@@ -383,7 +384,7 @@ def keep(
         metrics["regions never seen"] = [score.record() for score in parts]
     path = weights.save(
         trainer.averaged(direction).cpu(),
-        trainer.folder / f"{weights.slug(camera)}.{direction}.safetensors",
+        trainer.folder / f"{slug(camera)}.{direction}.safetensors",
         camera=camera,
         recipe=trainer.recipe.name,
         training=training,

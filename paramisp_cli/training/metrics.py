@@ -45,7 +45,7 @@ def ssim(a: np.ndarray, b: np.ndarray) -> float:
         return F.conv2d(F.conv2d(v, taps.view(1, 1, 11, 1)), taps.view(1, 1, 1, 11))
 
     values = []
-    for p, q in zip(x.split(1), y.split(1), strict=True):
+    for p, q in zip(torch.split(x, 1), torch.split(y, 1), strict=True):
         mp, mq = blur(p), blur(q)
         spread_p, spread_q, both = blur(p * p) - mp * mp, blur(q * q) - mq * mq, blur(p * q) - mp * mq
         s = (2 * mp * mq + 1e-4) * (2 * both + 9e-4) / ((mp * mp + mq * mq + 1e-4) * (spread_p + spread_q + 9e-4))

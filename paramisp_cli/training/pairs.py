@@ -145,7 +145,8 @@ def _linear(raw: RawImage) -> np.ndarray:
 def _green(linear: np.ndarray, cfa: str) -> np.ndarray:
     """(H, W) green at every pixel, with about the tone of a picture."""
     green = isp.demosaic(torch.from_numpy(linear)[None, None], cfa)[0, 1].numpy()
-    return np.clip(green, 0, None) ** np.float32(1 / 2.2)
+    toned: np.ndarray = np.clip(green, 0, None) ** np.float32(1 / 2.2)
+    return toned
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +195,8 @@ def _box(count: int, start: float, step: float, first: int, stride: int, sites: 
     middle = first + stride * np.arange(sites)[None] + 0.5
     overlap = np.minimum(low + step, middle + width / 2) - np.maximum(low, middle - width / 2)
     weights = np.clip(overlap, 0, None).astype(np.float32)
-    return weights / np.maximum(weights.sum(1, keepdims=True), 1e-9)
+    rows: np.ndarray = weights / np.maximum(weights.sum(1, keepdims=True), 1e-9)
+    return rows
 
 
 def _averaged(laid: _Laid, shape: tuple[int, int], geometry: align.Geometry) -> np.ndarray:

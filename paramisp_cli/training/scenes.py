@@ -185,7 +185,8 @@ def _read_raw(path: Path) -> np.ndarray:
     gains = c.wb_gains
     # Clipped where the first channel clips, so that blown highlights are white.
     balanced = np.clip(camera * gains.astype(np.float32), 0, np.float32(gains.min()))
-    return np.clip(balanced @ c.cam_to_srgb().T.astype(np.float32), 0, None)
+    linear: np.ndarray = np.clip(balanced @ c.cam_to_srgb().T.astype(np.float32), 0, None)
+    return linear
 
 
 # Views ---------------------------------------------------------------------------------------------------------------

@@ -221,7 +221,8 @@ def draw_neutral(facts: CameraFacts, rng: np.random.Generator) -> np.ndarray:
     off = rng.normal(0, 0.03, 2)
     shift = np.exp([warmth + off[0], 0, -1.2 * warmth + off[1]])
     # A neutral above 1 would clip red or blue before green, and turn highlights: cameras avoid it.
-    return np.minimum(facts.daylight_neutral / facts.daylight_neutral[1] * shift, [0.95, 1, 0.95])
+    neutral: np.ndarray = np.minimum(facts.daylight_neutral / facts.daylight_neutral[1] * shift, [0.95, 1, 0.95])
+    return neutral
 
 
 def metered(seen: Tensor, rng: np.random.Generator) -> tuple[Tensor, float]:
