@@ -302,7 +302,7 @@ def test_joint_checkpoints_hold_two(tmp_path):
 
 def test_direction_and_row_sum_must_be_known(tmp_path):
     path = checkpoint(tmp_path / "a.ckpt", published_state(network()), None)
-    with pytest.raises(ConfigError, match="does not say its direction"):
+    with pytest.raises(ConfigError, match="does not state its direction"):
         weights.load_model(path)
     assert weights.load_model(path, "render").direction == Direction.RENDER
     with pytest.raises(ConfigError, match="color_matrix_row_sum"):
@@ -320,7 +320,7 @@ def test_direction_and_row_sum_must_be_known(tmp_path):
     ("change", "message"),
     [
         ({"localnet.conv_tail.bias": None}, "misses|repeat"),
-        ({"embed_color.bias": None}, "misses 1 .*embed_color.bias"),
+        ({"embed_color.bias": None}, "lacks 1 .*embed_color.bias"),
         ({"tonenet.extra": torch.zeros(1)}, "does not: tonenet.extra"),
         ({"discriminator.weight": torch.zeros(1)}, "discriminator"),
         ({"hypertonenet.target.fcs.0.bias": torch.zeros(64)}, "differs"),

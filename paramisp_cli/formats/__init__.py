@@ -28,17 +28,17 @@ from paramisp_cli.types import RawImage, SrgbImage
 
 
 def _verify_dng(image: SrgbImage | RawImage, path: Path, options: WriteOptions) -> None:
-    """Open the DNG as other programs do, through LibRaw, and compare."""
-    assert isinstance(image, RawImage)  # dng.write has seen to it
+    """Read the DNG through LibRaw, as other programs do, and compare."""
+    assert isinstance(image, RawImage)  # dng.write checked it
     check_raw(image, libraw.read(path, image.mosaic.size))
 
 
-# RAW before raster: a NEF or a DNG is a TIFF too, and only its tags tell.
+# RAW before raster: a NEF or a DNG is a TIFF too; only its tags distinguish it.
 FORMATS: tuple[Format, ...] = (libraw.FORMAT, *raster.FORMATS, replace(dng.FORMAT, verify=_verify_dng))
 RAW_SUFFIXES = libraw.FORMAT.suffixes
 SRGB_SUFFIXES = tuple(suffix for form in raster.FORMATS for suffix in form.suffixes)
 SRGB_WRITE_SUFFIXES = tuple(suffix for form in raster.FORMATS if form.write for suffix in form.suffixes)
-"""Suffixes of pictures that are read, and of those among them that are written."""
+"""Suffixes of pictures that paramisp reads, and suffixes of pictures that it also writes."""
 
 __all__ = [
     "FORMATS",
@@ -58,13 +58,13 @@ __all__ = [
 
 @contextmanager
 def _plain_errors(path: Path, doing: str) -> Iterator[None]:
-    """Turn the system's errors into ParamispErrors about ``path``, whichever file the system names."""
+    """Turn the system's errors into ParamispErrors about ``path``; the system may name a temporary file instead."""
     try:
         yield
     except FileNotFoundError as error:
         if doing == "write":
-            there = os.path.isdir(path.parent)  # noqa: PTH112 – says no to names too long, where Path raises
-            reason = error.strerror if there else f"there is no folder {path.parent}"
+            has_folder = os.path.isdir(path.parent)  # noqa: PTH112 – False for names too long, where Path raises
+            reason = error.strerror if has_folder else f"there is no folder {path.parent}"
             raise FileAccessError(f"{path}: cannot write it: {reason}") from error
         raise InputMissingError(f"{path}: no such file") from error
     except IsADirectoryError as error:
@@ -82,7 +82,7 @@ def _plain_errors(path: Path, doing: str) -> Iterator[None]:
 
 
 def identify(path: str | Path) -> Format:
-    """The format of a file, by its content and not by its name.
+    """Return the format of a file, by its content and not by its name.
 
     Raises InputMissingError, FileAccessError, or FormatError for a file that is not readable as an image.
     """
@@ -95,12 +95,12 @@ def identify(path: str | Path) -> Format:
 
 
 def _head(path: Path) -> bytes:
-    """The first 64 bytes of a file; raises InputMissingError, FileAccessError, or FormatError if there are none."""
+    """Return the first 64 bytes of a file; raises InputMissingError, FileAccessError, or FormatError if it is empty."""
     with _plain_errors(path, "read"):
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
             raise FileAccessError(f"{path}: is a folder, not a file")
-        if not stat.S_ISREG(mode):  # looking at a pipe's first bytes would take them away, or wait for ever
+        if not stat.S_ISREG(mode):  # reading a pipe's first bytes would consume them, or block
             raise FileAccessError(f"{path}: is a pipe or device, not a file; save its content to a file first")
         with path.open("rb") as stream:
             head = stream.read(64)
@@ -110,7 +110,7 @@ def _head(path: Path) -> bytes:
 
 
 def _refusal(kind: str | None) -> str:
-    """The reason why a file of this kind is not read, and the remedy."""
+    """Return the reason why a file of this kind is not read, and the remedy."""
     if kind is None:
         return "not a JPEG, PNG, TIFF, WebP, AVIF or camera RAW file"
     if kind == "HEIC":
@@ -126,8 +126,8 @@ def _refusal(kind: str | None) -> str:
 def read(path: str | Path, *, max_pixels: int = MAX_PIXELS, isolate: bool = False) -> SrgbImage | RawImage:
     """Read any image file that claims at most ``max_pixels``.
 
-    ``isolate`` reads RAW files, and TIFFs, in a process of their own (``isolated``): a decoder that crashes or hangs
-    ends in a FormatError. Raises InputMissingError, FileAccessError or FormatError, always naming the file.
+    ``isolate`` reads RAW files and TIFFs in a process of their own (``isolated``), so that a decoder's crash or hang
+    becomes a FormatError. Raises InputMissingError, FileAccessError or FormatError, always naming the file.
     """
     path = Path(path)
     if isolate and libraw.FORMAT.sniff(_head(path)):
@@ -140,7 +140,7 @@ def read(path: str | Path, *, max_pixels: int = MAX_PIXELS, isolate: bool = Fals
 
 
 def writer(suffix: str) -> Format | None:
-    """The format that writes files with this suffix (".dng", ".jpg", …), if there is one."""
+    """Return the format that writes files with this suffix (".dng", ".jpg", …), or None."""
     return next((form for form in FORMATS if form.write and suffix.lower() in form.suffixes), None)
 
 
@@ -151,9 +151,9 @@ def write(
     *,
     overwrite: bool = False,
 ) -> None:
-    """Write an image in the format its suffix names, through a temporary file in the same folder.
+    """Write an image in the format of the path's suffix, through a temporary file in the same folder.
 
-    At any time ``path`` is the old file or the whole new one. With ``options.verify`` (or the environment variable
+    At any time ``path`` is the old file or the complete new file. With ``options.verify`` (or the environment variable
     PARAMISP_VERIFY=1) the new file is read again and compared before it gets its name. Raises OutputExistsError
     (unless ``overwrite``), FileAccessError, FormatError, always naming ``path``.
     """
@@ -162,8 +162,8 @@ def write(
     kind = RawImage if path.suffix.lower() in dng.FORMAT.suffixes else SrgbImage
     if form is None or not isinstance(image, kind):
         known = dng.FORMAT.suffixes if isinstance(image, RawImage) else SRGB_WRITE_SUFFIXES
-        what = "a RAW image" if isinstance(image, RawImage) else "an sRGB picture"
-        raise FormatError(f"{path}: {what} is written as {', '.join(known)}, not {path.suffix or 'without a suffix'}")
+        noun = "a RAW image" if isinstance(image, RawImage) else "an sRGB picture"
+        raise FormatError(f"{path}: {noun} is written as {', '.join(known)}, not {path.suffix or 'without a suffix'}")
     if not overwrite and os.path.lexists(path):
         raise OutputExistsError(f"{path}: exists already; pass `on_exists` overwrite, rename or skip")
     assert form.write is not None
@@ -174,7 +174,7 @@ def write(
                 if form.verify and (options.verify or os.environ.get("PARAMISP_VERIFY") == "1"):
                     _verify(form.verify, image, temporary, options)
         except FileExistsError as error:
-            raise OutputExistsError(f"{path}: appeared while it was being made; left as it is") from error
+            raise OutputExistsError(f"{path}: appeared while paramisp was writing; it was not replaced") from error
         except (ConfigError, FormatError) as error:
             raise error.named(path) from error
 
@@ -193,7 +193,7 @@ def _verify(
 
 
 def is_own(path: Path) -> bool:
-    """Tell whether paramisp made a file: whether the Software tag (0x0131) of its EXIF or TIFF begins with its name."""
+    """Tell whether paramisp made a file: the Software tag (0x0131) of its EXIF or TIFF begins with "paramisp"."""
     try:
         with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
             block = _exif_block(data)
@@ -204,7 +204,7 @@ def is_own(path: Path) -> bool:
 
 
 def _exif_block(data: mmap.mmap) -> bytes | mmap.mmap | None:
-    """The EXIF of a JPEG or PNG file, or a TIFF-like file as it is; None if there is none."""
+    """Return the EXIF block of a JPEG or PNG file, or a whole TIFF-like file; None without EXIF."""
     if data[:2] == b"\xff\xd8":
         return jpeg.exif_block(data)
     if data[:4] == b"\x89PNG":

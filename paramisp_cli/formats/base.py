@@ -1,4 +1,4 @@
-"""A file format as a record of functions, the options of writing, and the limit of reading."""
+"""A file format as a record of functions, the options for writing, and the size limit for reading."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from paramisp_cli.errors import FormatError
 from paramisp_cli.types import RawImage, SrgbImage
 
 MAX_PIXELS = 250_000_000
-"""Pixels that a file may claim unless the caller allows more.
+"""Most pixels that a file may claim unless the caller allows more.
 
-The largest sensors have 150 megapixels, and shots combined by moving the sensor (pixel shift) 240. A damaged or hostile
-file of a few kilobytes can claim any number, and would take the memory and the minutes of that number.
+The largest sensors have 150 megapixels; shots combined by moving the sensor (pixel shift) have 240. A damaged or
+hostile file of a few kilobytes can claim any number, and decoding it would take memory and time in proportion.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class WriteOptions:
-    """How files are written.
+    """Options for writing files.
 
     quality      JPEG quality 1–100
     bit_depth    8 or 16: bits a channel of PNG and TIFF (None: 8 for PNG, 16 for TIFF)
     compression  DNG mosaic: "lossless" (lossless JPEG) or "none"
     profile      DNG look: "match" (the tone curve of ``RawImage.tone_curve``), "linear" (no curve), "adobe" (no
-                 profile: the reader's own look)
+                 profile: the reader's default look)
     embed_jpeg   whether a DNG holds the user's JPEG byte for byte
     verify       whether each file is read again and compared before it gets its name (also $PARAMISP_VERIFY=1)
     """
@@ -42,9 +42,10 @@ class WriteOptions:
 class Format:
     """A file format.
 
-    sniff looks at the file's first 64 bytes; read takes the path and the largest number of pixels, and gives the image
-    (FormatError if damaged or larger); write puts an image at the path it is given (``formats.write`` makes it atomic);
-    verify reads that file again, and raises FormatError if it does not hold the image.
+    sniff   tells by a file's first 64 bytes whether it has the format
+    read    returns the image at a path; FormatError if it is damaged or has more pixels than the given limit
+    write   writes an image to a path (``formats.write`` makes it atomic)
+    verify  reads the written file again; FormatError if it does not hold the image
     """
 
     name: str
@@ -56,7 +57,7 @@ class Format:
 
 
 def check_pixels(width: int, height: int, max_pixels: int) -> None:
-    """FormatError if a picture of this size has more than ``max_pixels``; to be called before anything is decoded."""
+    """Raise FormatError if a picture of this size has more than ``max_pixels``; call it before decoding."""
     if width * height > max_pixels:
         raise FormatError(
             f"{width}×{height} = {_megapixels(width * height)} megapixels, "
@@ -70,5 +71,5 @@ def _megapixels(pixels: int) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """The message of a library's error in one line; the error's name if it has none."""
+    """Return the message of a library's error in one line; without a message, the error's name."""
     return " ".join(str(error).split()) or type(error).__name__

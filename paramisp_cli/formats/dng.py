@@ -4,12 +4,12 @@ The file: header, all directories with their values, thumbnail pixels, the sourc
 
 IFD0      a small RGB thumbnail, and every tag about the whole file
 SubIFD 0  the mosaic: lossless JPEG in tiles, or one uncompressed strip
-SubIFD 1  the source's own JPEG, byte for byte, as a preview. One that cannot be a DNG preview (progressive,
-          grey, …) goes, whole, into OriginalRawFileData: readers ignore it there, and exiftool finds it
+SubIFD 1  the source's own JPEG, byte for byte, as a preview. A JPEG that cannot be a DNG preview (progressive,
+          grey, …) goes unchanged into OriginalRawFileData: readers ignore it there, and exiftool finds it
 Exif, GPS the source's values, and the shot's parameters
 
-Sizes of the directories do not depend on the mosaic's data, so they are laid out first and written once more, with
-the tiles' offsets, when the mosaic has gone to the file band by band.
+Sizes of the directories do not depend on the mosaic's data. So they are laid out first, the mosaic is written band by
+band, and then the directories are written again with the tiles' offsets.
 """
 
 from __future__ import annotations
@@ -58,19 +58,18 @@ _SUBIFDS, _EXIF, _GPS, _XMP = 330, 34665, 34853, 700
 _STRIP_OFFSETS, _STRIP_COUNTS, _TILE_OFFSETS, _TILE_COUNTS = 273, 279, 324, 325
 # ImageDescription, DateTime, Artist, HostComputer, Copyright, Windows' XPTitle to XPSubject.
 _COPIED_FROM_IFD0 = (0x010E, 0x0132, 0x013B, 0x013C, 0x8298, *range(0x9C9B, 0x9CA0))
-# Of the source's Exif IFD these are left out: they are offsets, or MakerNote (which moves to DNGPrivateData), or they
-# speak of the JPEG's pixels: ComponentsConfiguration, CompressedBitsPerPixel, FlashpixVersion, ColorSpace,
-# PixelXDimension, PixelYDimension, RelatedSoundFile, interoperability, CFAPattern (the DNG has its own), Gamma,
-# Microsoft's padding.
+# Tags of the source's Exif IFD that are not copied: offsets, MakerNote (it moves to DNGPrivateData), and tags about the
+# JPEG's pixels: ComponentsConfiguration, CompressedBitsPerPixel, FlashpixVersion, ColorSpace, PixelXDimension,
+# PixelYDimension, RelatedSoundFile, interoperability, CFAPattern (the DNG has its own), Gamma, Microsoft's padding.
 _NOT_COPIED = {
     0x927C, 0x9101, 0x9102, 0xA000, 0xA001, 0xA002, 0xA003, 0xA004, 0xA005, 0xA302, 0xA500,
     0xEA1C, 0xEA1D, _EXIF, _GPS,
 }  # fmt: skip
 _MAKER_NOTE = 0x927C
-_SMALLEST_IFD = 18  # bytes; some cameras write a MakerNote of a few letters, on which exiftool chokes in a DNG
-# RawTherapee (5.9, camconst.json: masked_areas) takes the black level of these cameras from where their own files have
-# masked pixels, in any file of that Model: in ours that is picture, and nearly all of it would come out black. The R
-# series by its pattern, since newer versions know more of it. UniqueCameraModel keeps the name as it is.
+_SMALLEST_IFD = 18  # bytes; exiftool fails on the MakerNotes of a few letters that some cameras write
+# RawTherapee (5.9, camconst.json: masked_areas) measures the black level of these cameras in the masked border of their
+# files, for any file with that Model. paramisp's DNGs have picture there, and nearly all of it would be rendered black.
+# The R series is a pattern because newer versions list more of it. UniqueCameraModel has the unchanged name.
 _MASKED_BORDERS = re.compile(
     r"Canon (EOS (550D|Rebel (T2i|T6i|T6s|T7i|SL2)|Kiss X(4|8i|9|9i)|5D Mark IV|5DS( R)?|6D Mark II|40D"
     r"|80D|77D|9000D|750D|760D|8000D|800D|200D|M3|M5|M6|R|RP|R\d.*)|EOS-1D X Mark III"
@@ -82,9 +81,9 @@ _TONE_CURVE_LINEAR = ((0.0, 0.0), (1.0, 1.0))
 
 
 def check_size(height: int, width: int) -> None:
-    """FormatError if a mosaic of this size is too large for LibRaw, and so for most programs, as a DNG.
+    """Raise FormatError if a mosaic of this size is too large for LibRaw, and so for most programs, as a DNG.
 
-    LibRaw (0.22, found by trying) opens sides up to 64 000, and decodes up to 2 GiB: width × (height + 8) ≤ 2^30.
+    LibRaw (0.22, by experiment) opens sides up to 64 000, and decodes up to 2 GiB: width × (height + 8) ≤ 2^30.
     """
     if max(height, width) > _LONGEST:
         raise FormatError(
@@ -101,8 +100,8 @@ def check_size(height: int, width: int) -> None:
 def write(image: SrgbImage | RawImage, path: Path, options: WriteOptions) -> None:
     """Write ``image``, a RawImage with a uint16 mosaic, to ``path`` as DNG.
 
-    Raises FormatError if it is something else or does not fit a DNG (see also ``check_size``), ConfigError for an
-    unknown option, OSError if the disk does not take it (the caller removes what was written by then).
+    Raises FormatError for another image or one that does not fit a DNG (see also ``check_size``), ConfigError for an
+    unknown option, OSError if writing fails (the caller removes the incomplete file).
     """
     if not isinstance(image, RawImage) or image.mosaic.dtype != np.uint16:
         raise FormatError("only a RAW image with a uint16 mosaic can be written as DNG")
@@ -137,7 +136,7 @@ def write(image: SrgbImage | RawImage, path: Path, options: WriteOptions) -> Non
             write_even(file, jpeg)
         offsets, counts, checksum = write_mosaic(file, image.mosaic, tile_width)
         if file.tell() >= 1 << 32:
-            raise FormatError(f"a DNG holds at most 4 GiB; this one would take {file.tell()} bytes")
+            raise FormatError(f"a DNG holds at most 4 GiB; this file would have {file.tell()} bytes")
         ifds["raw"][_TILE_OFFSETS if tile_width else _STRIP_OFFSETS] = long(*offsets)
         ifds["raw"][_TILE_COUNTS if tile_width else _STRIP_COUNTS] = long(*counts)
         ifds["main"][51111] = byte(checksum)  # NewRawImageDigest
@@ -146,7 +145,7 @@ def write(image: SrgbImage | RawImage, path: Path, options: WriteOptions) -> Non
 
 
 def _main_ifd(raw: RawImage, options: WriteOptions, thumbnail: np.ndarray, block: exif.ExifBlock | None) -> Ifd:
-    """IFD0: the thumbnail's geometry and every tag about the whole file."""
+    """Return IFD0: the thumbnail's geometry and every tag about the whole file."""
     camera, canonical = raw.camera, raw.canonical
     neutral = canonical.as_shot_neutral / canonical.as_shot_neutral.max()
     ifd = {
@@ -193,14 +192,14 @@ def _main_ifd(raw: RawImage, options: WriteOptions, thumbnail: np.ndarray, block
         ifd[50936] = text("paramisp" if options.profile == "match" else "paramisp linear")  # ProfileName
         ifd[50940] = Entry(FLOAT, curve.size, curve.tobytes())  # ProfileToneCurve
         ifd[50941] = long(0)  # ProfileEmbedPolicy: allow copying
-        ifd[51110] = long(1)  # DefaultBlackRender: none, as the picture has its blacks already
+        ifd[51110] = long(1)  # DefaultBlackRender: none, because the picture's blacks are final
     return ifd
 
 
 def _raw_ifd(raw: RawImage, tile_width: int) -> Ifd:
-    """SubIFD 0: the mosaic, in lossless tiles or (``tile_width`` 0) one uncompressed strip.
+    """Return SubIFD 0: the mosaic, in lossless tiles or (``tile_width`` 0) one uncompressed strip.
 
-    Offsets are zero until they are known, in the room they will take.
+    Offsets are zero until they are known; they already have their final size.
     """
     height, width = raw.mosaic.shape
     canonical, crop = raw.canonical, raw.crop
@@ -241,7 +240,7 @@ def _raw_ifd(raw: RawImage, tile_width: int) -> Ifd:
 
 
 def _black_level(canonical: CanonicalParams) -> Entry:
-    """BlackLevel by position in the 2×2: SHORT where that is exact, else RATIONAL."""
+    """Return BlackLevel by position in the 2×2: SHORT if exact, else RATIONAL."""
     levels = canonical.black_level.ravel().tolist()
     if min(levels) < 0:
         raise FormatError(f"a DNG cannot hold the negative black level {min(levels)}; add an offset to the mosaic")
@@ -249,10 +248,10 @@ def _black_level(canonical: CanonicalParams) -> Entry:
 
 
 def _preview_ifd(jpeg: bytes, raw: RawImage) -> Ifd | None:
-    """SubIFD 1: the source's JPEG as a preview; None if it cannot be one.
+    """Return SubIFD 1: the source's JPEG as a preview; None if it cannot be a preview.
 
-    DNG does not allow some kinds of JPEG there, and a JPEG with more pixels than the mosaic is left out too: dcraw and
-    RawTherapee take the largest picture in the file for the RAW.
+    DNG does not allow some kinds of JPEG there. A JPEG with more pixels than the mosaic is left out too: dcraw and
+    RawTherapee treat the largest picture in the file as the RAW.
     """
     width, height, sampling = preview_frame(jpeg) or (0, 0, (0, 0))
     if not 0 < width * height <= raw.mosaic.size:
@@ -277,7 +276,7 @@ def _preview_ifd(jpeg: bytes, raw: RawImage) -> Ifd | None:
 
 
 def _preview_color_space(metadata: Metadata) -> int:
-    """PreviewColorSpace (tag 50970) of the JPEG by its ICC profile's name: 2 sRGB, 3 Adobe RGB, 0 something else."""
+    """Return PreviewColorSpace (tag 50970) of the JPEG by its ICC profile's name: 2 sRGB, 3 Adobe RGB, 0 unknown."""
     if metadata.icc is None:
         return 2
     names = {b"sRGB": 2, "sRGB".encode("utf-16-be"): 2, b"Adobe RGB": 3}
@@ -285,31 +284,31 @@ def _preview_color_space(metadata: Metadata) -> int:
 
 
 def _exif_ifd(optical: OpticalParams, block: exif.ExifBlock | None) -> Ifd:
-    """The Exif IFD: the source's, with ``optical`` where the source has no value or another one."""
+    """Return the Exif IFD: the source's, with ``optical`` where the source has no value or a different value."""
     source = block.exif if block else {}
     ifd = {tag: _copied(entry) for tag, entry in source.items() if tag not in _NOT_COPIED and _is_sound(entry)}
     ifd.setdefault(0x9000, Entry(UNDEFINED, 4, b"0230"))  # ExifVersion
     # Tag of each value, and the tags that would contradict a new one (APEX, or the 35 mm equivalent).
     rationals = ((optical.exposure_time, 0x829A, 0x9201), (optical.f_number, 0x829D, 0x9202))
     for value, tag, rival in (*rationals, (optical.focal_length, 0x920A, 0xA405)):
-        if value is not None and not _says(ifd.get(tag), value):
+        if value is not None and not _equals(ifd.get(tag), value):
             ifd[tag] = rational(value)
             ifd.pop(rival, None)
     if optical.iso is not None:
         iso = max(1, math.floor(optical.iso + 0.5))
-        if not any(_says(ifd.get(tag), iso) for tag in (0x8827, 0x8831, 0x8832, 0x8833)):
-            for tag in range(0x8830, 0x8836):  # SensitivityType and the speeds it speaks of
+        if not any(_equals(ifd.get(tag), iso) for tag in (0x8827, 0x8831, 0x8832, 0x8833)):
+            for tag in range(0x8830, 0x8836):  # SensitivityType and the speeds that it names
                 ifd.pop(tag, None)
             if iso > 0xFFFF:
                 ifd |= {0x8830: short(2), 0x8832: long(iso)}  # RecommendedExposureIndex
-        if not _says(ifd.get(0x8827), iso):
-            ifd[0x8827] = short(min(iso, 0xFFFF))  # PhotographicSensitivity; 65535: see the others (Exif 2.3)
+        if not _equals(ifd.get(0x8827), iso):
+            ifd[0x8827] = short(min(iso, 0xFFFF))  # PhotographicSensitivity; 65535 refers to the other tags (Exif 2.3)
     _mend(ifd)
     return ifd
 
 
 def _mend(ifd: Ifd) -> None:
-    """Correct mistakes of real cameras that the Adobe SDK complains of; the JPEG inside stays as it was."""
+    """Correct mistakes of real cameras that the Adobe SDK reports; the embedded JPEG is unchanged."""
     lens, comment, f_number = ifd.get(0xA432), ifd.get(0x9286), _number(ifd.get(0x829D))
     if lens and lens.type == RATIONAL:  # LensSpecification: unknown is 0/0, not 0
         pairs = struct.iter_unpack("<4s4s", lens.data)
@@ -317,7 +316,7 @@ def _mend(ifd: Ifd) -> None:
         ifd[0xA432] = Entry(RATIONAL, lens.count, data)
     if comment and not comment.data[:8].strip(b"\0") and not comment.data[8:].strip(b"\0 "):
         del ifd[0x9286]  # a UserComment of blanks, in no encoding
-    if f_number:  # APEX: ApertureValue is that of FNumber, MaxApertureValue no narrower
+    if f_number:  # APEX: ApertureValue must equal FNumber, and MaxApertureValue must not be narrower
         apex = 2 * math.log2(f_number)
         if abs((_number(ifd.get(0x9202)) or apex) - apex) > 0.2:
             ifd.pop(0x9202, None)
@@ -326,7 +325,7 @@ def _mend(ifd: Ifd) -> None:
 
 
 def _number(value: Entry | None) -> float | None:
-    """The first number of ``value``, if it has one."""
+    """Return the first number of ``value``, if it has one."""
     if value is None or value.count < 1:
         return None
     if value.type == RATIONAL:
@@ -337,16 +336,16 @@ def _number(value: Entry | None) -> float | None:
     return None
 
 
-def _says(value: Entry | None, number: float) -> bool:
-    """Whether ``value`` is, to 0.1 %, ``number``."""
-    found = _number(value)
-    return found is not None and math.isclose(found, number, rel_tol=1e-3)
+def _equals(value: Entry | None, number: float) -> bool:
+    """Tell whether ``value`` equals ``number`` to 0.1 %."""
+    first = _number(value)
+    return first is not None and math.isclose(first, number, rel_tol=1e-3)
 
 
 def _private_data(block: exif.ExifBlock) -> bytes:
-    """DNGPrivateData (tag 50740) with the MakerNote, the way Adobe's converter keeps it.
+    """Return DNGPrivateData (tag 50740) with the MakerNote, in the form of Adobe's converter.
 
-    It says where the MakerNote stood in its file and in which byte order, as offsets inside count from there.
+    It records the MakerNote's position in its file and its byte order: offsets in the MakerNote depend on them.
     """
     note = block.exif[_MAKER_NOTE]
     record = (b"II" if block.byteorder == "<" else b"MM") + struct.pack(">I", note.offset) + note.data
@@ -354,10 +353,10 @@ def _private_data(block: exif.ExifBlock) -> bytes:
 
 
 def _original_file(data: bytes) -> Ifd:
-    """OriginalRawFileData and its digest (tags 50828, 50973): ``data`` in zlib blocks of 64 KiB, here stored.
+    """Return OriginalRawFileData and its digest (tags 50828, 50973): ``data`` in zlib blocks of 64 KiB, stored.
 
-    Big-endian: length, the blocks' offsets from there and the end's, the blocks; then no Mac resource fork, type and
-    creator, and none of the four of a second file.
+    Big-endian: length; offsets of the blocks and of their end, from the start of the data; the blocks. The Mac resource
+    fork, type and creator, and all four fields of a second file are empty.
     """
     blocks = [zlib.compress(data[at : at + 0x10000], level=0) for at in range(0, len(data), 0x10000)]
     offsets = np.cumsum([4 * (len(blocks) + 2), *map(len, blocks)])
@@ -369,7 +368,7 @@ def _original_file(data: bytes) -> Ifd:
 
 
 def _is_sound(entry: Entry | None) -> bool:
-    """Whether a source's entry has the size that it claims, and is no offset of a directory (type 13)."""
+    """Tell whether a source's entry has the size that it claims, and is not a directory's offset (type 13)."""
     return entry is not None and entry.type != 13 and entry.is_sound
 
 
@@ -378,7 +377,7 @@ def _copied(entry: Entry) -> Entry:
 
 
 def _laid_out(ifds: dict[str, Ifd]) -> bytes:
-    """Header and directories as bytes, from the file's first on; fills in where the directories are.
+    """Return header and directories as the file's first bytes; fills in the offsets of the directories.
 
     Values of more than 4 bytes follow their directory, at even offsets.
     """
@@ -398,7 +397,7 @@ def _laid_out(ifds: dict[str, Ifd]) -> bytes:
 
 
 def _tone_curve(raw: RawImage, options: WriteOptions) -> np.ndarray:
-    """(N, 2) points of ProfileToneCurve."""
+    """Return the (N, 2) points of ProfileToneCurve."""
     use = options.profile == "match" and raw.tone_curve is not None
     curve = np.asarray(raw.tone_curve if use else _TONE_CURVE_LINEAR)
     if len(curve) < 2 or (curve[0] != 0).any() or (curve[-1] != 1).any() or (np.diff(curve[:, 0]) <= 0).any():
@@ -407,11 +406,11 @@ def _tone_curve(raw: RawImage, options: WriteOptions) -> np.ndarray:
 
 
 def _thumbnail(raw: RawImage, options: WriteOptions) -> np.ndarray:
-    """(h, w, 3) uint8 sRGB of the crop, at most 256 px: the mosaic's 2×2 cells, a few averaged for each pixel."""
+    """Return a thumbnail of the crop, (h, w, 3) uint8 sRGB, at most 256 px: each pixel averages a few 2×2 cells."""
     mosaic, canonical, crop = raw.mosaic, raw.canonical, raw.crop
     assert crop is not None  # RawImage sets it
-    step = math.ceil(max(crop.height, crop.width) / (2 * _THUMBNAIL))  # cells a pixel, each way
-    span = range(0, step, max(1, step // 3))  # of these, three each way are enough
+    step = math.ceil(max(crop.height, crop.width) / (2 * _THUMBNAIL))  # cells per pixel in each direction
+    span = range(0, step, max(1, step // 3))  # three of them in each direction are enough
 
     def cells(start: int, length: int, limit: int) -> list[np.ndarray]:
         first = start - start % 2 + 2 * step * np.arange(max(1, length // (2 * step)))
@@ -429,7 +428,7 @@ def _thumbnail(raw: RawImage, options: WriteOptions) -> np.ndarray:
         black = canonical.black_level[y, x]
         level = (total / (len(rows) * len(columns)) - black) / (canonical.white_level - black)
         rgb[..., "RGB".index(colour)] += level / canonical.cfa.count(colour)
-    # As a renderer does: the channel that clips first sets white.
+    # As in a renderer, the channel that clips first sets white.
     rgb = np.clip(rgb * (canonical.wb_gains / canonical.wb_gains.min()), 0, 1) @ canonical.cam_to_srgb().T
     rgb = np.clip(rgb * 2.0**raw.baseline_exposure, 0, 1)
     curve = _tone_curve(raw, options)
@@ -438,7 +437,7 @@ def _thumbnail(raw: RawImage, options: WriteOptions) -> np.ndarray:
 
 
 def _sniff(head: bytes) -> bool:
-    return False  # a DNG begins like any TIFF, and reading it is formats.libraw's business
+    return False  # formats.libraw reads DNG files
 
 
 FORMAT = Format(name="DNG", suffixes=(".dng",), sniff=_sniff, read=None, write=write)

@@ -1,18 +1,17 @@
-"""EXIF: its IFDs, the values that paramisp takes from them, and a small clean EXIF to write.
+"""EXIF: its IFDs, the values that paramisp reads from them, and a small clean EXIF block to write.
 
 Two readers share the work. piexif decides the values of the tags that it knows (make, model, exposure, orientation,
 colour space, …) in every block whose structure is sound. The walker in ``tiff`` decides all else:
 
-* whether the structure is sound. piexif raises at the first damaged entry, takes the last of two equal tags, and trusts
-  counts (a count of 4 billion takes 4 GB), so it is given only what the walker has found whole and within bounds;
-* the values in a block that is not sound, in texts without the final NUL (of which piexif drops the last letter), of
-  tags that piexif does not know, of the types IFD (13) and UTF-8 (129), in MakerNotes, and in whole files;
-* the types, counts and verbatim bytes of all entries, for copying. piexif gives values only, and must never write:
+* whether the structure is sound. piexif raises at the first damaged entry, uses the last of two equal tags, and trusts
+  counts (a count of 4 billion allocates 4 GB), so it reads only blocks that the walker found complete and in bounds;
+* the values in a block that is not sound, in texts without the final NUL (piexif drops their last letter), of tags
+  unknown to piexif, of the types IFD (13) and UTF-8 (129), in MakerNotes, and in whole files;
+* the types, counts and verbatim bytes of all entries, for copying. piexif returns only values, and must never write:
   load and dump damage the MakerNote of many real files.
 
 On sound blocks both give the same values (a test compares them on all real files). Absurd values are left out, with a
-note. Tag numbers are those of Exif 2.32 and TIFF/EP; MakerNote tags those of exiftool's documented tables. Floats are
-float64.
+note. Tag numbers are from Exif 2.32 and TIFF/EP, MakerNote tags from exiftool's documented tables. Floats are float64.
 """
 
 from __future__ import annotations
@@ -50,17 +49,17 @@ _EXIF_PREFIX = b"Exif\0\0"
 _LARGEST_BLOCK = 1 << 18  # bytes; a JPEG holds 64 kB, and larger ones are whole files
 _EXIF_IFD, _GPS_IFD, _INTEROP_IFD, _MAKER_NOTE = 0x8769, 0x8825, 0xA005, 0x927C
 
-# Tags about a picture and not about its storage: description, make, model, orientation, resolution, software, date, …
+# Tags about a picture rather than its storage: description, make, model, orientation, resolution, software, date, …
 PICTURE_TAGS = (0x010E, 0x010F, 0x0110, 0x0112, 0x011A, 0x011B, 0x0128, 0x0131, 0x0132, 0x013B, 0x8298)
 
 
 @dataclass(frozen=True, slots=True)
 class ExifBlock:
-    """The IFDs of an EXIF block, tag number → Entry, empty where there are none.
+    """The IFDs of an EXIF block, tag number → Entry; a missing IFD is empty.
 
-    byteorder "<" (II) or ">" (MM), of the block as it was
-    maker     whose MakerNote was understood: "Canon", "Nikon", or ""
-    standard  IFD name → tag → value as piexif gives it; empty if the block is not sound
+    byteorder "<" (II) or ">" (MM), of the source block
+    maker     maker of a known MakerNote: "Canon", "Nikon", or ""
+    standard  IFD name → tag → value from piexif; empty if the block is not sound
     """
 
     byteorder: str
@@ -73,13 +72,13 @@ class ExifBlock:
     standard: Mapping[str, Mapping[int, Any]] = field(default_factory=dict)
 
     def find(self, tag: int) -> Entry | None:
-        """The tag from the Exif IFD, else from IFD0 (where TIFF/EP and some DNG files have it)."""
+        """Return the tag from the Exif IFD, else from IFD0 (its place in TIFF/EP and some DNG files)."""
         return self.exif.get(tag) or self.ifd0.get(tag)
 
     def numbers(self, tag: int, ifd: str = "") -> tuple[int | float, ...]:
-        """The elements of a tag of "exif" or "ifd0" (by default the one that ``find`` finds).
+        """Return the elements of a tag of "exif" or "ifd0" (by default in the order of ``find``).
 
-        Rationals are floats, nan for a zero denominator; () for text, and if there is no such tag.
+        Rationals are floats, nan for a zero denominator; () for text and for a missing tag.
         """
         name = ifd or ("exif" if tag in self.exif else "ifd0")
         entry = (self.exif if name == "exif" else self.ifd0).get(tag)
@@ -93,7 +92,7 @@ class ExifBlock:
         return tuple(value) if isinstance(value, bytes | tuple) else (value,)
 
     def text(self, ifd: str, tag: int) -> str:
-        """The text of a tag of "ifd0" or "interop", "" if there is none."""
+        """Return the text of a tag of "ifd0" or "interop", "" if it is missing."""
         entry = {"ifd0": self.ifd0, "interop": self.interop}[ifd].get(tag)
         value = self.standard.get(ifd, {}).get(tag)
         if entry is None or not isinstance(value, bytes) or entry.data[-1:] != b"\0":
@@ -102,9 +101,11 @@ class ExifBlock:
 
 
 def parse(block: bytes | mmap.mmap) -> ExifBlock:
-    """The IFDs of an EXIF block ("II*\\0…" or "MM\\0*…", with or without "Exif\\0\\0" before it), or of a whole file
-    built like TIFF (bytes or mmap), of which IFD0 counts. FormatError if there is no TIFF header; nothing else raises.
-    """  # fmt: skip
+    """Parse an EXIF block ("II*\\0…" or "MM\\0*…", with or without "Exif\\0\\0" before it).
+
+    Of a whole file built like TIFF (bytes or mmap), IFD0 counts. FormatError without a TIFF header; nothing else
+    raises.
+    """
     content = block[6:] if block[:6] == _EXIF_PREFIX else block
     walker = Walker(content)
     ifd0, following = walker.ifd(walker.first)
@@ -112,25 +113,25 @@ def parse(block: bytes | mmap.mmap) -> ExifBlock:
     gps = walker.sub(ifd0, _GPS_IFD)
     interop = walker.sub(exif, _INTEROP_IFD) or walker.sub(ifd0, _INTEROP_IFD)
     if following:
-        walker.ifd(following)  # the thumbnail's: paramisp does not need it, but piexif reads it too
+        walker.ifd(following)  # the thumbnail's IFD: paramisp does not need it, but piexif reads it
     standard = _by_piexif(content) if walker.sound and len(content) <= _LARGEST_BLOCK else {}
     maker, makernote = _makernote(walker, ifd0, exif)
     return ExifBlock(walker.order, ifd0, exif, gps, interop, makernote, maker, standard)
 
 
 def _by_piexif(block: bytes | mmap.mmap) -> Mapping[str, Mapping[int, Any]]:
-    """The values that piexif finds in a sound block, by IFD; nothing if it refuses the block."""
+    """Return piexif's values of a sound block by IFD; an empty mapping if it refuses the block."""
     import piexif
 
     try:
-        found = piexif.load(_EXIF_PREFIX + bytes(block))
-    except Exception:  # ValueError for a type that it does not know; TypeError for a pointer that is a list; …
+        values = piexif.load(_EXIF_PREFIX + bytes(block))
+    except Exception:  # ValueError for an unknown type; TypeError for a pointer that is a list; …
         return {}
-    return {ours: found[theirs] for theirs, ours in (("0th", "ifd0"), ("Exif", "exif"), ("Interop", "interop"))}
+    return {ours: values[theirs] for theirs, ours in (("0th", "ifd0"), ("Exif", "exif"), ("Interop", "interop"))}
 
 
 def _makernote(walker: Walker, ifd0: Ifd, exif: Ifd) -> tuple[str, Ifd]:
-    """(maker, entries) of the MakerNote: ("", {}) if it is not one we know."""
+    """Return (maker, entries) of the MakerNote: ("", {}) if it is unknown."""
     note = exif.get(_MAKER_NOTE)
     make = ifd0[0x010F].text().lower() if 0x010F in ifd0 else ""
     if note is None or note.count < 20:
@@ -144,7 +145,7 @@ def _makernote(walker: Walker, ifd0: Ifd, exif: Ifd) -> tuple[str, Ifd]:
     if make.startswith("canon"):  # a bare IFD; its offsets count from the header of the whole block
         footer = note.data[-8:]
         moved = 0
-        if footer[:4] in (b"II*\0", b"MM\0*"):  # where the note stood when the camera wrote it: editors move it
+        if footer[:4] in (b"II*\0", b"MM\0*"):  # position of the note in the camera's file: editors move it
             moved = note.offset - struct.unpack("<I" if footer[:1] == b"I" else ">I", footer[4:])[0]
         return "Canon", walker.ifd(note.offset, moved)[0]
     return "", {}
@@ -152,7 +153,7 @@ def _makernote(walker: Walker, ifd0: Ifd, exif: Ifd) -> tuple[str, Ifd]:
 
 # Values --------------------------------------------------------------------------------------------------------------
 
-# Bounds beyond which a value is a mistake, not a photograph: (name, lowest, highest).
+# Bounds of plausible values: name → (lowest, highest).
 _LIMITS = {
     "iso": (0.5, 1e7),
     "exposure_time": (1e-7, 86400.0),  # s
@@ -162,7 +163,7 @@ _LIMITS = {
 
 
 def optical_params(block: ExifBlock) -> tuple[OpticalParams, list[str]]:
-    """ISO, exposure time [s], f-number, focal length [mm], and one-line notes on unusable and derived values.
+    """Return ISO, exposure time [s], f-number, focal length [mm], and one-line notes on unusable and derived values.
 
     Tags: ISO 34855, else 34866, 34867, 34865, else MakerNote; 33434 ExposureTime, else 37377 ShutterSpeedValue;
     33437 FNumber, else 37378 ApertureValue (both APEX); 37386 FocalLength. Absurd values (0, 0/0, negative,
@@ -175,7 +176,7 @@ def optical_params(block: ExifBlock) -> tuple[OpticalParams, list[str]]:
         if entry is None:
             return None
         for value in block.numbers(tag):
-            # 65535 in a SHORT says "more than fits here: see another tag" (Exif 2.3, PhotographicSensitivity)
+            # 65535 in a SHORT means that the value is larger and in another tag (Exif 2.3, PhotographicSensitivity).
             if _fits(name, value) and not (entry.type == SHORT and value == 65535):
                 return float(value)
         notes.append(Notice(f"{label} {entry.shown()} is not usable", f"{label} is not usable"))
@@ -201,7 +202,7 @@ def optical_params(block: ExifBlock) -> tuple[OpticalParams, list[str]]:
     if exposure_time is None:
         exposure_time = from_apex("exposure_time", "ShutterSpeedValue", 37377, -1.0)
     f_number = usable("f_number", "FNumber", 33437)
-    # lenses without contacts get ApertureValue 0, which would read as f/1
+    # For lenses without contacts cameras write ApertureValue 0, which would read as f/1.
     if f_number is None and any(block.numbers(37378)):
         f_number = from_apex("f_number", "ApertureValue", 37378, 0.5)
     focal_length = usable("focal_length", "FocalLength", 37386)
@@ -214,7 +215,7 @@ def _fits(name: str, value: float) -> bool:
 
 
 def _makernote_iso(block: ExifBlock) -> tuple[float | None, str]:
-    """(ISO or None, where it stood) from the MakerNote: Nikon 0x0002 or 0x0025 ISOInfo, Canon 0x0004 ShotInfo."""
+    """Return (ISO or None, its origin) from the MakerNote: Nikon 0x0002 or 0x0025 ISOInfo, Canon 0x0004 ShotInfo."""
     if block.maker == "Nikon":
         plain = block.makernote.get(0x0002)  # (0, ISO)
         if plain and plain.type == SHORT and plain.count == 2 and _fits("iso", plain.values()[1]):
@@ -234,24 +235,24 @@ def _makernote_iso(block: ExifBlock) -> tuple[float | None, str]:
 
 
 FROM_JPEG = " (from JPEG)"
-"""Suffix that the DNG writer appends to the model of some cameras (see there); not part of the camera's name."""
+"""Suffix that the DNG writer appends to the model of some cameras; it does not belong to the camera's name."""
 
 
 def camera(block: ExifBlock) -> Camera | None:
-    """Make (0x010F) and model (0x0110), stripped; None if the block names neither."""
+    """Return make (0x010F) and model (0x0110), stripped; None if the block names neither."""
     make, model = (block.text("ifd0", tag) for tag in (0x010F, 0x0110))
     model = model.removesuffix(FROM_JPEG)
     return Camera(make, model) if make or model else None
 
 
 def orientation(block: ExifBlock) -> int:
-    """Orientation (0x0112) 1–8; 1 if it is absent or absurd."""
+    """Return the orientation (0x0112) 1–8; 1 if it is absent or absurd."""
     value = next(iter(block.numbers(0x0112, "ifd0")), 1)
     return int(value) if value in range(1, 9) else 1
 
 
 def color_space(block: ExifBlock) -> str | None:
-    """ "sRGB", "Adobe RGB", or None if the block does not say (ColorSpace 0xA001, InteroperabilityIndex 0x0001).
+    """Return "sRGB", "Adobe RGB", or None if unknown, by ColorSpace (0xA001) and InteroperabilityIndex (0x0001).
 
     DCF writes Adobe RGB as ColorSpace 65535 with index "R03"; some cameras write 2.
     """
@@ -277,7 +278,7 @@ _CANON_WB_INDEX = (
 
 
 def white_balance(block: ExifBlock) -> tuple[np.ndarray | None, str]:
-    """((3,) as-shot neutral in camera RGB with G = 1, where it was read), or (None, "").
+    """Return ((3,) as-shot neutral in camera RGB with G = 1, its origin), or (None, "").
 
     From the MakerNote: Nikon 0x000C WB_RBLevels, Canon 0x4001 ColorData WB_RGGBLevelsAsShot.
     """
@@ -298,7 +299,7 @@ def white_balance(block: ExifBlock) -> tuple[np.ndarray | None, str]:
 
 
 def _neutral(red: float, green: float, blue: float, origin: str) -> tuple[np.ndarray | None, str]:
-    """As-shot neutral from the multipliers, unless they are absurd (more than 4 stops apart)."""
+    """Return the as-shot neutral from the multipliers, unless they are absurd (more than 4 stops apart)."""
     if not all(math.isfinite(level) and level > 0 for level in (red, green, blue)):
         return None, ""
     neutral = np.array([green / red, 1.0, green / blue])
@@ -309,10 +310,10 @@ def _neutral(red: float, green: float, blue: float, origin: str) -> tuple[np.nda
 
 
 def ifds_bytes(ifd0: Ifd, exif: Ifd, gps: Ifd, at: int) -> bytes:
-    """Little-endian IFD0, Exif and GPS IFDs with these entries, to stand at byte ``at`` (even) of a file.
+    """Return little-endian IFD0, Exif and GPS IFDs with these entries, for byte ``at`` (even) of a file.
 
-    Pointers among the entries are replaced. A MakerNote and an interoperability IFD hold offsets that would be wrong
-    here, so they are left out.
+    Pointers among the entries are replaced. MakerNote and interoperability IFD are left out: their offsets would be
+    wrong in the new file.
     """
     exif = {tag: entry for tag, entry in exif.items() if tag not in (_MAKER_NOTE, _INTEROP_IFD)}
     subs = {tag: entries for tag, entries in ((_EXIF_IFD, exif), (_GPS_IFD, gps)) if entries}
@@ -327,13 +328,13 @@ def ifds_bytes(ifd0: Ifd, exif: Ifd, gps: Ifd, at: int) -> bytes:
 
 
 def build(ifd0: Ifd, exif: Ifd, gps: Ifd) -> bytes:
-    """A little-endian EXIF block (TIFF structure, without "Exif\\0\\0") of these IFDs; see ``ifds_bytes``."""
+    """Make a little-endian EXIF block (TIFF structure, without "Exif\\0\\0") of these IFDs; see ``ifds_bytes``."""
     return b"II*\0" + struct.pack("<I", 8) + ifds_bytes(ifd0, exif, gps, 8)
 
 
-# Tags that go from the source into a clean EXIF, with their type in Exif 2.32: author, dates, exposure, lens.
-_KEPT_IFD0 = dict.fromkeys((0x010E, 0x0132, 0x013B, 0x8298), ASCII)  # description, date, artist, copyright
-_KEPT_EXIF = (
+# Tags copied from the source into a clean EXIF, with their type in Exif 2.32: author, dates, exposure, lens.
+_COPIED_IFD0 = dict.fromkeys((0x010E, 0x0132, 0x013B, 0x8298), ASCII)  # description, date, artist, copyright
+_COPIED_EXIF = (
     dict.fromkeys((0x9003, 0x9004, 0x9010, 0x9011, 0x9012, 0x9290, 0x9291, 0x9292), ASCII)  # dates and time zones
     | dict.fromkeys((0xA433, 0xA434), ASCII)  # lens make and model
     # exposure program, metering, light source, flash, exposure mode, white balance, 35 mm focal length
@@ -343,7 +344,7 @@ _KEPT_EXIF = (
 _GPS_TYPES = dict(
     enumerate((1, 2, 5, 2, 5, 1, 5, 5, 2, 2, 2, 5, 2, 5, 2, 5, 2, 5, 2, 2, 5, 2, 5, 2, 5, 2, 5, 7, 7, 2, 3, 5))
 )
-_MAX_KEPT = 2000  # bytes of one value: all of them must fit into a JPEG segment of 64 kB
+_MAX_COPIED = 2000  # bytes of one value: all values must fit into a JPEG segment of 64 kB
 
 
 def clean_exif(
@@ -355,18 +356,18 @@ def clean_exif(
     width: int,
     height: int,
 ) -> bytes:
-    """A small EXIF block for an exported sRGB picture of ``width`` × ``height`` pixels, orientation already applied.
+    """Make a small EXIF block for an exported sRGB picture of ``width`` × ``height`` pixels, already upright.
 
-    Holds the camera, the optical values, ``software``, and from ``source`` (an EXIF block, TIFF structure) the dates,
-    author, lens and GPS position; no MakerNote, no thumbnail. Entries of the wrong type or size are left out; a source
-    that is no EXIF counts as None. Returns the TIFF structure *without* "Exif\\0\\0".
+    It holds the camera, the optical values, ``software``, and from ``source`` (an EXIF block, TIFF structure) the
+    dates, author, lens and GPS position; no MakerNote, no thumbnail. Entries of the wrong type or size are left out; a
+    source that is not EXIF counts as None. Returns the TIFF structure *without* "Exif\\0\\0".
     """
     try:
         block = parse(source) if source else ExifBlock("<")
     except FormatError:
         block = ExifBlock("<")
-    ifd0 = _kept(block.ifd0, _KEPT_IFD0)
-    exif = _kept(block.exif, _KEPT_EXIF)
+    ifd0 = _copied(block.ifd0, _COPIED_IFD0)
+    exif = _copied(block.exif, _COPIED_EXIF)
 
     def put(ifd: Ifd, tag: int, kind: int, *values: int) -> None:
         letter = TYPES[kind][1]
@@ -374,7 +375,7 @@ def clean_exif(
         ifd[tag] = Entry(kind, count, struct.pack(f"<{len(values)}{letter}", *values))
 
     def put_text(ifd: Ifd, tag: int, text: str) -> None:
-        data = text.encode()[:_MAX_KEPT] + b"\0"
+        data = text.encode()[:_MAX_COPIED] + b"\0"
         if len(data) > 1:
             ifd[tag] = Entry(ASCII, len(data), data)
 
@@ -382,7 +383,7 @@ def clean_exif(
     put_text(ifd0, 0x0110, camera.model if camera else "")
     put_text(ifd0, 0x0131, software)
     put(ifd0, 0x0112, SHORT, 1)  # Orientation
-    put(ifd0, 0x011A, RATIONAL, 72, 1)  # X and Y resolution, in inches: required, means nothing
+    put(ifd0, 0x011A, RATIONAL, 72, 1)  # X and Y resolution, in inches: required but meaningless
     put(ifd0, 0x011B, RATIONAL, 72, 1)
     put(ifd0, 0x0128, SHORT, 2)
     put(ifd0, 0x0213, SHORT, 1)  # YCbCrPositioning: centred
@@ -398,23 +399,23 @@ def clean_exif(
     if optical.iso is not None:
         iso = max(1, min(round(optical.iso), 2**32 - 1))
         put(exif, 0x8827, SHORT, min(iso, 65535))
-        if iso >= 65535:  # PhotographicSensitivity has 16 bits; beyond that ISOSpeed says it (SensitivityType 3)
+        if iso >= 65535:  # PhotographicSensitivity has 16 bits; ISOSpeed holds larger values (SensitivityType 3)
             put(exif, 0x8830, SHORT, 3)
             put(exif, 0x8833, LONG, iso)
-    return build(ifd0, exif, _kept(block.gps, _GPS_TYPES))
+    return build(ifd0, exif, _copied(block.gps, _GPS_TYPES))
 
 
-def _kept(entries: Ifd, types: dict[int, int]) -> Ifd:
-    """The entries that have the type they should have, and a sensible size; empty texts left out."""
+def _copied(entries: Ifd, types: dict[int, int]) -> Ifd:
+    """Return the entries with their specified type and a sensible size, without empty texts."""
     return {
         tag: entry
         for tag, entry in entries.items()
-        if types.get(tag) == entry.type and len(entry.data) <= _MAX_KEPT and (entry.type != ASCII or entry.text())
+        if types.get(tag) == entry.type and len(entry.data) <= _MAX_COPIED and (entry.type != ASCII or entry.text())
     }
 
 
 def _ratio(value: float) -> tuple[int, int]:
-    """The value as an unsigned RATIONAL: exact for cameras' usual values (1/125, 5.6), else to about 1e-6."""
+    """Return the value as an unsigned RATIONAL: exact for cameras' usual values (1/125, 5.6), else to about 1e-6."""
     fraction = Fraction(value).limit_denominator(1_000_000 if value < 4000 else 100)
     if fraction == 0:
         fraction = Fraction(1, max(1, min(round(1 / value), 2**32 - 1)))

@@ -1,4 +1,4 @@
-"""Colour spaces of pictures: ICC profiles and EXIF's word for Adobe RGB, to sRGB; and the sRGB profile to write."""
+"""Convert colour spaces to sRGB, by ICC profile or by EXIF's mark for Adobe RGB; make the sRGB profile to embed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ADOBE_GAMMA = 563 / 256
 
 
 def to_srgb(pixels: np.ndarray, icc: bytes | None, exif_space: str | None) -> tuple[np.ndarray, list[str]]:
-    """(pixels in sRGB, notes): uint16 where a conversion was made, untouched where none was needed."""
+    """Return (pixels in sRGB, notes): uint16 after a conversion, unchanged if none was needed."""
     if icc is None:
         if exif_space != "Adobe RGB":
             return pixels, []
@@ -50,9 +50,9 @@ def to_srgb(pixels: np.ndarray, icc: bytes | None, exif_space: str | None) -> tu
             raise ValueError("its primaries make no sense")
         if any(not np.isfinite(curve).all() or curve[-1] - curve[0] < 0.5 for curve in curves):
             raise ValueError("its tone curves make no sense")
-    except Exception as error:  # a profile is a file format of its own, and can be damaged in as many ways
+    except Exception as error:  # damage in a profile causes many kinds of errors
         return pixels, [f"the embedded colour profile cannot be used ({one_line(error)}); the pixels count as sRGB"]
-    # sRGB by measure, not by name: primaries and tone curve within the precision of 8 bits
+    # Recognise sRGB by its numbers, not by name: primaries and tone curve within the precision of 8 bits.
     same_curve = max(float(np.abs(color.srgb_encode(curve) - axis).max()) for curve in curves) < 0.006
     if same_curve and np.abs(matrix - np.eye(3)).max() < 0.005:
         return pixels, []
@@ -62,11 +62,11 @@ def to_srgb(pixels: np.ndarray, icc: bytes | None, exif_space: str | None) -> tu
 def _convert(
     pixels: np.ndarray, curves: list[np.ndarray], matrix: np.ndarray, name: str
 ) -> tuple[np.ndarray, list[str]]:
-    """((H, W, 3) uint16 sRGB, note) of pixels through a decoding table per channel and linear RGB → linear sRGB."""
-    # white is white in both spaces; the profile's rounded numbers must not tint it
+    """Convert by a decoding table per channel and a matrix to linear sRGB; return ((H, W, 3) uint16 sRGB, note)."""
+    # White is white in both spaces; the profile's rounded numbers must not tint it.
     matrix = (matrix / matrix.sum(1, keepdims=True)).T.astype(np.float32)
     tables = [curve.astype(np.float32) for curve in curves]
-    # encoding by table over the square root of light: there the sRGB curve is nowhere steep, so 16 bits of index do
+    # Encode by a table over the square root of light: there the sRGB curve is nowhere steep; 16-bit indices suffice.
     root = np.linspace(0, 1, 65536)
     encode = np.rint(color.srgb_encode(root**2) * 65535).astype(np.uint16)
     out = np.empty(pixels.shape, np.uint16)
@@ -86,7 +86,7 @@ def _convert(
 
 
 def _convert_lut(pixels: np.ndarray, icc: bytes, name: str) -> tuple[np.ndarray, list[str]]:
-    """(uint8 pixels in sRGB, note) through a profile made of tables, by LittleCMS."""
+    """Convert through a profile made of tables, by LittleCMS; return (uint8 pixels in sRGB, note)."""
     from PIL import Image, ImageCms
 
     source = ImageCms.ImageCmsProfile(io.BytesIO(icc))
@@ -97,14 +97,14 @@ def _convert_lut(pixels: np.ndarray, icc: bytes, name: str) -> tuple[np.ndarray,
 
 
 def _tags(icc: bytes) -> dict[bytes, bytes]:
-    """Tag signature → data of an ICC profile (ICC.1:2010, 7.3)."""
+    """Return tag signature → data of an ICC profile (ICC.1:2010, 7.3)."""
     count = struct.unpack(">I", icc[128:132])[0]
     entries = [struct.unpack(">4sII", icc[at : at + 12]) for at in range(132, 132 + 12 * min(count, 256), 12)]
     return {signature: icc[offset : offset + size] for signature, offset, size in entries}
 
 
 def _icc_name(tags: dict[bytes, bytes]) -> str:
-    """The profile's description: textDescription (version 2) or the first of multiLocalizedUnicode (version 4)."""
+    """Return the profile's name: textDescription (version 2) or the first of multiLocalizedUnicode (version 4)."""
     data = tags.get(b"desc", b"")
     if data[:4] == b"mluc" and len(data) >= 28:
         length, offset = struct.unpack(">II", data[20:28])
@@ -114,13 +114,15 @@ def _icc_name(tags: dict[bytes, bytes]) -> str:
 
 
 def _icc_xyz(data: bytes) -> np.ndarray:
-    """(3,) of an XYZType."""
+    """Return the (3,) numbers of an XYZType."""
     return np.array(struct.unpack(">3i", data[8:20])) / 65536
 
 
 def _icc_curve(data: bytes, axis: np.ndarray) -> np.ndarray:
-    """Linear light at each encoded value of ``axis`` (0–1) by a curveType or parametricCurveType (ICC.1:2010, 10.5,
-    10.15)."""  # fmt: skip
+    """Return linear light at each encoded value of ``axis`` (0–1).
+
+    ``data`` is a curveType or parametricCurveType (ICC.1:2010, 10.5, 10.15).
+    """
     if data[:4] == b"curv":
         count = struct.unpack(">I", data[8:12])[0]
         if count == 0:
@@ -140,15 +142,15 @@ def _icc_curve(data: bytes, axis: np.ndarray) -> np.ndarray:
         a, d = 1.0, 0.0
     elif kind <= 2:  # above −b/a the power, below it a constant
         d, e, f, c = -b / a, c, c, 0.0
-    with np.errstate(all="ignore"):  # absurd parameters overflow; the caller looks at the curve
+    with np.errstate(all="ignore"):  # absurd parameters overflow; the caller checks the curve
         return np.clip(np.where(axis >= d, np.maximum(a * axis + b, 0) ** g + e, c * axis + f), 0, 1)
 
 
 @cache
 def srgb_profile() -> bytes:
-    """An sRGB ICC profile, the same bytes every time."""
+    """Return an sRGB ICC profile, the same bytes every time."""
     from PIL import ImageCms
 
     data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
-    data[24:36] = struct.pack(">6H", 2020, 1, 1, 0, 0, 0)  # its date of making is the clock's
+    data[24:36] = struct.pack(">6H", 2020, 1, 1, 0, 0, 0)  # a fixed date: LittleCMS writes the clock's
     return bytes(data)

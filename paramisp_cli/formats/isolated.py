@@ -1,12 +1,12 @@
-"""Read a RAW file in a process of its own: a decoder that crashes or hangs on a hostile file costs that file alone.
+"""Read a RAW file in a process of its own: a decoder's crash or hang on a hostile file affects only this file.
 
 The parent starts ``python -I`` with its own search path and passes the path of the file. The child limits its memory
 and its processor time, reads the file as ``formats.read`` does, and writes the image to its standard output, an
 unnamed temporary file: a line with the length of the description, the description (JSON), and the bytes of all arrays
-and metadata blocks. Nothing is pickled; the parent builds the image anew, and every check of ``types`` runs again.
+and metadata blocks. Nothing is pickled; the parent builds a new image, and every check of ``types`` runs again.
 
-The child has the user's rights: it contains crashes and hangs, and is no sandbox against code that a decoder's fault
-lets in.
+The child has the user's rights: it contains crashes and hangs, but it is no sandbox against code injected through a
+fault of the decoder.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
 _MEMORY, _MEMORY_PER_BYTE = 3 << 30, 4
-"""Memory that the decoder may take beyond what Python and its modules hold: a base, and a share of the file's size."""
+"""Memory [bytes] for the decoder beyond Python and its modules: a base, and a multiple of the file's size."""
 _SECONDS, _BYTES_PER_SECOND = 60, 1 << 20
-"""Processor time that the decoder may take: a base, and time for the file's bytes. Real files take below 5 s."""
+"""Processor time for the decoder: a base [s], and time for the file's bytes. Real files need less than 5 s."""
 _PATIENCE = 4
-"""Times the processor time after which the child is ended by the clock, asleep or not."""
+"""Multiple of the processor time, by the clock, after which the child is ended even if it sleeps."""
 
 _CLASSES = {
     kind.__name__: kind
@@ -58,11 +58,11 @@ _ERRORS = {
 def read(path: Path, max_pixels: int) -> SrgbImage | RawImage:
     """Read a file as ``formats.read`` does, in a process of its own.
 
-    Raises the errors that ``formats.read`` raises, and FormatError if the decoder crashed, hung, or took more memory
-    than files of this size need.
+    Raises the errors of ``formats.read``, and FormatError if the decoder crashed, hung, or used more memory than a file
+    of this size needs.
     """
     seconds = _SECONDS + path.stat().st_size // _BYTES_PER_SECOND
-    # The child passes ``formats.read`` to ``serve``, for a module must not import the package that it is in.
+    # The child passes ``formats.read`` to ``serve``: a module must not import its own package.
     start = "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from paramisp_cli import formats"
     serving = "formats.isolated.serve(formats.read, *sys.argv[2:])"
     search = json.dumps([place for place in sys.path if place])
@@ -85,10 +85,10 @@ def read(path: Path, max_pixels: int) -> SrgbImage | RawImage:
             raise
         except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:
             raise FormatError(
-                f"{path}: the RAW decoder answered nonsense ({error}); the file is damaged or hostile"
+                f"{path}: the RAW decoder gave an invalid answer ({error}); the file is damaged or hostile"
             ) from error
     if not isinstance(image, (RawImage, SrgbImage)):
-        raise FormatError(f"{path}: the RAW decoder answered nonsense; the file is damaged or hostile")
+        raise FormatError(f"{path}: the RAW decoder gave an invalid answer; the file is damaged or hostile")
     return image
 
 
@@ -97,12 +97,12 @@ def _stopped(path: Path, seconds: int) -> FormatError:
 
 
 def _failure(path: Path, code: int, seconds: int, printed: str) -> Exception:
-    """The error for a child that did not answer."""
+    """Return the error for a child that did not answer."""
     if code == -getattr(signal, "SIGXCPU", 0):
         return _stopped(path, seconds)
     if code == -getattr(signal, "SIGKILL", 0):
         return FileAccessError(f"{path}: the RAW decoder was killed, probably for lack of memory; free some and retry")
-    if code < 0 or code > 255:  # Windows has the fault's own number, 0xC0000005
+    if code < 0 or code > 255:  # on Windows the code is the fault's number, such as 0xC0000005
         number = f"signal {-code}" if code < 0 else f"code {code:#x}"
         return FormatError(f"{path}: the RAW decoder crashed on it ({number}); the file is damaged or hostile")
     last = printed.strip().splitlines()[-1:] or [f"exit code {code}"]
@@ -116,7 +116,7 @@ def serve(read_file: Callable[..., SrgbImage | RawImage], name: str, seconds: st
     """Read the file with ``read_file``, which is ``formats.read``, and write the image or the error to stdout."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     channel = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # a library's remarks must not mix with the answer
+    os.dup2(2, 1)  # text printed by a library must not mix with the answer
     path = Path(name)
     try:
         _limit(path.stat().st_size, int(seconds))
@@ -130,7 +130,7 @@ def serve(read_file: Callable[..., SrgbImage | RawImage], name: str, seconds: st
 
 
 def _limit(size: int, seconds: int) -> None:
-    """Limit memory and processor time, where the system knows such limits; no core dump."""
+    """Limit memory and processor time, on systems with such limits, and disable core dumps."""
     if resource is None:
         return
     pages = Path("/proc/self/statm")
@@ -142,14 +142,14 @@ def _limit(size: int, seconds: int) -> None:
 
 
 def _lower(which: int, value: int) -> None:
-    """Set a soft limit unless a lower one holds."""
+    """Set a soft limit unless a lower limit is in force."""
     soft, hard = resource.getrlimit(which)
     lowest = min((limit for limit in (soft, hard, value) if limit != resource.RLIM_INFINITY), default=value)
     resource.setrlimit(which, (lowest, hard))
 
 
 def _send(image: object, channel: IO[bytes]) -> None:
-    """Write the description of an image or an error, and the bytes that belong to it."""
+    """Write the description of an image or an error, and its bytes."""
     blobs: list[Any] = []
     if isinstance(image, ParamispError):
         description: Any = {"error": [type(image).__name__, str(image), image.field]}
@@ -162,7 +162,7 @@ def _send(image: object, channel: IO[bytes]) -> None:
 
 
 def _described(value: object, blobs: list[Any]) -> Any:
-    """The value as JSON takes it; bytes and arrays go to ``blobs`` and are described by length, type and shape."""
+    """Return the value for JSON; bytes and arrays go to ``blobs`` and are described by length, type and shape."""
     if isinstance(value, np.ndarray):
         blobs.append(np.ascontiguousarray(value).data.cast("B"))
         return {"array": [value.dtype.name, list(value.shape)]}
@@ -182,7 +182,7 @@ def _described(value: object, blobs: list[Any]) -> Any:
 
 
 def _received(answer: IO[bytes]) -> object:
-    """The image that the child wrote; raises its error. Nothing in the answer is trusted."""
+    """Return the image that the child wrote, or raise its error. The answer is untrusted."""
     length = int(answer.readline(20))
     _check_rest(answer, length)
     description = json.loads(answer.read(length))
@@ -193,7 +193,7 @@ def _received(answer: IO[bytes]) -> object:
 
 
 def _built(value: Any, answer: IO[bytes]) -> Any:
-    """The value of a description; takes its bytes from ``answer`` in the order in which ``_described`` put them."""
+    """Return the value of a description; its bytes come from ``answer`` in the order of ``_described``."""
     if not isinstance(value, dict):
         return value
     ((kind, inside),) = value.items()
@@ -215,7 +215,7 @@ def _built(value: Any, answer: IO[bytes]) -> Any:
 
 
 def _check_rest(answer: IO[bytes], wanted: int) -> None:
-    """ValueError if fewer bytes are left than wanted, which must not be asked for then."""
+    """Raise ValueError if fewer bytes are left than wanted, before a read allocates memory for them."""
     left = os.fstat(answer.fileno()).st_size - answer.tell()
     if not 0 <= wanted <= left:
         raise ValueError(f"{left} of {wanted} bytes")

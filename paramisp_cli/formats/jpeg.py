@@ -1,4 +1,4 @@
-"""The segments of a JPEG (ITU-T T.81), and the two things that other formats want to know from them."""
+"""The segments of a JPEG (ITU-T T.81), its EXIF block, and its fitness as a DNG preview."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _NOT_FRAMES = (0xC4, 0xC8, 0xCC)  # among 0xC0–0xCF: Huffman tables, reserved,
 
 
 def segments(jpeg: bytes | mmap.mmap) -> Iterator[tuple[int, bytes]]:
-    """(marker, content) of each segment before the first scan, in order.
+    """Yield (marker, content) of each segment before the first scan, in order.
 
-    Ends without an error where the data end or are no segments; the last content may be cut short.
+    The iteration ends without an error where the data end or are not segments; the last content may be cut short.
     """
     at = 2
     while jpeg[:2] == _SOI and at + 4 <= len(jpeg) and jpeg[at] == 0xFF:
@@ -29,13 +29,13 @@ def segments(jpeg: bytes | mmap.mmap) -> Iterator[tuple[int, bytes]]:
 
 
 def exif_block(jpeg: bytes | mmap.mmap) -> bytes | None:
-    """The EXIF block (TIFF structure) of a JPEG, None if it has none."""
-    found = (content for marker, content in segments(jpeg) if marker == _APP1)
-    return next((content[6:] for content in found if content[:6] == b"Exif\0\0"), None)
+    """Return the EXIF block (TIFF structure) of a JPEG, None if it has none."""
+    contents = (content for marker, content in segments(jpeg) if marker == _APP1)
+    return next((content[6:] for content in contents if content[:6] == b"Exif\0\0"), None)
 
 
 def preview_frame(jpeg: bytes) -> tuple[int, int, tuple[int, int]] | None:
-    """(width, height, (horizontal, vertical) chroma subsampling) of a JPEG that may be a DNG preview, else None.
+    """Return (width, height, (horizontal, vertical) chroma subsampling) of a possible DNG preview, else None.
 
     DNG allows a baseline JPEG (SOF0) of three components, 8 bits, in YCbCr with both chroma planes sampled alike.
     """
@@ -49,7 +49,7 @@ def preview_frame(jpeg: bytes) -> tuple[int, int, tuple[int, int]] | None:
 
 
 def _frame_of(segment: bytes) -> tuple[int, int, tuple[int, int]] | None:
-    """The result of `preview_frame` from the content of the SOF0 segment (T.81 B.2.2)."""
+    """Return the result of ``preview_frame`` from the content of the SOF0 segment (T.81 B.2.2)."""
     if len(segment) < 15 or segment[0] != 8 or segment[5] != 3 or segment[6:15:3] == b"RGB":
         return None
     height, width = struct.unpack(">HH", segment[1:5])

@@ -1,4 +1,4 @@
-"""Kinds of files by their first bytes: those that paramisp reads, and those that it knows only by name."""
+"""Kinds of files by their first bytes: kinds that paramisp reads, and kinds that it can only name."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ KNOWN_UNREADABLE = {
         "video",
     ),
 }
-"""Suffix → kind of the files beside photographs that paramisp cannot read."""
+"""Suffix → kind, for files beside photographs that paramisp cannot read."""
 
 
 def is_webp(head: bytes) -> bool:
-    """Whether a file that begins so is WebP."""
+    """Tell whether a file with these first bytes is WebP."""
     return head[:4] == b"RIFF" and head[8:12] == b"WEBP"
 
 
 def is_avif(head: bytes) -> bool:
-    """Whether a file that begins so is AVIF."""
+    """Tell whether a file with these first bytes is AVIF."""
     return bool(_brands(head) & _AVIF)
 
 
 def unreadable(head: bytes) -> str | None:
-    """The kind of a file that paramisp knows but cannot read, by its first 64 bytes; None if it is none of those."""
+    """Return the kind of an unreadable file by its first 64 bytes; None for other files."""
     brands = _brands(head)
     if brands & _HEIC:
         return "HEIC"
@@ -66,7 +66,7 @@ def unreadable(head: bytes) -> str | None:
 
 
 def _brands(head: bytes) -> set[bytes]:
-    """The brands in the file type box with which an ISO media file begins (ISO/IEC 14496-12, 4.3)."""
+    """Return the brands in the file type box at the start of an ISO media file (ISO/IEC 14496-12, 4.3)."""
     if head[4:8] != b"ftyp":
         return set()
     end = min(int.from_bytes(head[:4], "big"), len(head))

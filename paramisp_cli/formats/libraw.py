@@ -1,4 +1,4 @@
-"""Camera RAW files, read through LibRaw (rawpy's only door); a DNG's colour comes from its own tags."""
+"""Read camera RAW files through LibRaw (the only module that uses rawpy); a DNG's colour comes from its own tags."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _sniff(head: bytes) -> bool:
 
 
 def is_raw(path: Path, head: bytes) -> bool:
-    """Whether a file whose first bytes LibRaw may understand is a RAW: a plain TIFF begins like a NEF."""
+    """Tell whether a file with these first bytes is a RAW: a plain TIFF begins like a NEF."""
     if not head.startswith(TIFF_MAGICS):
         return True
     if head[8:10] == b"CR" or any(_is_cfa(tags) or _DNG_VERSION in tags for tags in _tiff_ifds(path)):
@@ -58,7 +58,7 @@ def is_raw(path: Path, head: bytes) -> bool:
 
 
 def _opens(path: Path) -> bool:
-    """Whether LibRaw takes the file for a RAW: old cameras' do not say it in their tags, and a name may be wrong."""
+    """Tell whether LibRaw opens the file as a RAW: tags of old cameras do not mark it, and its name may be wrong."""
     try:
         rawpy.imread(str(path)).close()
     except rawpy.LibRawError:
@@ -72,7 +72,7 @@ def _is_cfa(tags: Ifd) -> bool:
 
 
 def _tiff_ifds(path: Path) -> list[Ifd]:
-    """The tags of every IFD of a TIFF-like file, the main one first; nothing if it is not one or is damaged."""
+    """Return the tags of every IFD of a TIFF-like file, IFD0 first; an empty list for damaged and other files."""
     try:
         with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return parse_ifds(data)
@@ -81,7 +81,7 @@ def _tiff_ifds(path: Path) -> list[Ifd]:
 
 
 def _numbers(tags: Ifd, tag: int, count: int) -> np.ndarray | None:
-    """A tag's values if there are ``count`` finite ones."""
+    """Return the first ``count`` values of a tag if all are there and finite."""
     values = tags[tag].values() if tag in tags else ()
     array = np.array(values[:count], np.float64)
     return array if array.size == count and np.isfinite(array).all() else None
@@ -90,8 +90,8 @@ def _numbers(tags: Ifd, tag: int, count: int) -> np.ndarray | None:
 def read(path: Path, max_pixels: int = MAX_PIXELS) -> RawImage:
     """Read a Bayer RAW of at most ``max_pixels``: the visible area, trimmed to even sides, in raw units.
 
-    Levels, CFA and orientation come from LibRaw; matrix, neutral, crop and exposure from a DNG's own tags where it is
-    one. Raises FormatError for X-Trans, Foveon, already demosaiced and unreadable files.
+    Levels, CFA and orientation come from LibRaw; matrix, neutral, crop and exposure of a DNG from its own tags. Raises
+    FormatError for X-Trans, Foveon, already demosaiced and unreadable files.
     """
     with path.open("rb") as stream:
         head = stream.read(64)
@@ -108,7 +108,7 @@ def read(path: Path, max_pixels: int = MAX_PIXELS) -> RawImage:
                 f"{path}: the RAW data is damaged ({remarks[0]}); copy it from the camera again"
             ) from error
         raise FormatError(f"{path}: LibRaw cannot read it ({reason}); damaged, or an unknown RAW format") from error
-    if remarks:  # LibRaw goes on where it can
+    if remarks:  # LibRaw continues after damage if it can
         note = f"the RAW data is damaged ({remarks[0]}): a part of the picture may be wrong"
         image = replace(image, notes=(*image.notes, note))
     return image
@@ -122,11 +122,10 @@ def _check_pixels(path: Path, raw: rawpy.RawPy, max_pixels: int) -> None:
 
 
 def developed(path: Path) -> SrgbImage:
-    """LibRaw's own rendering of a RAW: the camera's white balance, its defaults for all else, 8 bits.
+    """Render a RAW with LibRaw: the camera's white balance, LibRaw's defaults for all else, 8 bits.
 
-    Of the visible area, as the sensor lies (not turned upright): pixel on pixel with the mosaic that ``read`` gives, of
-    which an odd side is trimmed. Its tone curve is LibRaw's (BT.709), and it brightens until 1 % of the pixels clip.
-    Raises FormatError.
+    The picture shows the visible area, not turned upright: pixel on pixel with the mosaic of ``read``, which trims odd
+    sides. Its tone curve is LibRaw's (BT.709); LibRaw brightens it until 1 % of the pixels clip. Raises FormatError.
     """
     remarks: list[str] = []
     try:
@@ -209,7 +208,7 @@ def _from_libraw(path: Path, head: bytes, raw: rawpy.RawPy) -> RawImage:
     exposure = _numbers(main, _BASELINE_EXPOSURE, 1) if is_dng else None
     noise = next((p for tags in ifds if (p := _numbers(tags, _NOISE_PROFILE, 6)) is not None), None) if is_dng else None
     software = main[_SOFTWARE].text() if _SOFTWARE in main else ""
-    # paramisp's own files hold their mosaic's digest, which finds damage that LibRaw does not report.
+    # paramisp's own files hold a digest of the mosaic. It detects damage that LibRaw does not report.
     if software.startswith("paramisp") and _NEW_DIGEST in main and tiles.digest(mosaic) != main[_NEW_DIGEST].data:
         notes.append("the RAW data is damaged (its digest differs): a part of the picture may be wrong")
     return RawImage(
@@ -234,7 +233,7 @@ def _from_libraw(path: Path, head: bytes, raw: rawpy.RawPy) -> RawImage:
 
 
 def _check_length(path: Path, ifds: list[Ifd]) -> None:
-    """FormatError if a DNG's mosaic goes beyond the file's end: LibRaw fills missing tiles with black."""
+    """Raise FormatError if a DNG's mosaic goes beyond the file's end: LibRaw fills missing tiles with black."""
     size = path.stat().st_size
     for tags in filter(_is_cfa, ifds):
         for offsets, counts in (_STRIPS, _TILES):
@@ -248,13 +247,13 @@ def _check_length(path: Path, ifds: list[Ifd]) -> None:
 
 
 def _cfa(path: Path, raw: rawpy.RawPy, ifds: list[Ifd]) -> str:
-    """The CFA of the visible area; FormatError for whatever is not Bayer with red, green and blue."""
+    """Return the CFA of the visible area; FormatError unless it is Bayer with red, green and blue."""
     sides = next((n for t in ifds if _is_cfa(t) and (n := _numbers(t, _CFA_REPEAT, 2)) is not None), np.array([2, 2]))
     pattern = raw.raw_pattern if raw.raw_type == rawpy.RawType.Flat else None
     if pattern is None:
         kind = "Foveon, monochrome, or already demosaiced"
         raise FormatError(f"{path}: not a Bayer file ({kind}); only Bayer RAWs can be rendered")
-    rows, columns = pattern.shape if pattern.shape != (2, 2) else sides.astype(int)  # of 4×4 LibRaw takes 2×2
+    rows, columns = pattern.shape if pattern.shape != (2, 2) else sides.astype(int)  # LibRaw gives 4×4 CFAs as 2×2
     if (rows, columns) != (2, 2):
         kind = "X-Trans" if (rows, columns) == (6, 6) else f"{rows}×{columns} CFA"
         raise FormatError(f"{path}: not a Bayer file ({kind}); only Bayer RAWs can be rendered")
@@ -266,18 +265,18 @@ def _cfa(path: Path, raw: rawpy.RawPy, ifds: list[Ifd]) -> str:
 
 
 def _preview(raw: rawpy.RawPy) -> bytes | None:
-    """The embedded camera JPEG, if there is one."""
+    """Return the embedded camera JPEG, if there is one."""
     try:
         thumb = raw.extract_thumb()
-    except rawpy.LibRawError:  # none, or of a kind LibRaw does not know: the RAW itself may be fine
+    except rawpy.LibRawError:  # no preview, or of an unknown kind: the RAW itself may be sound
         return None
     return bytes(thumb.data) if thumb.format == rawpy.ThumbFormat.JPEG else None
 
 
 def _exif_of(path: Path, ifds: list[Ifd], jpeg: bytes | None) -> tuple[exif.ExifBlock | None, bytes | None]:
-    """The file's EXIF, parsed, and a small clean copy of it to carry along.
+    """Return the file's EXIF, parsed, and a small clean copy of it for the image's metadata.
 
-    From the file itself if it is TIFF-like, else from its embedded JPEG (LibRaw gives even a CRW's one).
+    Its source is the file itself if it is TIFF-like, else the embedded JPEG (LibRaw adds EXIF even to a CRW's JPEG).
     """
     try:
         if ifds:
@@ -296,7 +295,7 @@ def _parsed(data: bytes | mmap.mmap) -> tuple[exif.ExifBlock, bytes]:
 
 
 def _completed(optical: OpticalParams, raw: rawpy.RawPy) -> OpticalParams:
-    """Complete values that EXIF does not tell: LibRaw may know them from the maker's own fields."""
+    """Complete values missing in EXIF: LibRaw may know them from the maker's own fields."""
     known = raw.other
     pairs = {
         "iso": known.iso_speed,
@@ -312,8 +311,11 @@ def _completed(optical: OpticalParams, raw: rawpy.RawPy) -> OpticalParams:
 
 
 def _dng_matrix(main: Ifd) -> tuple[np.ndarray | None, str]:
-    """XYZ → camera of the calibration illuminant nearest to D65: AnalogBalance · CameraCalibration · ColorMatrix."""
-    found = []
+    """Return XYZ → camera for the calibration illuminant nearest to D65, and its tag's name.
+
+    The matrix is AnalogBalance · CameraCalibration · ColorMatrix.
+    """
+    candidates = []
     for number, (tag, calibration_tag, illuminant_tag) in enumerate(
         ((_COLOR_MATRIX_1, _CALIBRATION_1, _ILLUMINANT_1), (_COLOR_MATRIX_2, _CALIBRATION_2, _ILLUMINANT_2)), 1
     ):
@@ -323,16 +325,16 @@ def _dng_matrix(main: Ifd) -> tuple[np.ndarray | None, str]:
         if calibration is not None:
             matrix = (calibration.reshape(3, 3) @ matrix.reshape(3, 3)).ravel()
         code = _numbers(main, illuminant_tag, 1)
-        found.append((matrix.reshape(3, 3), f"ColorMatrix{number}", int(code[0]) if code is not None else None))
-    if not found:
+        candidates.append((matrix.reshape(3, 3), f"ColorMatrix{number}", int(code[0]) if code is not None else None))
+    if not candidates:
         return None, ""
-    matrix, name, _ = found[color.nearest_to_d65([code for *_, code in found])]
+    matrix, name, _ = candidates[color.nearest_to_d65([code for *_, code in candidates])]
     balance = _numbers(main, _ANALOG_BALANCE, 3)
     return (matrix if balance is None else balance[:, None] * matrix), name
 
 
 def _dng_neutral(main: Ifd, matrix: np.ndarray) -> np.ndarray | None:
-    """AsShotNeutral, or the product of the matrix and AsShotWhiteXY."""
+    """Return AsShotNeutral, or the product of the matrix and AsShotWhiteXY."""
     neutral = _numbers(main, _AS_SHOT_NEUTRAL, 3)
     if neutral is None and (xy := _numbers(main, _AS_SHOT_WHITE_XY, 2)) is not None and xy[1] > 0:
         neutral = matrix @ (np.array([xy[0], xy[1], 1 - xy.sum()]) / xy[1])
@@ -340,9 +342,9 @@ def _dng_neutral(main: Ifd, matrix: np.ndarray) -> np.ndarray | None:
 
 
 def _rounding(raw: rawpy.RawPy, ifds: list[Ifd]) -> tuple[int, int]:
-    """Rows and columns by which the visible area begins further in than ActiveArea, from which the DNG counts.
+    """Return the offset (rows, columns) of the visible area from ActiveArea, the origin of the DNG's coordinates.
 
-    LibRaw rounds odd origins up, with the CFA, but lets black levels of each site begin at the rounded one.
+    LibRaw rounds odd origins up and moves the CFA with them, but not the black levels of each site.
     """
     area = next((a for tags in ifds if _is_cfa(tags) and (a := _numbers(tags, _ACTIVE_AREA, 4)) is not None), None)
     if area is None:
@@ -352,7 +354,7 @@ def _rounding(raw: rawpy.RawPy, ifds: list[Ifd]) -> tuple[int, int]:
 
 
 def _crop(raw: rawpy.RawPy, ifds: list[Ifd], height: int, width: int) -> Crop | None:
-    """The part that the camera shows, inside the visible area; None for everything."""
+    """Return the area that the camera shows, inside the visible area; None for the whole."""
     for tags in ifds:
         origin, size = _numbers(tags, _CROP_ORIGIN, 2), _numbers(tags, _CROP_SIZE, 2)
         if _is_cfa(tags) and origin is not None and size is not None:
@@ -363,7 +365,7 @@ def _crop(raw: rawpy.RawPy, ifds: list[Ifd], height: int, width: int) -> Crop | 
     else:
         s = raw.sizes
         top, left = s.crop_top_margin - s.top_margin, s.crop_left_margin - s.left_margin
-        # LibRaw's crop of several Canons is one row short of the camera's own JPEG.
+        # LibRaw's crop of several Canons has one row less than the camera's own JPEG.
         high, wide = s.crop_height + s.crop_height % 2, s.crop_width + s.crop_width % 2
     if top < 0 or left < 0 or high < 1 or wide < 1 or top + high > height or left + wide > width:
         return None

@@ -1,10 +1,10 @@
 """Lossless JPEG (ITU-T T.81, process 14, SOF3) as DNG stores mosaics: two components of half width, predictor 1.
 
-Samples of even columns are one component, of odd columns the other, so that each is predicted from the nearest sample
-of its own colour. A difference (mod 2^16) is written as the Huffman code of its category, the bit length of its
-magnitude, followed by that many bits (T.81 H.1.2.2). One code serves both components, and one `Codebook` may serve all
-the tiles of an image: then the work per sample is one look-up in a 65536-entry table, and bits are packed by numpy
-into 64-bit words. numpy leaves the interpreter's lock during all that, so tiles can be encoded in threads.
+Samples of even columns are one component and samples of odd columns the other, so that each sample is predicted from
+the nearest sample of its own colour. A difference (mod 2^16) is written as the Huffman code of its category (the bit
+length of its magnitude), followed by that many bits (T.81 H.1.2.2). One code serves both components, and one
+``Codebook`` may serve all tiles of an image: then each sample costs one look-up in a 65536-entry table, and numpy packs
+the bits into 64-bit words. numpy releases the interpreter's lock, so threads can encode tiles in parallel.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 CATEGORIES = 17  # bit lengths 0 to 16 of a difference
 # Codes of at most 11 bits: 11 + 15 bits a sample leave 5 bits of a 32-bit table entry for the length, and two samples
-# fit 64-bit words. T.81 would allow 16; for the rare categories that could use them it makes no measurable difference.
+# fit a 64-bit word. T.81 allows 16 bits; only rare categories would use them, without a measurable difference.
 _LONGEST_CODE = 11
 _LENGTH_BITS = 5
 
@@ -37,8 +37,8 @@ class Codebook:
 
 
 def codebook(histogram: np.ndarray) -> Codebook:
-    """The best code for ``histogram`` (17,), the counts of each category; every category gets a code, seen or not."""
-    # T.81 (C.2) forbids the code of all ones. A further symbol, the rarest of all, takes it and is then forgotten.
+    """Return the best code for ``histogram`` (17,), the counts of the categories; each gets a code, even at count 0."""
+    # T.81 (C.2) forbids the code of all ones. A further symbol, the rarest of all, takes this code and is dropped.
     counts = [*np.maximum(histogram, 1).tolist(), 0]
     lengths = np.array(_code_lengths(counts, _LONGEST_CODE)[:CATEGORIES])
     order = tuple(np.argsort(lengths, kind="stable").tolist())
@@ -56,15 +56,15 @@ def codebook(histogram: np.ndarray) -> Codebook:
 
 
 def histogram(tile: np.ndarray, bits: int = 16) -> np.ndarray:
-    """(17,) how often each category occurs among the differences of ``tile`` (H, W) uint16, W even."""
+    """Count each category (17,) among the differences of ``tile`` (H, W) uint16, W even."""
     return np.bincount(_CATEGORY[_differences(tile, bits)].ravel(), minlength=CATEGORIES)
 
 
 def encode(tile: np.ndarray, bits: int = 16, book: Codebook | None = None) -> bytes:
-    """The JPEG stream, SOI to EOI, of ``tile`` (H, W) uint16, W even, H and W/2 at most 65535, samples < 2^``bits``.
+    """Encode ``tile`` (H, W) uint16 as a JPEG stream, SOI to EOI; W even, H and W/2 ≤ 65535, samples < 2^``bits``.
 
-    ``book`` is the code to use; without one the best code for this tile is made (which costs as much as the rest).
-    Raises ValueError if the tile's shape or type is not that.
+    ``book`` is the code to use; without it, the best code for this tile is made, which doubles the time. Raises
+    ValueError for a tile of another shape or type.
     """
     if tile.ndim != 2 or tile.dtype != np.uint16 or tile.shape[1] % 2 or 0 in tile.shape:
         raise ValueError(f"a tile must be (H, W) uint16 with even W, got {tile.shape} {tile.dtype}")
@@ -82,7 +82,7 @@ def encode(tile: np.ndarray, bits: int = 16, book: Codebook | None = None) -> by
 
 
 def _category_tables() -> tuple[np.ndarray, np.ndarray]:
-    """(65536,) category, and (65536,) the bits that follow the code, both by difference mod 2^16."""
+    """Return (65536,) category and (65536,) bits after the code, both by difference mod 2^16."""
     difference = np.arange(1 << 16).astype(np.uint16).view(np.int16).astype(np.int64)
     category = np.ceil(np.log2(np.abs(difference) + 1)).astype(np.uint8)
     extra = np.where(difference < 0, difference - 1, difference) & ((1 << category.astype(np.int64)) - 1)
@@ -93,21 +93,21 @@ _CATEGORY, _EXTRA = _category_tables()
 
 
 def _code_lengths(counts: list[int], longest: int) -> list[int]:
-    """Bits of the best prefix code for symbols that occur ``counts`` times, with no code over ``longest`` bits.
+    """Return the code lengths [bits] of the best prefix code for symbol counts, each at most ``longest``.
 
-    Package-merge (Larmore and Hirschberg, J. ACM 37, 1990); a package is its count and the symbols in it.
+    Package-merge (Larmore and Hirschberg, J. ACM 37, 1990); a package is its count and its symbols.
     """
     leaves: list[tuple[int, tuple[int, ...]]] = sorted((count, (symbol,)) for symbol, count in enumerate(counts))
     packages = leaves
     for _ in range(longest - 1):
-        pairs = zip(packages[0::2], packages[1::2], strict=False)  # an odd one is left over
+        pairs = zip(packages[0::2], packages[1::2], strict=False)  # drops the last of an odd number
         packages = sorted(leaves + [(a[0] + b[0], a[1] + b[1]) for a, b in pairs], key=lambda package: package[0])
-    taken = [symbol for _, symbols in packages[: 2 * len(counts) - 2] for symbol in symbols]
-    return [taken.count(symbol) for symbol in range(len(counts))]
+    chosen = [symbol for _, symbols in packages[: 2 * len(counts) - 2] for symbol in symbols]
+    return [chosen.count(symbol) for symbol in range(len(counts))]
 
 
 class _Scratch(threading.local):
-    """Buffers kept from tile to tile in each thread: memory fresh from the system costs more than the arithmetic."""
+    """Buffers of each thread, reused for every tile: fresh memory from the system costs more than the arithmetic."""
 
     def __init__(self) -> None:
         self.buffers: dict[str, np.ndarray] = {}
@@ -123,10 +123,10 @@ _scratch = _Scratch()
 
 
 def _differences(tile: np.ndarray, bits: int) -> np.ndarray:
-    """(H, W) uint16 sample minus prediction, mod 2^16.
+    """Return sample minus prediction, (H, W) uint16, mod 2^16.
 
-    A sample is predicted by the one two columns before, in the first two columns by the one above; the first two of
-    all by 2^(bits − 1) (T.81 H.1.2.1).
+    The prediction is the sample two columns to the left; in the first two columns, the sample above; for the first two
+    samples, 2^(bits − 1) (T.81 H.1.2.1).
     """
     difference = _scratch.get("difference", np.uint16, tile.size).reshape(tile.shape)
     np.subtract(tile[:, 2:], tile[:, :-2], out=difference[:, 2:])
@@ -136,7 +136,7 @@ def _differences(tile: np.ndarray, bits: int) -> np.ndarray:
 
 
 def _pack(tile: np.ndarray, bits: int, entries: np.ndarray) -> bytes:
-    """The entropy-coded bits of ``tile``, padded with ones to a whole byte (T.81 F.1.2.3), not yet stuffed."""
+    """Return the entropy-coded bits of ``tile``, padded with ones to a whole byte (T.81 F.1.2.3), not yet stuffed."""
     size, pairs = tile.size, tile.size // 2
     index = _scratch.get("index", np.intp, size)
     np.copyto(index.reshape(tile.shape), _differences(tile, bits))
@@ -153,13 +153,13 @@ def _pack(tile: np.ndarray, bits: int, entries: np.ndarray) -> bytes:
     np.bitwise_or(value, coded[1::2], out=value)
     np.add(length, lengths[0::2], out=length)
 
-    # Where in the stream each pair ends, and the first bit of the 64-bit word it starts in.
+    # End of each pair in the stream, and first bit of the 64-bit word in which the pair starts.
     end, word = _scratch.get("end", np.uint64, pairs), _scratch.get("word", np.uint64, pairs)
     np.cumsum(length, out=end)
     total = int(end[-1])
     np.subtract(end, length, out=word)
     np.bitwise_and(word, np.uint64(2**64 - 64), out=word)
-    # A pair is shorter than a word: one starts in every word, and only the last to start there can run over its end.
+    # A pair is shorter than a word: a pair starts in every word, and only the last pair of a word can cross its end.
     last = np.append(np.flatnonzero(word[1:] != word[:-1]), pairs - 1)
     np.subtract(end, word, out=end)
     over = np.maximum(end[last], 64) - np.uint64(64)
@@ -169,7 +169,7 @@ def _pack(tile: np.ndarray, bits: int, entries: np.ndarray) -> bytes:
     np.subtract(np.uint64(64), end, out=end)
     np.left_shift(value, end, out=value)
 
-    # The pairs in a word share no bit, so their sum is their union; a running sum (mod 2^64) gives all those sums.
+    # The pairs in a word share no bit, so their sum is their union; a running sum (mod 2^64) gives all the sums.
     np.cumsum(value, out=value)
     words = np.zeros(len(last) + 1, np.uint64)
     words[:-1] = np.diff(value[last], prepend=np.uint64(0))

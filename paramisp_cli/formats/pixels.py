@@ -1,4 +1,4 @@
-"""Pixel arrays: turning them upright, and changing their depth."""
+"""Turn pixel arrays upright, and change their bit depth."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-STRIP = 256  # rows worked on at a time, so that float copies stay small
+STRIP = 256  # rows converted at a time, so that float copies stay small
 
 
 def apply_orientation(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Pixels (H, W, …) turned upright by their EXIF orientation 1–8 (tag 0x0112); a view, H and W swapped for 5–8.
+    """Turn pixels (H, W, …) upright by their EXIF orientation 1–8 (tag 0x0112): a view, H and W swapped for 5–8.
 
     2 and 4 are mirrored (left-right, top-bottom), 3 upside down, 5 transposed, 6 needs a quarter turn clockwise, 7 is
     transposed over the other diagonal, 8 needs a quarter turn counter-clockwise.
@@ -24,7 +24,7 @@ def apply_orientation(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def to_depth(pixels: np.ndarray, bits: int) -> np.ndarray:
-    """(H, W, 3) uint8 or uint16, rounded to the nearest: v·257 and back between integers, floats in [0, 1] scaled."""
+    """Convert to (H, W, 3) uint8 or uint16, rounded to nearest: v·257 and back for integers, [0, 1] floats scaled."""
     kind: Any = np.uint8 if bits == 8 else np.uint16
     if pixels.dtype == kind:
         return pixels

@@ -1,4 +1,4 @@
-"""Libraries that speak to the user by themselves: lines of C code on stderr, and warnings of Python code."""
+"""Silence libraries that print to the user: lines of C code on stderr, and warnings of Python code."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ _taking = threading.Lock()
 def captured(lines: list[str]) -> Iterator[None]:
     """Append to ``lines`` the text that is printed to file descriptor 2 in the block.
 
-    The descriptor belongs to the whole process, so one thread at a time is inside, and another thread's own lines would
-    be taken too.
+    The descriptor belongs to the whole process, so one thread at a time is inside, and the lines of other threads are
+    captured too.
     """
-    with _taking, tempfile.TemporaryFile() as taken:
+    with _taking, tempfile.TemporaryFile() as capture:
         try:
             stderr = os.dup(2)
         except OSError:  # closed
             yield
             return
-        os.dup2(taken.fileno(), 2)
+        os.dup2(capture.fileno(), 2)
         try:
             yield
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
-            taken.seek(0)
-            lines += taken.read().decode(errors="replace").splitlines()
+            capture.seek(0)
+            lines += capture.read().decode(errors="replace").splitlines()
 
 
 _filtering = threading.Lock()
@@ -42,8 +42,8 @@ _filtering = threading.Lock()
 def unwarned(module: str) -> Iterator[None]:
     """Ignore the UserWarnings of a package ("PIL") in the block, for work of milliseconds.
 
-    Python's warning filters belong to the whole process. One thread at a time is inside, so that each restores the
-    filters that it found.
+    Python's warning filters belong to the whole process. One thread at a time is inside, so that each thread restores
+    the filters as they were.
     """
     with _filtering, warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module=rf"{module}\.")

@@ -1,4 +1,4 @@
-"""JPEG, PNG, TIFF, WebP and AVIF as file formats, and the functions on pictures that other packages use."""
+"""JPEG, PNG, TIFF, WebP and AVIF as file formats, and functions on pictures for other packages."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _format(name: str, suffixes: tuple[str, ...], sniff: Callable[[bytes], bool]
         write(image, path, options, kind=kind or "")
 
     def check(image: SrgbImage | RawImage, path: Path, options: WriteOptions) -> None:
-        assert isinstance(image, SrgbImage)  # write has seen to it
+        assert isinstance(image, SrgbImage)  # write checked it
         pixels = upright(image, kind or "", options)
         check_picture(pixels, read(path, image.pixels.size), lossless=kind != "jpeg")
 

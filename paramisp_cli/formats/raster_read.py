@@ -1,6 +1,6 @@
 """Read a picture from a JPEG, PNG, TIFF, WebP or AVIF file.
 
-The pixels come back as sRGB, whichever colour space the file has; ``notes`` tell the changes.
+Pixels are converted to sRGB from the file's colour space; ``notes`` lists the changes.
 """
 
 from __future__ import annotations
@@ -20,21 +20,22 @@ from paramisp_cli.formats.kinds import JPEG_MAGIC, PNG_MAGIC, TIFF_MAGICS, is_av
 from paramisp_cli.formats.quiet import captured, unwarned
 from paramisp_cli.types import Metadata, SrgbImage
 
-_MAX_PIXELS = 400_000_000  # beyond any camera: a file that claims more is damaged or means harm
+_MAX_PIXELS = 400_000_000  # beyond any camera: a file that claims more is damaged or hostile
 
 
 def read(path: Path, max_pixels: int = MAX_PIXELS) -> SrgbImage:
-    """The picture in a JPEG, PNG, TIFF, WebP or AVIF file as sRGB pixels (H, W, 3), orientation not applied.
+    """Read a JPEG, PNG, TIFF, WebP or AVIF file as sRGB pixels (H, W, 3), orientation not applied.
 
     uint8 or uint16, as in the file. Grey and palette pictures become RGB, an alpha channel is dropped, other RGB colour
-    spaces are converted, of several pictures the first is read: ``notes`` tells. FormatError if the file is damaged,
-    larger than ``max_pixels``, CMYK, a camera RAW file, or no picture at all; OSError if it cannot be read.
+    spaces are converted, and only the first of several pictures is read; ``notes`` lists these changes. FormatError if
+    the file is damaged, larger than ``max_pixels``, CMYK, a camera RAW file, or no picture at all; OSError if it cannot
+    be read.
     """
     return read_bytes(path.read_bytes(), path, max_pixels)
 
 
 def read_bytes(data: bytes, path: Path, max_pixels: int = MAX_PIXELS) -> SrgbImage:
-    """The same as ``read``, of a file's content; ``path`` is its name in errors."""
+    """Read a file's content as ``read`` reads a file; ``path`` is its name in errors."""
     if not data:
         raise FormatError(f"{path}: the file is empty")
     try:
@@ -52,7 +53,7 @@ def read_bytes(data: bytes, path: Path, max_pixels: int = MAX_PIXELS) -> SrgbIma
 def _image(
     pixels: np.ndarray, blocks: dict[str, bytes | None], notes: list[str], jpeg: bytes | None, name: str | None
 ) -> SrgbImage:
-    """Build the image of decoded pixels and metadata blocks: convert to sRGB, read what the EXIF tells."""
+    """Build the image from decoded pixels and metadata blocks: convert to sRGB, read the EXIF."""
     block = None
     if blocks["exif"]:
         try:
@@ -75,9 +76,10 @@ def _image(
 
 
 def decode_small(jpeg: bytes, longest: int) -> np.ndarray:
-    """A JPEG's picture (H, W, 3) uint8, reduced to at most ``longest`` pixels a side, as stored and in its own colour
-    space; made for thumbnails and statistics, so only as much as needed is decoded. FormatError if it is damaged.
-    """  # fmt: skip
+    """Decode a JPEG, reduced to at most ``longest`` pixels a side: (H, W, 3) uint8, as stored, in its own colour space.
+
+    It is for thumbnails and statistics: the decoder works at the reduced size. FormatError if the JPEG is damaged.
+    """
     from PIL import Image, JpegImagePlugin
 
     try:
@@ -96,7 +98,7 @@ _Decoded = tuple[np.ndarray, dict[str, bytes | None], list[str]]
 
 
 def _decoded(data: bytes, max_pixels: int) -> _Decoded:
-    """(pixels (H, W, 3) uint8 or uint16, {"exif", "xmp", "icc"}, notes) of a file, by its first bytes."""
+    """Return (pixels (H, W, 3) uint8 or uint16, {"exif", "xmp", "icc"}, notes) of a file, by its first bytes."""
     head = data[:64]
     if head.startswith(TIFF_MAGICS):
         return _tiff(data, max_pixels)
@@ -122,7 +124,7 @@ def _decoded(data: bytes, max_pixels: int) -> _Decoded:
 
 
 def _need(module: str, name: str, remedy: str) -> None:
-    """FormatError if this Pillow was built without a decoder."""
+    """Raise FormatError if this Pillow was built without a decoder."""
     from PIL import features
 
     if module not in features.get_supported_modules():
@@ -130,22 +132,23 @@ def _need(module: str, name: str, remedy: str) -> None:
 
 
 def _opened(plugin: Any, data: bytes) -> Any:
-    """The picture that a Pillow plugin class finds in ``data``, not decoded yet.
+    """Return the picture that a Pillow plugin class finds in ``data``, not decoded yet.
 
-    Opening a file, Pillow reads its EXIF and warns of damage there. paramisp reads EXIF itself, and notes the damage.
+    On opening, Pillow reads the EXIF and warns of damage in it. paramisp reads the EXIF itself and notes the damage.
     """
     with unwarned("PIL"):
         return plugin(io.BytesIO(data))
 
 
 def _by_pillow(plugin: Any, data: bytes, name: str, max_pixels: int) -> _Decoded:
-    """The picture that a Pillow plugin class finds in ``data``; the class and not ``Image.open``: the first picture of
-    a multi-picture file, and no pixel limit of Pillow's own.
-    """  # fmt: skip
+    """Decode the picture that a Pillow plugin class finds in ``data``.
+
+    The class, unlike ``Image.open``, reads the first picture of a multi-picture file and has no pixel limit.
+    """
     try:
         image = _opened(plugin, data)
     except SyntaxError as error:
-        raise FormatError("no picture can be found in it; it is damaged") from error
+        raise FormatError("there is no picture in it; it is damaged") from error
     pixels, notes = _pillow_pixels(plugin, data, name, max_pixels)
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
@@ -162,27 +165,27 @@ def _by_pillow(plugin: Any, data: bytes, name: str, max_pixels: int) -> _Decoded
 
 
 def _avif_colour(data: bytes) -> str:
-    """The colour space that an AVIF names by numbers (ITU-T H.273) in its colr box, "" for sRGB and unspecified."""
+    """Return the colour space of an AVIF by the codes (ITU-T H.273) in its colr box, "" for sRGB and unspecified."""
     at = data.find(b"colrnclx") + 8
     if at < 8:
         return ""
     primaries, transfer = (int.from_bytes(data[at + i : at + i + 2], "big") for i in (0, 2))
     known_primaries = {9: "Rec. 2020", 11: "DCI-P3", 12: "Display P3"}
     known_transfers = {16: "PQ (HDR)", 18: "HLG (HDR)"}
-    found = [known_primaries.get(primaries, ""), known_transfers.get(transfer, "")]
-    return ", ".join(filter(None, found))
+    names = [known_primaries.get(primaries, ""), known_transfers.get(transfer, "")]
+    return ", ".join(filter(None, names))
 
 
 def _pillow_pixels(plugin: Any, data: bytes, name: str, max_pixels: int) -> tuple[np.ndarray, list[str]]:
-    """(RGB pixels, notes) of the picture that a Pillow plugin class finds in ``data``."""
+    """Return (RGB pixels, notes) of the picture that a Pillow plugin class finds in ``data``."""
     image = _opened(plugin, data)
     check_pixels(image.width, image.height, max_pixels)
     if image.mode in ("CMYK", "LAB"):
         raise FormatError(f"is a {image.mode} {name}: convert it to RGB first")
     pixels = _plain_pixels(image)
     if image.mode in ("RGB", "RGBA") and name in ("PNG", "TIFF"):
-        # Pillow keeps 8 of 16 bits: it takes the high byte of each pair. Told that the bytes stand the other way
-        # round, the same decoder takes the low one.
+        # Of 16 bits Pillow decodes 8, the high byte of each pair. With the byte order reversed in the tile, the same
+        # decoder returns the low byte.
         other = _opened(plugin, data)
         swapped = [_swapped_tile(tile) for tile in other.tile]
         if all(swapped):
@@ -194,14 +197,14 @@ def _pillow_pixels(plugin: Any, data: bytes, name: str, max_pixels: int) -> tupl
 
 
 def _plain_pixels(image: Any) -> np.ndarray:
-    """The pixels of a Pillow image in its own mode, of palette and YCbCr pictures in RGB."""
+    """Return the pixels of a Pillow image in its own mode, or in RGB for palette and YCbCr pictures."""
     plain = {"P": "RGBA", "PA": "RGBA", "YCbCr": "RGB", "RGBX": "RGB"}.get(image.mode)
     pixels = np.asarray(image.convert(plain) if plain else image)
     return pixels * np.uint8(255) if pixels.dtype == bool else pixels
 
 
 def _expanded(image: Any, pixels: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """((H, W, 3), notes) of a Pillow image's pixels."""
+    """Return ((H, W, 3), notes) of a Pillow image's pixels."""
     pixels, notes = _as_rgb(pixels)
     if image.mode in ("P", "PA"):
         notes.insert(0, "palette colours were expanded to RGB")
@@ -211,19 +214,19 @@ def _expanded(image: Any, pixels: np.ndarray) -> tuple[np.ndarray, list[str]]:
 
 
 def _swapped_tile(tile: Any) -> Any:
-    """The tile with the byte order of its 16-bit raw mode reversed; None if it has none."""
+    """Return the tile with the byte order of its 16-bit raw mode reversed; None for other raw modes."""
     codec, extents, offset, args = tile
     mode = args if isinstance(args, str) else args[0]
     if not isinstance(mode, str) or mode[-4:] not in (";16B", ";16L", ";16N") or mode.startswith("L"):
         return None
-    mode = mode[:-1] + ("L" if mode.endswith("B") else "B")  # 16N, of libtiff: little-endian on all our machines
+    mode = mode[:-1] + ("L" if mode.endswith("B") else "B")  # 16N (libtiff): little-endian on supported machines
     swapped = mode if isinstance(args, str) else (mode, *args[1:])
     # a plain tuple until Pillow 11
     return tile._replace(args=swapped) if hasattr(tile, "_replace") else (codec, extents, offset, swapped)
 
 
 def _as_rgb(pixels: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """((H, W, 3), notes) of pixels (H, W) or (H, W, 1–4): grey, grey + alpha, RGB, RGB + alpha."""
+    """Return ((H, W, 3), notes) of pixels (H, W) or (H, W, 1–4): grey, grey + alpha, RGB, RGB + alpha."""
     notes = []
     if pixels.ndim == 2:
         pixels = pixels[..., None]
@@ -237,7 +240,7 @@ def _as_rgb(pixels: np.ndarray) -> tuple[np.ndarray, list[str]]:
 
 
 def _tiff(data: bytes, max_pixels: int) -> _Decoded:
-    """The first page of a TIFF file; FormatError if it is a camera RAW file."""
+    """Decode the first page of a TIFF file; FormatError if it is a camera RAW file."""
     page = raster_tiff.read(data, max_pixels)
     blocks = {"icc": page.icc, "xmp": page.xmp, "exif": _tiff_exif(data)}
     if page.pixels is not None:
@@ -246,7 +249,7 @@ def _tiff(data: bytes, max_pixels: int) -> _Decoded:
     from PIL.TiffImagePlugin import TiffImageFile
 
     lines: list[str] = []
-    with captured(lines):  # libtiff prints its warnings and errors; Pillow raises on errors, except those of JPEG data
+    with captured(lines):  # libtiff prints warnings and errors; Pillow raises on errors, except on errors in JPEG data
         pixels, notes = _pillow_pixels(TiffImageFile, data, "TIFF", max_pixels)
     if damage := next((line for line in lines if line.startswith("JPEGLib: ")), None):
         damage = damage.removeprefix("JPEGLib: ").rstrip(".")
@@ -255,7 +258,7 @@ def _tiff(data: bytes, max_pixels: int) -> _Decoded:
 
 
 def _tiff_exif(data: bytes) -> bytes | None:
-    """A small EXIF block of a TIFF file's first IFD, Exif IFD and GPS IFD."""
+    """Make a small EXIF block from a TIFF file's first IFD, Exif IFD and GPS IFD."""
     block = exif.parse(data)
     ifd0 = {tag: block.ifd0[tag] for tag in exif.PICTURE_TAGS if tag in block.ifd0}
     return exif.build(ifd0, block.exif, block.gps) if ifd0 or block.exif or block.gps else None
@@ -265,13 +268,13 @@ def _tiff_exif(data: bytes) -> bytes | None:
 
 
 def is_pillow(source: object) -> bool:
-    """Tell whether an object is a PIL picture; Pillow is not imported to find out."""
+    """Tell whether an object is a PIL picture, without importing Pillow."""
     module = sys.modules.get("PIL.Image")
     return module is not None and isinstance(source, module.Image)
 
 
 def from_pillow(picture: Any) -> SrgbImage:
-    """Take the picture, EXIF and ICC profile of a PIL picture, as ``read`` takes a file's; orientation not applied.
+    """Convert a PIL picture with its EXIF and ICC profile, as ``read`` converts a file; orientation not applied.
 
     Raises FormatError for a mode that is not RGB, grey or palette, such as CMYK.
     """

@@ -1,7 +1,7 @@
 """The pixels of a TIFF page, uncompressed or with Deflate, decoded strip by strip within the bounds of its geometry.
 
-tifffile reads the structure. Its decoder is not used: it fills missing strips with black, and inflates a strip to
-whatever size the strip holds. Other compressions are decoded by libtiff (through Pillow), which stops at the geometry.
+tifffile reads the structure. Its decoder is not used: it fills missing strips with black, and inflates a strip without
+a size limit. libtiff (through Pillow) decodes other compressions and stops at the geometry.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _ICC, _XMP, _DNG_VERSION = 34675, 700, 50706
 
 _NONE, _OLD_JPEG, _DEFLATE = 1, 6, (8, 32946)
 _RAW, _DECODED, _PALETTE, _YCBCR = (32803, 34892), (0, 1, 2), 3, 6
-_LARGEST_TILE = 4096 * 4096  # pixels of a tile that is larger than its picture
+_LARGEST_TILE = 4096 * 4096  # most pixels of a tile that is larger than its picture
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """The first page of a TIFF file: its colour profile, its XMP packet, and its pixels if they were decoded here.
+    """The first page of a TIFF file: its colour profile, its XMP packet, and its pixels if this module decodes them.
 
-    pixels (H, W, C) uint8 or uint16, C from 1 to 4; None if libtiff has to decode them
+    pixels (H, W, C) uint8 or uint16, C from 1 to 4; None if libtiff must decode them
     """
 
     pixels: np.ndarray | None
@@ -46,7 +46,7 @@ class Page:
 
 
 def read(data: bytes, max_pixels: int) -> Page:
-    """The first page of a TIFF file. FormatError if it is damaged, too large, or a camera RAW file."""
+    """Read the first page of a TIFF file. FormatError if it is damaged, too large, or a camera RAW file."""
     import tifffile
 
     try:
@@ -61,7 +61,7 @@ def read(data: bytes, max_pixels: int) -> Page:
                 raise FormatError(f"is a TIFF of colour type {page.photometric.name}: convert it to RGB first")
             pixels = _pixels(data, tags, file.byteorder, max_pixels)
     except (tifffile.TiffFileError, IndexError, KeyError) as error:
-        raise FormatError(f"no picture can be found in it; it is damaged ({error})") from error
+        raise FormatError(f"there is no picture in it; it is damaged ({error})") from error
     return Page(pixels, _bytes(icc), _bytes(xmp))
 
 
@@ -77,7 +77,7 @@ def _bytes(value: object) -> bytes | None:
 
 
 def _numbers(tags: dict[int, Any], tag: int) -> tuple[int, ...]:
-    """The value of a tag as integers; KeyError if there is none."""
+    """Return the value of a tag as integers; KeyError if the tag is missing."""
     value = tags[tag]
     return tuple(int(each) for each in value) if isinstance(value, tuple | list) else (int(value),)
 
@@ -88,14 +88,14 @@ def _number(tags: dict[int, Any], tag: int, default: int | None = None) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """How a page's pixels lie in the file: in strips or tiles ("segments") of ``rows`` × ``columns``, row by row."""
+    """The layout of a page's pixels: strips or tiles ("segments") of ``rows`` × ``columns`` pixels, row by row."""
 
     name: str  # "strip" or "tile"
     rows: int
     columns: int
     across: int
     down: int
-    planes: int  # 1 if the channels of a pixel stand together, else one a channel
+    planes: int  # 1 if the channels are interleaved, else one for each channel
     offsets: tuple[int, ...]
     counts: tuple[int, ...]
 
@@ -105,12 +105,12 @@ class _Layout:
 
 
 def _layout(tags: dict[int, Any], width: int, height: int, samples: int) -> _Layout:
-    """The layout that the tags claim; FormatError if its numbers make no sense."""
+    """Return the layout from the tags; FormatError if its numbers make no sense."""
     planes = samples if _number(tags, _PLANAR, 1) == 2 else 1
     if _TILE_WIDTH in tags:
         columns, rows = _number(tags, _TILE_WIDTH), _number(tags, _TILE_HEIGHT)
         if columns < 1 or rows < 1 or columns * rows > max(width * height, _LARGEST_TILE):
-            raise FormatError(f"its tiles are {columns}×{rows} pixels large; it is damaged")
+            raise FormatError(f"its tiles are {columns}×{rows} pixels; it is damaged")
         name, places, lengths = "tile", _TILE_OFFSETS, _TILE_COUNTS
     else:
         columns, rows = width, min(_number(tags, _ROWS_PER_STRIP, height), height)
@@ -122,10 +122,13 @@ def _layout(tags: dict[int, Any], width: int, height: int, samples: int) -> _Lay
 
 
 def _check(layout: _Layout, length: int, compression: int) -> None:
-    """FormatError unless a file of ``length`` bytes has every segment; an uncompressed one is measured when decoded."""
-    there = min(len(layout.offsets), len(layout.counts))
-    if there < layout.segments:
-        raise FormatError(f"has {there} of the {layout.segments} {layout.name}s that its size needs; it is damaged")
+    """Raise FormatError unless a file of ``length`` bytes has every segment.
+
+    The length of an uncompressed segment is checked when it is decoded.
+    """
+    present = min(len(layout.offsets), len(layout.counts))
+    if present < layout.segments:
+        raise FormatError(f"has {present} of the {layout.segments} {layout.name}s that its size needs; it is damaged")
     for index in range(layout.segments):
         offset, count = layout.offsets[index], layout.counts[index]
         if offset < 1 or count < 1:
@@ -137,7 +140,7 @@ def _check(layout: _Layout, length: int, compression: int) -> None:
 
 
 def _pixels(data: bytes, tags: dict[int, Any], order: str, max_pixels: int) -> np.ndarray | None:
-    """(H, W, C) uint8 or uint16 of an uncompressed or deflated page, None for libtiff's; FormatError for damage."""
+    """Decode an uncompressed or deflated page: (H, W, C) uint8 or uint16, None for libtiff; FormatError if damaged."""
     width, height, samples = _number(tags, _WIDTH), _number(tags, _HEIGHT), _number(tags, _SAMPLES, 1)
     if width < 1 or height < 1:
         raise FormatError(f"its size is {width}×{height}; it is damaged")
@@ -149,7 +152,7 @@ def _pixels(data: bytes, tags: dict[int, Any], order: str, max_pixels: int) -> n
         deep = "/".join(map(str, sorted(depths)))
         raise FormatError(f"has {samples} channels of {deep} bits ({kind}): save it with 8 or 16 bits, in RGB")
     compression, depth = _number(tags, _COMPRESSION, 1), depths.pop()
-    if compression == _OLD_JPEG:  # its data may stand elsewhere than in strips
+    if compression == _OLD_JPEG:  # its data may lie outside the strips
         return None
     layout = _layout(tags, width, height, samples)
     _check(layout, len(data), compression)
@@ -159,7 +162,7 @@ def _pixels(data: bytes, tags: dict[int, Any], order: str, max_pixels: int) -> n
         return None
     predictor = _number(tags, _PREDICTOR, 1)
     if predictor not in (1, 2):
-        raise FormatError(f"has the predictor {predictor}, which does not go with integers; it is damaged")
+        raise FormatError(f"has the predictor {predictor}, which is not for integers; it is damaged")
     dtype = np.dtype(f"{order}u{depth // 8}")
     out = np.empty((height, width, samples), dtype.newbyteorder("="))
     for index in range(layout.segments):
@@ -170,7 +173,7 @@ def _pixels(data: bytes, tags: dict[int, Any], order: str, max_pixels: int) -> n
 def _decode_segment(
     data: bytes, layout: _Layout, index: int, dtype: np.dtype, out: np.ndarray, *, deflated: bool, differences: bool
 ) -> None:
-    """Decode one strip or tile into its place in ``out``; no more bytes than belong there."""
+    """Decode one strip or tile into its place in ``out``, without decoding bytes beyond its size."""
     plane, place = divmod(index, layout.across * layout.down)
     top, left = place // layout.across * layout.rows, place % layout.across * layout.columns
     channel = slice(None) if layout.planes == 1 else slice(plane, plane + 1)
@@ -193,7 +196,7 @@ _reading = threading.local()
 
 
 def _is_foreign(record: logging.LogRecord) -> bool:
-    """Whether a line that tifffile logs is about a file that the program around paramisp reads."""
+    """Tell whether a log line of tifffile is about a file that the program around paramisp reads."""
     return not getattr(_reading, "on", False)
 
 
@@ -202,7 +205,7 @@ logging.getLogger("tifffile").addFilter(_is_foreign)
 
 @contextmanager
 def _unlogged() -> Iterator[None]:
-    """Drop tifffile's log lines on damaged files in this thread: the errors say the same."""
+    """Drop tifffile's log lines on damaged files in this thread: the errors have the same information."""
     _reading.on = True
     try:
         yield

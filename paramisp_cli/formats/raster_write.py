@@ -22,7 +22,7 @@ from paramisp_cli.types import RawImage, SrgbImage
 
 
 def write(image: SrgbImage | RawImage, path: Path, options: WriteOptions, *, kind: str) -> None:
-    """Write the picture as "jpeg", "png" or "tiff" (``kind``; the path's suffix plays no part), upright, sRGB.
+    """Write the picture as "jpeg", "png" or "tiff" (``kind``, not the path's suffix, decides), upright, sRGB.
 
     8 bits for JPEG, ``options.bit_depth`` for PNG (default 8) and TIFF (default 16); EXIF as given, XMP where it fits,
     an sRGB profile. FormatError if the format cannot hold the picture, OSError if the file cannot be written.
@@ -36,7 +36,7 @@ def write(image: SrgbImage | RawImage, path: Path, options: WriteOptions, *, kin
 
 
 def upright(image: SrgbImage, kind: str, options: WriteOptions) -> np.ndarray:
-    """The pixels (H, W, 3) uint8 or uint16 that a file of this kind holds."""
+    """Return the pixels (H, W, 3) uint8 or uint16 for a file of this kind."""
     bits = 8 if kind == "jpeg" else options.bit_depth or (16 if kind == "tiff" else 8)
     if bits not in (8, 16):
         raise FormatError(f"{kind.upper()} is written with 8 or 16 bits a channel, not {bits}")
@@ -67,7 +67,7 @@ def _write_jpeg(
 
 
 def encode_jpeg(pixels: np.ndarray, quality: int, chroma_half: bool) -> bytes:
-    """A JPEG without metadata of (H, W, 3) uint8 pixels, 4:2:0 if ``chroma_half``, else 4:4:4; for use in memory."""
+    """Encode (H, W, 3) uint8 pixels as a JPEG in memory, without metadata, 4:2:0 if ``chroma_half``, else 4:4:4."""
     from PIL import Image
 
     stream = io.BytesIO()
@@ -78,7 +78,7 @@ def encode_jpeg(pixels: np.ndarray, quality: int, chroma_half: bool) -> bytes:
 def _write_png(
     pixels: np.ndarray, exif_block: bytes | None, xmp: bytes | None, path: Path, options: WriteOptions
 ) -> None:
-    """Chunks by hand (PNG, third edition): Pillow writes no 16-bit RGB."""
+    """Write the chunks directly (PNG, third edition): Pillow writes no 16-bit RGB."""
     height, width = pixels.shape[:2]
     bits = 8 * pixels.itemsize
     step = 3 * pixels.itemsize
@@ -116,7 +116,7 @@ def _write_png(
 def _write_tiff(
     pixels: np.ndarray, exif_block: bytes | None, xmp: bytes | None, path: Path, options: WriteOptions
 ) -> None:
-    """TIFF 6.0 by hand: strips with Deflate and predictor 2, then IFD0, Exif and GPS; tifffile writes no Exif IFD."""
+    """Write TIFF 6.0: strips with Deflate and predictor 2, then IFD0, Exif and GPS; tifffile writes no Exif IFD."""
     height, width = pixels.shape[:2]
     block = exif.parse(exif_block) if exif_block else exif.ExifBlock("<")
     starts: list[int] = []

@@ -1,7 +1,7 @@
-"""The one TIFF core: entries, a tolerant walk through any file built like TIFF, and the bytes of directories to write.
+"""The TIFF core: entries, a tolerant walk through any file built like TIFF, and the bytes of directories to write.
 
-A walk never fails on a damaged entry: cameras, phones and editors write all kinds of things, and a photograph with a
-broken tag is still a photograph.
+A walk never fails on a damaged entry: cameras, phones and editors write many kinds of broken tags, and the photograph
+is still usable.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TYPES = {
     1: (1, "B"), 2: (1, "s"), 3: (2, "H"), 4: (4, "I"), 5: (8, "I"), 6: (1, "b"), 7: (1, "B"), 8: (2, "h"),
     9: (4, "i"), 10: (8, "i"), 11: (4, "f"), 12: (8, "d"), 13: (4, "I"), 129: (1, "s"),
 }  # fmt: skip
-# 42 is TIFF; the others open Olympus ORF ("RO", "RS") and Panasonic RW2, which are TIFF in all but this number.
+# 42 is TIFF; the others are Olympus ORF ("RO", "RS") and Panasonic RW2, which differ from TIFF only in this number.
 _MAGICS = (42, 0x4F52, 0x5352, 0x0055)
 _MAX_ENTRIES = 4096  # in an IFD; real ones have fewer than 200
 _MAX_IFDS = 256
@@ -37,8 +37,8 @@ class Entry:
 
     type   TIFF field type 1–13 (or 129, UTF-8)
     count  number of elements
-    data   the elements, little-endian whatever the file's byte order; element size × count bytes
-    offset where the value stood in the block, in bytes from its TIFF header
+    data   the elements, little-endian for any byte order of the file; element size × count bytes
+    offset position of the value in the block, in bytes from its TIFF header
     """
 
     type: int
@@ -48,11 +48,11 @@ class Entry:
 
     @property
     def is_sound(self) -> bool:
-        """Whether the data have the size that type and count claim."""
+        """True if the data have the size that type and count claim."""
         return self.count > 0 and self.type in TYPES and len(self.data) == self.count * TYPES[self.type][0]
 
     def values(self) -> tuple[int | float, ...]:
-        """The elements as numbers: rationals as floats, nan where the denominator is 0; () for text."""
+        """Return the elements as numbers: rationals as floats, nan where the denominator is 0; () for text."""
         letter = TYPES[self.type][1]
         if letter == "s":
             return ()
@@ -61,26 +61,26 @@ class Entry:
         return struct.unpack(f"<{self.count}{letter}", self.data)
 
     def fractions(self) -> tuple[tuple[int, int], ...]:
-        """(numerator, denominator) of each element of a RATIONAL or SRATIONAL, as written; () for other types."""
+        """Return (numerator, denominator) of each element of a RATIONAL or SRATIONAL; () for other types."""
         if self.type not in (RATIONAL, SRATIONAL):
             return ()
         flat = struct.unpack(f"<{2 * self.count}{TYPES[self.type][1]}", self.data)
         return tuple(zip(flat[::2], flat[1::2], strict=True))
 
     def text(self) -> str:
-        """The value as text up to the first NUL, UTF-8 or else Latin-1, without outer white space."""
+        """Return the value as text up to the first NUL, UTF-8 or else Latin-1, without outer white space."""
         return decoded_text(self.data)
 
     def shown(self) -> str:
-        """The value as a person would write it ("1/125", "0/0", "100, 0"), shortened; for messages."""
+        """Format the value for messages ("1/125", "0/0", "100, 0"), shortened."""
         if TYPES[self.type][1] == "s":
             return repr(self.text()[:40])
-        parts = [f"{n}/{d}" for n, d in self.fractions()] or [f"{value:g}" for value in self.values()[:5]]
-        return ", ".join(parts[:4]) + (", …" if self.count > 4 else "")
+        shown = [f"{n}/{d}" for n, d in self.fractions()] or [f"{value:g}" for value in self.values()[:5]]
+        return ", ".join(shown[:4]) + (", …" if self.count > 4 else "")
 
 
 def decoded_text(data: bytes) -> str:
-    """Bytes up to the first NUL as text: UTF-8 or else Latin-1, without outer white space."""
+    """Decode bytes up to the first NUL: UTF-8 or else Latin-1, without outer white space."""
     raw = data.split(b"\0", 1)[0]
     try:
         return raw.decode().strip()
@@ -96,9 +96,9 @@ Ifd = dict[int, Entry]
 
 
 class Walker:
-    """Reads the IFDs of one block. It visits each IFD once and copies a bounded number of bytes, whatever overlaps.
+    """A reader of the IFDs of one block. It visits each IFD once and copies a bounded number of bytes.
 
-    sound  False as soon as anything was left out: an IFD or an entry that is damaged, repeated or out of bounds
+    sound  False after it skipped an IFD or an entry that is damaged, repeated or out of bounds
     """
 
     def __init__(self, block: Any) -> None:
@@ -113,7 +113,7 @@ class Walker:
         self.left = 2 * len(block) + 65536  # bytes of values that may still be copied
 
     def ifd(self, at: int, base: int = 0) -> tuple[Ifd, int]:
-        """(entries, offset of the next IFD or 0) of the IFD at byte ``at``; value offsets count from ``base``."""
+        """Read the IFD at byte ``at``: (entries, offset of the next IFD or 0); value offsets count from ``base``."""
         entries: Ifd = {}
         sound, self.sound = self.sound, False  # until this IFD has been read to its end
         if at in self.seen or not 0 < at <= len(self.block) - 2 or len(self.seen) >= _MAX_IFDS:
@@ -127,7 +127,7 @@ class Walker:
             if len(raw) < 12:
                 return entries, 0
             tag, entry = self.entry(raw, start, base)
-            if entry and tag not in entries:  # the first of two wins, as in most readers
+            if entry and tag not in entries:  # the first of two equal tags wins, as in most readers
                 entries[tag] = entry
             else:
                 sound = False
@@ -138,7 +138,7 @@ class Walker:
         return entries, struct.unpack(self.order + "I", end)[0]
 
     def entry(self, raw: bytes, start: int, base: int) -> tuple[int, Entry | None]:
-        """(tag, value) of the entry in these 12 bytes, which stand at ``start``; None if it is damaged."""
+        """Return (tag, value) of the entry in these 12 bytes at position ``start``; None if it is damaged."""
         tag, kind, count = struct.unpack(self.order + "HHI", raw[:8])
         if kind not in TYPES or not count:
             return tag, None
@@ -157,74 +157,75 @@ class Walker:
         return tag, Entry(kind, count, data, offset)
 
     def sub(self, parent: Ifd, tag: int) -> Ifd:
-        """Entries of the IFD that ``tag`` of ``parent`` points to, {} if it points nowhere."""
-        found = pointers(parent.get(tag))
-        if not found:
+        """Return the entries of the IFD to which ``tag`` of ``parent`` points, {} if it points nowhere."""
+        offsets = pointers(parent.get(tag))
+        if not offsets:
             self.sound = self.sound and tag not in parent
             return {}
-        return self.ifd(found[0])[0]
+        return self.ifd(offsets[0])[0]
 
 
 def pointers(entry: Entry | None) -> list[int]:
-    """The IFD offsets an entry holds; none if it holds more than any real file has."""
+    """Return the IFD offsets in an entry; none if it has more than any real file."""
     if entry is None or entry.type not in (SHORT, LONG, 13) or entry.count > _MAX_IFDS:
         return []
     return [int(value) for value in entry.values()]
 
 
 def parse_ifds(block: bytes | mmap.mmap) -> list[Ifd]:
-    """Every image IFD of a TIFF-like file (DNG, NEF, CR2, ARW, ORF, RW2…; bytes or mmap), IFD0 first: the chain, each
-    followed by its SubIFDs (tag 0x014A). FormatError if there is no TIFF header.
-    """  # fmt: skip
+    """Return every image IFD of a TIFF-like file (DNG, NEF, CR2, ARW, ORF, RW2…; bytes or mmap).
+
+    The chain of IFDs from IFD0 on, each followed by its SubIFDs (tag 0x014A). FormatError without a TIFF header.
+    """
     walker = Walker(block)
-    found: list[Ifd] = []
+    ifds: list[Ifd] = []
     waiting = [walker.first]
     while waiting:
         entries, following = walker.ifd(waiting.pop())
         if entries:
-            found.append(entries)
-            waiting += [following, *reversed(pointers(entries.get(_SUB_IFDS)))]  # the last is taken next
-    return found
+            ifds.append(entries)
+            waiting += [following, *reversed(pointers(entries.get(_SUB_IFDS)))]  # the last one is next
+    return ifds
 
 
 # Writing -------------------------------------------------------------------------------------------------------------
 
 
 def byte(data: bytes) -> Entry:
-    """A BYTE value."""
+    """Make a BYTE value."""
     return Entry(BYTE, len(data), data)
 
 
 def text(characters: str) -> Entry:
-    """An ASCII value: a "?" for each other character, and a NUL at the end."""
+    """Make an ASCII value: "?" replaces other characters; a NUL ends it."""
     data = characters.encode("ascii", "replace") + b"\0"
     return Entry(ASCII, len(data), data)
 
 
 def short(*numbers: int) -> Entry:
-    """A SHORT value."""
+    """Make a SHORT value."""
     return Entry(SHORT, len(numbers), struct.pack(f"<{len(numbers)}H", *numbers))
 
 
 def long(*numbers: int) -> Entry:
-    """A LONG value."""
+    """Make a LONG value."""
     return Entry(LONG, len(numbers), struct.pack(f"<{len(numbers)}I", *numbers))
 
 
 def rational(*numbers: float) -> Entry:
-    """A RATIONAL value of the shortest fractions; FormatError if a number is too large."""
-    fractions = [part for number in numbers for part in _fraction(number)]
+    """Make a RATIONAL value of the shortest fractions; FormatError if a number is too large."""
+    fractions = [term for number in numbers for term in _fraction(number)]
     return Entry(RATIONAL, len(numbers), struct.pack(f"<{len(fractions)}I", *fractions))
 
 
 def srational(*numbers: float) -> Entry:
-    """An SRATIONAL value of the shortest fractions; FormatError if a number is too large."""
-    fractions = [part for number in numbers for part in _fraction(number)]
+    """Make an SRATIONAL value of the shortest fractions; FormatError if a number is too large."""
+    fractions = [term for number in numbers for term in _fraction(number)]
     return Entry(SRATIONAL, len(numbers), struct.pack(f"<{len(fractions)}i", *fractions))
 
 
 def _fraction(number: float) -> tuple[int, int]:
-    """The shortest fraction within about 1e-8 of ``number``, both parts within 31 bits."""
+    """Return the shortest fraction within about 1e-8 of ``number``, numerator and denominator within 31 bits."""
     largest = (1 << 31) - 1
     if abs(number) > largest:
         raise FormatError(f"{number} is too large for a DNG")
@@ -233,7 +234,7 @@ def _fraction(number: float) -> tuple[int, int]:
 
 
 def directory(ifd: Ifd, start: int) -> bytes:
-    """One directory at offset ``start`` and its values; the offset of a next directory is 0."""
+    """Return the bytes of one directory at offset ``start`` and of its values; the next directory's offset is 0."""
     entries, values = struct.pack("<H", len(ifd)), b""
     at = start + 2 + 12 * len(ifd) + 4
     for tag, value in sorted(ifd.items()):

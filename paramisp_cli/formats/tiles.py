@@ -15,13 +15,13 @@ from paramisp_cli.formats import ljpeg
 
 TILE = 256  # side of tiles, of digest blocks (fixed by the specification) and of bands
 WORKERS = min(4, os.cpu_count() or 1)
-_SAMPLED_TILES = 24  # how many tiles the Huffman code is made from
+_SAMPLED_TILES = 24  # number of tiles from which the Huffman code is made
 
 
 def digest(mosaic: np.ndarray) -> bytes:
-    """NewRawImageDigest (tag 51111) of ``mosaic`` (H, W) uint16: the MD5 of the MD5s of its 256×256 blocks.
+    """Return NewRawImageDigest (tag 51111) of ``mosaic`` (H, W) uint16: the MD5 of the MD5s of its 256×256 blocks.
 
-    Blocks go row by row, clipped at the right and bottom edges, samples little-endian (as the Adobe SDK does it).
+    Blocks are in row order and clipped at the right and bottom edges, samples little-endian (as in the Adobe SDK).
     """
     bands = (mosaic[top : top + TILE] for top in range(0, mosaic.shape[0], TILE))
     return hashlib.md5(b"".join(_band_digests(band) for band in bands), usedforsecurity=False).digest()
@@ -31,7 +31,7 @@ def digest(mosaic: np.ndarray) -> bytes:
 
 
 def write_even(file: BinaryIO, data: bytes) -> None:
-    """Write, and fill up to an even position: TIFF's offsets are even."""
+    """Write data, padded to an even position: TIFF's offsets are even."""
     file.write(data)
     file.write(bytes(len(data) % 2))
 
@@ -40,17 +40,17 @@ def write_even(file: BinaryIO, data: bytes) -> None:
 
 
 def tile_width_for(width: int) -> int:
-    """Width of the lossless tiles of a mosaic, a multiple of 16; 0 if it is too narrow for any and stays uncompressed.
+    """Return the width of a mosaic's lossless tiles, a multiple of 16; 0 (uncompressed) if it is too narrow for tiles.
 
-    LibRaw garbles, without a word, tiles wider than the mosaic and tiles of exactly half its width.
+    LibRaw silently garbles tiles wider than the mosaic and tiles of exactly half its width.
     """
     return TILE - 16 if width == 2 * TILE else min(TILE, width - width % 16)
 
 
 def write_mosaic(file: BinaryIO, mosaic: np.ndarray, tile_width: int) -> tuple[list[int], list[int], bytes]:
-    """Write the mosaic to where ``file`` is; gives the offsets and byte counts of its tiles (or strip), and its digest.
+    """Write the mosaic at the file's position; return offsets and byte counts of its tiles (or strip), and its digest.
 
-    Bands of 256 rows are encoded in threads, a few ahead of the file: memory does not grow with the picture.
+    Threads encode bands of 256 rows, only a few ahead of the file, so memory does not grow with the picture.
     """
     book = _codebook(mosaic) if tile_width else None
     offsets, counts, digests = [], [], b""
@@ -66,7 +66,7 @@ def write_mosaic(file: BinaryIO, mosaic: np.ndarray, tile_width: int) -> tuple[l
 
 
 def _bands(mosaic: np.ndarray, tile_width: int, book: ljpeg.Codebook | None) -> Iterator[tuple[bytes, list[bytes]]]:
-    """(digests, pieces) of every 256-row band, in order: encoded tiles, or with no ``book`` the band as it is."""
+    """Yield (digests, pieces) of every 256-row band, in order: encoded tiles, or without ``book`` the plain band."""
     waiting: deque[Future[tuple[bytes, list[bytes]]]] = deque()
     with ThreadPoolExecutor(WORKERS) as threads:
         for top in range(0, mosaic.shape[0], TILE):
@@ -86,13 +86,13 @@ def _band(band: np.ndarray, tile_width: int, book: ljpeg.Codebook | None) -> tup
 
 
 def _band_digests(band: np.ndarray) -> bytes:
-    """The MD5s of a band's 256-column blocks, one after the other."""
+    """Return the concatenated MD5s of a band's 256-column blocks."""
     blocks = (np.ascontiguousarray(band[:, left : left + TILE], "<u2") for left in range(0, band.shape[1], TILE))
     return b"".join(hashlib.md5(block.data, usedforsecurity=False).digest() for block in blocks)
 
 
 def _padded(tile: np.ndarray, width: int) -> np.ndarray:
-    """A tile at the right or bottom edge, its last columns and rows repeated (by pairs: the CFA goes on)."""
+    """Pad a tile at the right or bottom edge: repeat its last columns and rows in pairs, to continue the CFA."""
     if tile.shape == (TILE, width):
         return tile
     rows, columns = np.arange(TILE), np.arange(width)
@@ -103,7 +103,7 @@ def _padded(tile: np.ndarray, width: int) -> np.ndarray:
 
 
 def _codebook(mosaic: np.ndarray) -> ljpeg.Codebook:
-    """One Huffman code for the picture, from tiles spread over it."""
+    """Return one Huffman code for the picture, from tiles spread over it."""
     height, width = mosaic.shape
     corners = [(top, left) for top in range(0, height, TILE) for left in range(0, width, TILE)]
     chosen = corners[:: max(1, len(corners) // _SAMPLED_TILES)]

@@ -1,4 +1,4 @@
-"""Compare a written file, read again, with the image that it was written from."""
+"""Compare a written file, read again, with its image in memory."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from paramisp_cli.errors import FormatError
 from paramisp_cli.types import RawImage, SrgbImage
 
 _FRACTION = 2e-8
-"""Relative error of a fraction in a DNG; LibRaw's own black level is a whole number."""
+"""Relative error of a fraction in a DNG; LibRaw's black level is a whole number."""
 
 
 def check_raw(written: RawImage, back: RawImage) -> None:
-    """FormatError unless a DNG came back: mosaic and whole-number levels exactly, fractions within their precision."""
-    black, found = written.canonical.black_level, back.canonical.black_level
-    neutral, seen = (raw.canonical.as_shot_neutral / raw.canonical.as_shot_neutral.max() for raw in (written, back))
+    """Raise FormatError unless a DNG read back alike: mosaic and whole levels exactly, fractions within precision."""
+    black, levels = written.canonical.black_level, back.canonical.black_level
+    neutral, again = (raw.canonical.as_shot_neutral / raw.canonical.as_shot_neutral.max() for raw in (written, back))
     same = {
         "mosaic": np.array_equal(written.mosaic, back.mosaic),
         "crop": written.crop == back.crop,
         "orientation": written.orientation == back.orientation,
         "CFA": written.canonical.cfa == back.canonical.cfa,
-        "black level": bool((np.abs(black - found) <= np.where(black % 1 == 0, 0, 1)).all()),
+        "black level": bool((np.abs(black - levels) <= np.where(black % 1 == 0, 0, 1)).all()),
         "white level": math.floor(written.canonical.white_level + 0.5) == back.canonical.white_level,
         "colour matrix": np.allclose(
             written.canonical.color_matrix, back.canonical.color_matrix, rtol=_FRACTION, atol=_FRACTION
         ),
-        "as-shot neutral": np.allclose(neutral, seen, rtol=_FRACTION, atol=_FRACTION),
-        "data (its reader calls them damaged)": not any("damaged" in note for note in back.notes),
+        "as-shot neutral": np.allclose(neutral, again, rtol=_FRACTION, atol=_FRACTION),
+        "data (the reader calls them damaged)": not any("damaged" in note for note in back.notes),
     }
     _tell([name for name, is_same in same.items() if not is_same])
 
 
 def check_picture(pixels: np.ndarray, back: SrgbImage, *, lossless: bool) -> None:
-    """FormatError unless a picture came back: its size, and its pixels if the format is ``lossless``."""
+    """Raise FormatError unless a picture read back alike: its size, and its pixels if the format is ``lossless``."""
     if back.size != pixels.shape[:2]:
         _tell(["size"])
     _tell(["pixels"] if lossless and not np.array_equal(pixels, back.pixels) else [])

@@ -1,4 +1,4 @@
-"""Registry of the architectures: names, directions and where each class lives. Asking for names imports no torch.
+"""Registry of the architectures: name, directions and location of each class. Listing names imports no torch.
 
 To add an architecture: write one file (or folder) here and add one ``Entry``.
 """
@@ -22,7 +22,7 @@ __all__ = ["REGISTRY", "Entry", "IspModel", "Params", "architecture", "entry", "
 class Entry:
     """One architecture: its name in ``--model`` and checkpoint headers, and its class as "module:Class".
 
-    ``published`` is the module that converts checkpoints of its authors' own program, if there is one: its functions
+    ``published`` is the module that converts checkpoints of its authors' program, or "": it has the functions
     ``count_known`` and ``convert`` (see ``models.paramisp.published``).
     """
 
@@ -41,12 +41,12 @@ REGISTRY: tuple[Entry, ...] = (
 
 
 def names(*, needs_weights: bool | None = None) -> tuple[str, ...]:
-    """Return the names of all architectures, best first; or only of those that need weights, or need none."""
+    """Return the names of the architectures, best first: all, or only those that need weights, or need none."""
     return tuple(each.name for each in REGISTRY if needs_weights in (None, each.needs_weights))
 
 
 def entry(name: str) -> Entry:
-    """Return the entry of an architecture; raises ConfigError that lists all names."""
+    """Return the entry of an architecture; raises ConfigError with a list of all names."""
     for each in REGISTRY:
         if each.name == name:
             return each
@@ -54,13 +54,13 @@ def entry(name: str) -> Entry:
 
 
 def architecture(name: str) -> type[IspModel]:
-    """Import and return the class of an architecture; raises ConfigError that lists all names."""
+    """Import and return the class of an architecture; raises ConfigError with a list of all names."""
     module, _, kind = entry(name).where.partition(":")
     return cast("type[IspModel]", getattr(import_module(module), kind))
 
 
 def __getattr__(name: str) -> Any:
-    """Load ``IspModel`` or ``Params`` when first used (PEP 562): both cost torch's import."""
+    """Load ``IspModel`` or ``Params`` on first use (PEP 562): both import torch, which takes seconds."""
     if name not in ("IspModel", "Params"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.base"), name)

@@ -20,7 +20,7 @@ from paramisp_cli.types import CFA_PATTERNS, FALLBACK_OPTICAL, CanonicalParams, 
 class Params:
     """The parameters of N shots as float32 tensors.
 
-    ``Params.of`` makes those of one shot, ``Params.cat`` a batch. Raises ConfigError for wrong shapes and types.
+    ``Params.of`` makes one shot's parameters, ``Params.cat`` a batch. Raises ConfigError for wrong shapes and types.
 
     wb_gains (N, 3), G = 1 · cam_to_srgb (N, 3, 3), white-balanced camera RGB → linear sRGB, rows scaled as the
     checkpoint expects · iso, exposure_time [s], f_number, focal_length [mm], each (N,) · cfa, one for the batch.
@@ -94,12 +94,12 @@ def tensor_names() -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """Sizes that a network takes and reach of its output, stated by the model and obeyed by every caller.
+    """Input sizes of a network and reach of its output, stated by the model and obeyed by every caller.
 
     multiple  sides of the input, and the corner of a tile cut from a picture, are multiples of it [px, even]
-    halo      reach of an output pixel on the input, beyond the multiple that it lies in [px]
+    halo      reach of an output pixel on the input, beyond the multiple in which it lies [px]
     smallest  smallest side of the input [px]
-    pooled    names of what is pooled over the whole picture; empty: tiles give the same result as the whole
+    pooled    names of the statistics pooled over the whole picture; empty: tiles give the same result as the whole
     """
 
     multiple: int = 2
@@ -114,43 +114,43 @@ class Geometry:
             raise ValueError(f"halo must be at least 0 and smallest at least 1, got {self}")
 
     def padded(self, side: int) -> int:
-        """Return the side [px] that the network gets for a picture's side."""
+        """Return the side [px] of the network's input for a picture's side [px]."""
         return round_up(max(side, self.smallest), self.multiple)
 
 
 WHOLE, BANDS, DISK, HOST = "whole", "bands", "disk", "host"
-"""Memory plans: all feature maps in memory · some made again, band by band · the rest in a file · in host memory."""
+"""Memory plans: all feature maps in memory · some recomputed band by band · the rest in a file · in host memory."""
 
 
 class StoredRows(Protocol):
-    """A tensor in a store, some rows of which are in memory at a time."""
+    """A tensor in a store, with a window of its rows in memory."""
 
     def __call__(self, first: int, end: int, *, fresh: bool = False, change: bool = False) -> Tensor:
         """Return rows [first, end), valid until the next call.
 
-        ``fresh``: the caller overwrites them, so they need not be read. ``change``: write them back to the store.
+        ``fresh``: the caller overwrites the rows, so they are not read. ``change``: the rows are written back.
         """
 
 
 class Store(Protocol):
-    """Room outside the memory that computes: a file, or host memory beside a GPU."""
+    """Storage outside the computing device's memory: a file, or host memory beside a GPU."""
 
     def rows(self, shape: tuple[int, ...], window: int, like: Tensor) -> StoredRows:
-        """Take room for a tensor of this shape, ``window`` rows of which are in memory (of ``like``) at a time."""
+        """Reserve a tensor of this shape; ``window`` rows of it are in memory at a time, on the device of ``like``."""
 
 
 MakeStore = Callable[[int], AbstractContextManager[Store]]
-"""bytes → a store of that size."""
+"""Function that makes a store of a size [bytes]."""
 
 
 class IspModel(nn.Module):
     """A network for one direction: ``y = model(x, params)``.
 
     sRGB is (N, 3, H, W) in [0, 1], display-referred; RAW is a mosaic (N, 1, H, W), linear, black 0, white 1, not
-    white-balanced, top-left colour as ``params.cfa`` says. H and W are even, of any size from 2×2. Outputs are not
-    clipped. ``params`` has one shot for each of the N images. The call raises ConfigError for an input of another shape
-    or type, and for another number of shots; values are not checked. A subclass states its ``geometry`` and implements
-    ``compute``, which gets only sizes that it takes.
+    white-balanced, with the CFA ``params.cfa``. H and W are even, of any size from 2×2. Outputs are not clipped.
+    ``params`` has one shot for each of the N images. The call raises ConfigError for an input of another shape or type,
+    and for another number of shots; it does not check values. A subclass states its ``geometry`` and implements
+    ``compute``, whose inputs always have sizes that the geometry allows.
     """
 
     name: ClassVar[str]
@@ -159,16 +159,16 @@ class IspModel(nn.Module):
     needs_weights: ClassVar[bool] = True
     geometry: Geometry
     color_matrix_row_sum: float | None = None
-    """Rule by which ``Params.cam_to_srgb`` is made for these weights: ``color.cam_to_srgb``'s second argument."""
+    """Row sum to which ``Params.cam_to_srgb`` is scaled for these weights: ``color.cam_to_srgb``'s second argument."""
     lens_shading: Sequence[Sequence[float]] | None = None
-    """Lens shading of the camera, which its JPEGs have corrected: ``isp.shading_gain``'s coefficients, (3, 3), or None.
+    """Lens shading that the camera corrects in its JPEGs: ``isp.shading_gain``'s coefficients, (3, 3), or None.
 
-    The network's own mosaics, going in and coming out, are free of it: ``Runner.run``, which knows where in the picture
-    a strip lies, takes it out before rendering and puts it back after unprocessing.
+    The network's mosaics, input and output, are free of shading. ``Runner.run``, which knows where in the picture a
+    strip lies, removes it before rendering and adds it after unprocessing.
     """
 
     generator: torch.Generator | None
-    """Source of training's randomness (dropout); None: torch's default."""
+    """Random generator for training (dropout); None: torch's default."""
 
     def __init__(self, direction: Direction) -> None:
         super().__init__()
@@ -184,7 +184,7 @@ class IspModel(nn.Module):
         return y
 
     def _check(self, x: object, params: object) -> None:
-        """Raise ConfigError, in one sentence, for an input that this model does not take."""
+        """Raise ConfigError, in one sentence, for an input that this model does not accept."""
         channels, noun = (3, "an sRGB picture") if self.direction == Direction.UNPROCESS else (1, "a mosaic")
         rule = f"{self.direction} takes {noun} (N, {channels}, H, W) of floating point"
         if not isinstance(x, Tensor):
@@ -206,28 +206,28 @@ class IspModel(nn.Module):
             raise ConfigError(f"the images are on {x.device} and the Params on {params.iso.device}; use params.to(...)")
 
     def config(self) -> dict[str, object]:
-        """Return the keyword arguments of the class that build this model again, as JSON; tensors apart."""
+        """Return the keyword arguments of the class that rebuild this model, as JSON; without tensors."""
         return {"direction": str(self.direction)}
 
     def facts(self) -> dict[str, str]:
-        """Return strings for the header of a checkpoint, beside those that every checkpoint has."""
+        """Return strings for a checkpoint's header, in addition to those of every checkpoint."""
         return {}
 
     def params_of(self, canonical: CanonicalParams, optical: OpticalParams) -> Params:
-        """Make the parameters of one shot by this model's own rule for the colour matrix."""
+        """Make the parameters of one shot, with this model's rule for the colour matrix."""
         return Params.of(canonical, optical, self.color_matrix_row_sum)
 
     def tone_curve(self) -> list[tuple[float, float]] | None:
-        """Return the global curve, linear light → linear light, that unprocessing takes out; None if there is none.
+        """Return the global curve, linear light → linear light, that unprocessing removes; None if there is none.
 
-        Points (x, y) from (0, 0) to (1, 1). A DNG profile puts it back, so that any reader shows the photo's look.
+        Points (x, y) from (0, 0) to (1, 1). A DNG profile applies it again, so that any reader shows the photo's look.
         """
         return None
 
     # --- training -----------------------------------------------------------------------------------------------------
 
     def initialise(self, generator: torch.Generator) -> None:
-        """Draw fresh weights, from which training starts; the default is every layer's own initialisation."""
+        """Draw fresh weights to start training from; the default is every layer's own initialisation."""
         with torch.random.fork_rng(devices=()):
             torch.set_rng_state(generator.get_state())
             for module in self.modules():
@@ -241,7 +241,7 @@ class IspModel(nn.Module):
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Run the model as a training phase needs it; raises ValueError for a phase that the model does not offer."""
+        """Set the model up for a training phase; raises ValueError for a phase that the model does not offer."""
         if name not in self.phases():
             raise ValueError(f"{self.name} has no training phase {name!r}; it has {', '.join(self.phases())}")
         yield
@@ -249,15 +249,15 @@ class IspModel(nn.Module):
     # --- inference ----------------------------------------------------------------------------------------------------
 
     def peak_bytes(self, height: int, width: int, plan: str = WHOLE) -> int:
-        """Return an upper estimate of the memory [bytes] that ``stream`` needs, besides source, sink and store."""
+        """Return an upper estimate of the memory [bytes] of ``stream``, without source, sink and store."""
         return 64 * 4 * height * width
 
     def store_bytes(self, height: int, width: int) -> int:
-        """Return the bytes that the plans ``DISK`` and ``HOST`` keep in the store."""
+        """Return the size of the store [bytes] in the plans ``DISK`` and ``HOST``."""
         return 0
 
     def plans(self, device: torch.device) -> tuple[str, ...]:
-        """Return the ways in which ``stream`` can use memory on a device, the fastest and hungriest first."""
+        """Return the memory plans of ``stream`` on a device, the fastest and largest first."""
         return (WHOLE,)
 
     def stream(
@@ -274,9 +274,10 @@ class IspModel(nn.Module):
     ) -> None:
         """Run the model from rows to rows, on the device of ``params``, as ``forward`` does for an image of ``size``.
 
-        ``sink`` gets every row once, top to bottom, on that device; ``source`` may be asked for rows more than once.
-        ``dtype`` is that of the convolutions; the result depends on ``plan`` by no more than rounding. ``store`` makes
-        the store that the plans ``DISK`` and ``HOST`` need. ``progress`` is told the share of the work that is done.
+        ``sink`` gets every row once, top to bottom, on the same device; ``source`` may be called more than once for a
+        row. ``dtype`` is the type of the convolutions. Results of different plans differ only by rounding. ``store``
+        makes the store for the plans ``DISK`` and ``HOST``. ``progress`` is told the share of the
+        work that is done.
         """
         device = params.iso.device
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
@@ -290,5 +291,5 @@ class IspModel(nn.Module):
         return y[..., :height, :width] if right or below else y
 
     def compute(self, x: Tensor, params: Params) -> Tensor:
-        """Compute the output for an input whose sides the geometry allows; of the same height and width."""
+        """Compute the output, of the same height and width, for an input whose sides the geometry allows."""
         raise TypeError(f"{type(self).__name__} has no compute")

@@ -1,4 +1,4 @@
-"""A checkpoint of another program, as an architecture's converter gets it: named tensors and plain data, no file."""
+"""A checkpoint of another program for an architecture's converter: named tensors and plain data, no file."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """``where`` names the file in messages; ``tensors`` are read when called; ``others`` is the plain data beside them.
+    """Tensors and other data of a checkpoint.
 
-    A tensor raises WeightsError when it is damaged.
+    ``where`` names the file in messages. Calling an item of ``tensors`` reads it; raises WeightsError if it is damaged.
+    ``others`` is the plain data beside the tensors.
     """
 
     where: str

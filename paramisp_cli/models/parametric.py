@@ -18,7 +18,7 @@ _INFLECTION = 0.9
 
 
 class Parametric(IspModel):
-    """Tone curve (smoothstep), sRGB transfer function, colour matrix, white-balance gains: nothing learned.
+    """Tone curve (smoothstep), sRGB transfer function, colour matrix and white-balance gains, all without learning.
 
     ``digital_gain`` multiplies linear light when rendering and divides it when unprocessing.
     """
@@ -34,11 +34,11 @@ class Parametric(IspModel):
         self.digital_gain = float(digital_gain)
 
     def config(self) -> dict[str, object]:
-        """Return direction and digital gain."""
+        """Return the constructor's arguments."""
         return {"direction": str(self.direction), "digital_gain": self.digital_gain}
 
     def tone_curve(self) -> list[tuple[float, float]]:
-        """Return smoothstep, which acts on sRGB-encoded values, as a curve of linear light, finer where steep."""
+        """Return smoothstep, which acts on sRGB-encoded values, as a curve of linear light, with finer steps near 0."""
         encoded = np.linspace(0, 1, 129)
         x = isp.srgb_decode(torch.from_numpy(encoded))
         y = isp.srgb_decode(isp.smoothstep(torch.from_numpy(encoded)))
@@ -50,7 +50,7 @@ class Parametric(IspModel):
         return 5 * 3 * 4 * height * width
 
     def compute(self, x: Tensor, params: Params) -> Tensor:
-        """sRGB (N, 3, H, W) → mosaic (N, 1, H, W), or back; see ``IspModel``."""
+        """Run the model in its direction: sRGB (N, 3, H, W) → mosaic (N, 1, H, W), or back; see ``IspModel``."""
         return self._unprocess(x, params) if self.direction.input == Kind.SRGB else self._render(x, params)
 
     def _unprocess(self, srgb: Tensor, params: Params) -> Tensor:
@@ -62,7 +62,7 @@ class Parametric(IspModel):
         return isp.mosaic((camera * gains).clamp(0, 1), params.cfa)
 
     def _linear(self, srgb: Tensor) -> Tensor:
-        """Return linear light before tone curve and digital gain; an 8-bit picture takes a table of 256 values."""
+        """Return linear light before tone curve and digital gain; an 8-bit picture uses a table of 256 values."""
 
         def linear(values: Tensor) -> Tensor:
             return isp.srgb_decode(isp.inverse_smoothstep(values.clamp(0, 1))) / self.digital_gain

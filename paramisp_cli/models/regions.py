@@ -1,9 +1,9 @@
-"""Cut a picture into regions, strips and tiles; look at it a few rows at a time; work on regions in threads.
+"""Cut a picture into regions, strips and tiles; read it a few rows at a time; work on regions in threads.
 
-Nothing here knows a network.
+This module is independent of the networks.
 
 ``Planes`` are an image as (C, H + 2, W + 2): its pixels within a ring that repeats the border (replicate padding), so
-that the input of a 3×3 convolution is a slice and never padded.
+that the input of a 3×3 convolution is a slice and needs no padding.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from torch import Tensor
 from paramisp_cli import isp, memory
 
 CPU_STRIP, DEVICE_STRIP = 16384, 1 << 22
-"""Pixels a strip: on a CPU as many as a core's cache holds, elsewhere enough to fill the device."""
+"""Pixels of a strip: on a CPU they fit a core's cache, on other devices they fill the device."""
 _COLUMNS = 512
 """Largest width of a region on a CPU."""
 _SHORTEST, _TALLEST = 64, 512
-"""Rows of a region on a CPU. Two neighbours compute the rows between them twice, so short regions cost more; tall ones
-make a thread wait for the last of them."""
+"""Fewest and most rows of a region on a CPU. Two neighbours both compute the rows between them, so short regions cost
+more; with tall regions, threads wait for the last one to finish."""
 _REGIONS = 3
 """Regions for each thread, at least."""
 
 Source = Callable[[int, int], Tensor]
-"""(first row, end row) → (1, C, rows, W) float32, on the CPU or on the device that computes."""
+"""Function (first row, end row) → (1, C, rows, W) float32, on the CPU or on the computing device."""
 Sink = Callable[[int, Tensor], None]
-"""(first row, (1, C, rows, W)) → nothing: takes the rows."""
+"""Function (first row, (1, C, rows, W)) → None that takes the rows."""
 
 Progress = Callable[[float], None]
 """Takes the share of the work that is done, 0 to 1; called from any thread, by one at a time."""
@@ -58,18 +58,18 @@ class Region:
 
     @property
     def width(self) -> int:
-        """Columns."""
+        """Number of columns."""
         return self.right - self.left
 
     def strips(self, pixels: int = 1) -> Iterator[tuple[int, int]]:
-        """Yield (begin, end) of each strip; fewer rows at a time where a pixel of the region stands for several."""
+        """Yield (begin, end) of each strip; ``pixels`` is the number of image pixels per pixel of the region."""
         rows = max(self.rows // pixels, 1)
         for begin in range(self.top, self.bottom, rows):
             yield begin, min(begin + rows, self.bottom)
 
 
 class Span(NamedTuple):
-    """One dimension of a tile: [begin, end) is wanted, [first, last) goes into the network."""
+    """One dimension of a tile: [begin, end) is its result, [first, last) the network's input."""
 
     begin: int
     end: int
@@ -83,24 +83,24 @@ def round_up(size: int, multiple: int) -> int:
 
 
 def spans(size: int, length: int, multiple: int, halo: int, smallest: int) -> list[Span]:
-    """Cut [0, size) into pieces of ``length``, rounded up to ``multiple``, each with the surroundings that it needs.
+    """Cut [0, size) into pieces of ``length``, rounded up to ``multiple``, each with its surroundings.
 
     ``first`` and ``last`` are multiples of ``multiple``, at least ``halo`` from the piece unless the picture ends
-    there, and at least ``smallest`` apart. ``last`` may lie beyond ``size``: in the picture padded to a multiple.
+    there, and at least ``smallest`` apart. ``last`` may lie beyond ``size``: the picture is padded to a multiple.
     """
     length, need = round_up(max(length, 1), multiple), round_up(smallest, multiple)
     padded = max(round_up(size, multiple), need)
-    found = []
+    pieces = []
     for begin in range(0, size, length):
         end = min(begin + length, size)
         last = min(round_up(end + halo, multiple), padded)
         first = max(min(max(begin - halo, 0) // multiple * multiple, last - need), 0)
-        found.append(Span(begin, end, first, max(last, first + need)))
-    return found
+        pieces.append(Span(begin, end, first, max(last, first + need)))
+    return pieces
 
 
 def cut(size: int, length: int, multiple: int) -> list[tuple[int, int]]:
-    """Cut [0, size) into even pieces of about ``length``, each but the last a multiple of ``multiple``."""
+    """Cut [0, size) into equal pieces of about ``length``; all except the last are multiples of ``multiple``."""
     count = max(round(size / length), 1)
     step = max(-(-size // count) + multiple - 1, multiple) // multiple * multiple
     return [(begin, min(begin + step, size)) for begin in range(0, size, step)]
@@ -109,13 +109,13 @@ def cut(size: int, length: int, multiple: int) -> list[tuple[int, int]]:
 def cut_for_threads(height: int, width: int, threads: int, pixels: int, top: int = 0, left: int = 0) -> list[Region]:
     """Cut a picture into regions whose strips of ``pixels`` fit a core's cache, with equal shares for all threads.
 
-    ``top`` and ``left`` say where the picture's corner lies.
+    ``top`` and ``left`` are the picture's corner.
     """
     columns = cut(width, min(_COLUMNS, max(pixels // 4, 16)), 16)
     rows = max(pixels // columns[0][1] // 4 * 4, 4)
     wanted = -(-_REGIONS * threads // len(columns))
     count = len(cut(height, max(min(-(-height // wanted), _TALLEST), min(_SHORTEST, rows)), 4))
-    fair = threads // math.gcd(threads, len(columns))  # 15 regions would keep 2 threads unequal
+    fair = threads // math.gcd(threads, len(columns))  # 15 regions would give 2 threads unequal shares
     count = -(-count // fair) * fair
     bands = cut(height, max(-(-height // count), min(_SHORTEST, rows)), 4)
     return [Region(top + t, top + b, left + l, left + r, rows) for t, b in bands for l, r in columns]  # noqa: E741
@@ -130,26 +130,26 @@ def cut_for_device(height: int, width: int, top: int = 0, left: int = 0) -> list
 
 
 def reflecting(source: Source, size: tuple[int, int], padded: tuple[int, int]) -> Source:
-    """Return the source of the picture padded by reflection, to the right and downwards."""
+    """Return a source for the picture padded by reflection, to the right and downwards."""
     if size == padded:
         return source
     (height, width), reflected = size, isp.reflect_index(size[0], 0, padded[0] - size[0])
 
     def rows(first: int, end: int) -> Tensor:
         if end <= height:
-            taken = source(first, end)
+            given = source(first, end)
         else:
             wanted = reflected[first:end]
             low = int(wanted.min())
-            taken = source(low, int(wanted.max()) + 1)
-            taken = taken[:, :, wanted.to(taken.device) - low]
-        return isp.reflect_pad(taken, 0, padded[1] - width, 0, 0)
+            given = source(low, int(wanted.max()) + 1)
+            given = given[:, :, wanted.to(given.device) - low]
+        return isp.reflect_pad(given, 0, padded[1] - width, 0, 0)
 
     return rows
 
 
 def with_ring(image: Tensor) -> Tensor:
-    """(C, H, W) → Planes."""
+    """Make Planes of an image (C, H, W)."""
     return F.pad(image[None], (1, 1, 1, 1), mode="replicate")[0]
 
 
@@ -160,7 +160,7 @@ def renew_ring(planes: Tensor) -> None:
 
 
 class Picture(Protocol):
-    """An image (C, H, W) that gives some of its rows as Planes."""
+    """An image (C, H, W) that returns a range of its rows as Planes."""
 
     size: tuple[int, int]
 
@@ -181,19 +181,19 @@ class Whole:
 
 
 class Fetched:
-    """A picture whose rows are computed when asked for; the last ones are kept."""
+    """A picture whose rows are computed on request; it caches the last rows."""
 
     def __init__(self, size: tuple[int, int], fetch: Callable[[int, int], Tensor]) -> None:
-        """``fetch``: (first row, end row) → (C, rows, W)."""
+        """Set the size (H, W) and the function ``fetch``: (first row, end row) → (C, rows, W)."""
         self.size, self.fetch = size, fetch
         self.band, self.first = torch.empty(0), 0
 
     def rows(self, top: int, bottom: int) -> Tensor:
-        """Return Planes from the rows kept, or from new ones."""
+        """Return Planes from the cached rows, or from fetched rows."""
         height = self.size[0]
         first, end = max(top - 1, 0), min(bottom + 1, height)
         if not (self.band.numel() and self.first <= first and end <= self.first + self.band.shape[1]):
-            self.band, self.first = torch.empty(0), first  # free the old band before the new one is made
+            self.band, self.first = torch.empty(0), first  # free the old band before the new one exists
             self.band = self.fetch(first, end)
         wanted = self.band[:, first - self.first : end - self.first]
         ring = (1, 1, first - top + 1, bottom + 1 - end)
@@ -204,10 +204,10 @@ class Fetched:
 
 
 class Workers:
-    """Threads that take a region each while torch's operations are single-threaded; none on one core or a device.
+    """Threads that work on one region each, with single-threaded torch operations; none on one core or on a device.
 
-    Torch's own way, all threads on one operation, makes them wait for each other thousands of times a picture.
-    ``progress`` takes the share of the work that is done, 0 to 1, where ``total`` is that work in pixels of all stages.
+    Torch runs one operation on all threads; they would wait for each other thousands of times per picture.
+    ``progress`` takes the share of the work that is done, 0 to 1; ``total`` is the work in pixels of all stages.
     """
 
     def __init__(self, device: torch.device, progress: Progress | None = None, total: float = 1) -> None:
@@ -230,7 +230,7 @@ class Workers:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Give torch all threads, for one operation on the whole picture while ours are idle."""
+        """Give torch all threads for one operation on the whole picture, while these threads are idle."""
         if self.pool is None:
             yield
             return
@@ -241,10 +241,10 @@ class Workers:
             torch.set_num_threads(1)
 
     def each(self, regions: Sequence[Region], stage: Callable[..., _Result], *arguments: object) -> list[_Result]:
-        """Return ``stage(*arguments, region)`` of all regions, in their order."""
+        """Return ``stage(*arguments, region)`` for all regions, in their order."""
         if self.pool is None or len(regions) == 1:
             return [self._one(stage, arguments, region) for region in regions]
-        inference = torch.is_inference_mode_enabled()  # a mode belongs to a thread
+        inference = torch.is_inference_mode_enabled()  # the mode is per thread: pass it on
 
         def work(region: Region) -> _Result:
             with torch.inference_mode(inference), torch.no_grad():

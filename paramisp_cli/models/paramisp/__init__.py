@@ -1,4 +1,4 @@
-"""ParamISP: ``network`` says what it is, ``model`` is the class to use."""
+"""ParamISP: ``network`` defines it; ``model`` has the class for callers."""
 
 from paramisp_cli.models.paramisp.model import ParamISP
 

@@ -1,8 +1,8 @@
 """The attention of a ParamISP block with its gradient written out: training in a third of the passes over memory.
 
-The plain form (``Block.attend``) is a dozen whole-image temporaries; autograd keeps most of them, and its gradient of a
-maximum compares every value with it. Here the gradient goes to the place of the maximum alone (the first of equals),
-and values that are cheap to compute again are not kept.
+The plain form (``Block.attend``) makes a dozen whole-image temporaries. Autograd stores most of them, and its gradient
+of a maximum compares every value with the maximum. Here the gradient goes only to the place of the maximum (the first
+of equals), and values that are cheap to compute again are not stored.
 """
 
 from __future__ import annotations
@@ -68,13 +68,13 @@ class _Attended(torch.autograd.Function):
 
 
 def _autocast_like_now(device: str) -> Callable[[], AbstractContextManager[Any]]:
-    """Return a context of the current mixed precision, for later: autograd runs gradients without it."""
+    """Return a context with the current mixed precision for the gradient: autograd would run it without."""
     enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
     return partial(torch.autocast, device, dtype, enabled)
 
 
 def _rows(x: Tensor) -> Tensor:
-    """Reshape (N, C, H, W) → (N, H·W, C), a view where channels lie last already."""
+    """Reshape (N, C, H, W) → (N, H·W, C): a view if the memory format is channels-last."""
     n, c, h, w = x.shape
     return x.permute(0, 2, 3, 1).reshape(n, h * w, c)
 
@@ -92,8 +92,9 @@ def attended(
 ) -> Tensor:
     """Return x + r·s·a for x, r (N, C, H, W), in the memory format channels-last.
 
-    ``channels``: means and maxima of r over the image, (N, C) each → s (N, C); ``pixels``: mean and maximum of r·s over
-    the channels, (N, 2, H, W) → a (N, 1, H, W); both differentiable functions of their arguments and of ``parameters``.
+    ``channels`` maps means and maxima of r over the image, (N, C) each, to s (N, C). ``pixels`` maps mean and maximum
+    of r·s over the channels, (N, 2, H, W), to a (N, 1, H, W). Both are differentiable functions of their arguments and
+    of ``parameters``.
     """
     function: Any = _Attended
     return cast("Tensor", function.apply(x, r, channels, pixels, *parameters))

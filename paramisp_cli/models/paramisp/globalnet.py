@@ -15,17 +15,17 @@ if TYPE_CHECKING:
     from paramisp_cli.models.paramisp.network import GlobalNet
 
 Coefficients = list[tuple[Tensor, Tensor]]
-"""Of each tone stage, the weights of ``network.quadratic`` and ``network.gamma``."""
+"""Weights of ``network.quadratic`` and ``network.gamma`` for each tone stage."""
 
 _TONE_STRIP = 32768
-"""Pixels of a strip of the tone stages on a CPU: three channels and many small operations; below 16 thousand half of
-the time is Python's."""
+"""Pixels of a tone-stage strip on a CPU. The stages are many small operations on three channels; below 16 thousand
+pixels Python's overhead is half of the time."""
 
 
 def toned(schedule: Schedule, net: GlobalNet, picture: Picture, first: Picture, z: Tensor | None) -> Picture:
-    """Send a picture through GlobalNet: at once, or row by row where the plan keeps no image.
+    """Apply GlobalNet to a picture: at once, or when rows are fetched if the plan holds no whole image.
 
-    ``first``: the picture of which the over-exposure mask is computed; z (1, 64) or None.
+    ``first`` is the picture for the over-exposure mask; z is (1, 64) or None.
     """
     stages = coefficients(schedule, net, picture, first, z)
     if not schedule.plan.stored:
@@ -40,7 +40,7 @@ def toned(schedule: Schedule, net: GlobalNet, picture: Picture, first: Picture, 
 def coefficients(
     schedule: Schedule, net: GlobalNet, picture: Picture, first: Picture, z: Tensor | None
 ) -> Coefficients:
-    """Compute the tone stages for a picture; the first layer's output (1/16 of the pixels) is kept as a whole."""
+    """Compute the tone stages' weights for a picture; the first layer's whole output is in memory (1/16 as large)."""
     height, width = (pooled_size(size) for size in picture.size)
     conv = first_conv(net.convs[0], schedule.dtype, stride=2)
     layer = net.stage.weight.new_empty(height, width, 64)
@@ -52,7 +52,7 @@ def coefficients(
 
 
 def tone(schedule: Schedule, net: GlobalNet, stages: Coefficients, pixels: Tensor) -> Tensor:
-    """Send (3, …) through the tone stages → a new tensor of that shape."""
+    """Apply the tone stages: (3, …) → a new tensor of the same shape."""
     out = torch.empty_like(pixels, memory_format=torch.contiguous_format)
     source, target = pixels.reshape(3, -1), out.view(3, -1)
     strip = schedule.strip_pixels or (_TONE_STRIP if pixels.device.type == "cpu" else DEVICE_STRIP)
@@ -66,15 +66,15 @@ def tone(schedule: Schedule, net: GlobalNet, stages: Coefficients, pixels: Tenso
 
 
 def pooled_size(size: int) -> int:
-    """Return how many rows (columns) the first layer makes of ``size``."""
+    """Return the number of rows (columns) of the first layer's output for an input of ``size``."""
     return ((size - 3) // 2 + 1) // 2
 
 
 def first_layer(conv: FirstConv, planes: Tensor, first: Tensor, layer: Tensor, region: Region) -> None:
     """Write convolution, ELU and 2×2 maximum to ``layer`` (h, w, 64); the region counts the layer's pixels."""
-    for begin, end in region.strips(4):  # a pixel of the layer stands for 16, of which the table looks up a quarter
-        size = 4 * (end - begin) - 1, 4 * region.width - 1  # a pooled row sees five rows, four apart
+    for begin, end in region.strips(4):  # a pixel of the layer covers 16 pixels; stride 2 looks up a quarter of them
+        size = 4 * (end - begin) - 1, 4 * region.width - 1  # a pooled row reads five rows; the next begins four below
         out = conv(planes, first, 4 * begin + 1, 4 * region.left + 1, *size)
         out = torch.maximum(out[0::2], out[1::2])
         out = torch.maximum(out[:, 0::2], out[:, 1::2])
-        elu(out, layer[begin:end, region.left : region.right])  # ELU rises: after the maximum it has a quarter to do
+        elu(out, layer[begin:end, region.left : region.right])  # after the maximum: ELU is monotonic, and costs less

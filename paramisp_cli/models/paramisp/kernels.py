@@ -2,8 +2,8 @@
 
 Images are ``Planes`` (see ``regions``). Feature maps have their channels last, so that a region of rows is a slice:
 
-    Map     (H + 2, W + 2, 64)  x, within a ring that repeats the border: a convolution's input is never padded
-    Inner   (H, W, 64)          r, without ring
+    Map     (H + 2, W + 2, 64)  x, within a ring that repeats the border: a convolution's input needs no padding
+    Inner   (H, W, 64)          r, without a ring
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ class Conv:
         return self.of(planes if planes.dtype == self.dtype else planes.to(self.dtype))[0].permute(1, 2, 0)
 
     def of(self, planes: Tensor) -> Tensor:
-        """Convolve in torch's own shapes, (1, I, h, w) with strides of channels last → (1, O, h', w')."""
+        """Convolve in torch's shapes: (1, I, h, w), channels-last strides → (1, O, h', w')."""
         return torch.conv2d(planes, self.weight, self.bias, self.stride)
 
 
 class Conv3:
     """A 3×3 convolution without padding, channels last: (h + 2, w + 2, I) → (h, w, O).
 
-    On CPUs in float32 it works on four rows at a time, by Winograd's F(4, 3) along the rows: sums of six rows, six 1×3
-    convolutions instead of twelve, and sums of their results. The points are 0, ±1, ±3/2 and infinity: with them
-    rounding is twice that of the direct way, and less than with the usual ±2 (method: Barabasz et al., ACM TOMS 46:4,
+    On CPUs in float32 it computes four rows at a time by Winograd's F(4, 3) along the rows: sums of six rows, six 1×3
+    convolutions instead of twelve, and sums of their results. The points are 0, ±1, ±3/2 and infinity: they give twice
+    the rounding error of a direct convolution, and less than the usual ±2 (method: Barabasz et al., ACM TOMS 46:4,
     2020).
     """
 
@@ -78,11 +78,11 @@ class Conv3:
 
     def _by_fours(self, rows: Tensor, height: int, out: Tensor) -> None:
         """Convolve the first ``height`` rows, a multiple of 4."""
-        # Torch's own shapes throughout: half as many calls as with a change of view for each of the six.
+        # Torch's shapes throughout: changing the view for each of the six would double the number of calls.
         planes, made = rows.permute(2, 0, 1)[None], out.permute(2, 0, 1)[None, :, :height]
         d0, d1, d2, d3, d4, d5 = (planes[:, :, i : i + height - 3 : 4] for i in range(6))
         zero, one, minus_one, point, minus_point, infinity = self.six
-        # Each sum is convolved before the next one is computed in the same memory, which so stays in the cache.
+        # Each sum is convolved before the next is computed in the same memory, so the memory stays in the cache.
         even, odd, v = d4 - d2, d3 - d1, d0 - d2
         m0 = zero.of(torch.add(even, v, alpha=_POINT**2, out=v))
         m3 = point.of(torch.add(even, odd, alpha=_POINT, out=v))
@@ -100,11 +100,11 @@ class Conv3:
 
 
 _POINT = 1.5
-"""Points at which the row polynomials are evaluated, beside 0, ±1 and infinity: plus and minus this."""
+"""Row polynomials are evaluated at plus and minus this point, beside 0, ±1 and infinity."""
 
 
 def elu(v: Tensor, out: Tensor) -> None:
-    """Write ELU of v, max(v, 0) + exp(min(v, 0)) − 1, to ``out``, in half the time of torch's own; overwrites v."""
+    """Write ELU of v, max(v, 0) + exp(min(v, 0)) − 1, to ``out``; twice as fast as torch's ELU; overwrites v."""
     v = v.float() if v.dtype in (torch.bfloat16, torch.float16) else v
     low = v.clamp(max=0).mul_(math.log2(math.e)).exp2_()  # exp is three times slower than exp2
     torch.sub(low.add_(v.clamp_(min=0)), 1, out=out)
@@ -114,15 +114,15 @@ def elu(v: Tensor, out: Tensor) -> None:
 
 
 class FirstConv:
-    """GlobalNet's or LocalNet's first 3×3 convolution, of the 96 content features, which never exist for a whole image.
+    """GlobalNet's or LocalNet's first 3×3 convolution. Its 96 content features never exist for a whole image.
 
-    ``table`` chooses the way that suits CPUs, with the same numbers: for a tap and a channel, value and histograms
-    together are a piecewise linear function of one number into 64, which bends only at multiples of 1/105 from −1/3 to
-    4/3. A table of its values there gives it by two rows and their weights; only gradients and mask are convolved.
+    ``table`` chooses an algorithm for CPUs, with the same numbers. For one tap and one channel, the contribution of
+    value and histograms to the 64 outputs is a piecewise linear function of the value. It bends only at multiples of
+    1/105 from −1/3 to 4/3. So two weighted rows of a table of its knots give it; only gradients and mask are convolved.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype, *, table: bool, stride: int = 1) -> None:
-        """Weight (64, 96, 3, 3), bias (64,): in the order of ``network.features``."""
+        """Prepare weight (64, 96, 3, 3), in the order of ``network.features``, and bias (64,)."""
         self.stride = stride
         if not table:
             self.table = None
@@ -140,7 +140,7 @@ class FirstConv:
     ) -> Tensor:
         """Return (h, w, 64): a result at every ``stride``-th pixel of [top, top + height) × [left, left + width).
 
-        ``planes``: the image; ``first``: the image of which the mask is computed.
+        ``planes`` is the image; ``first`` is the image for the over-exposure mask.
         """
         image = planes[:, top : top + height + 2, left : left + width + 2]
         mask = overexposure(first[:, top : top + height + 2, left : left + width + 2])
@@ -156,14 +156,14 @@ class FirstConv:
         return torch.add(made, self._looked_up(image).view(made.shape), out=made if out is None else out)
 
     def _looked_up(self, image: Tensor) -> Tensor:
-        """Convolve value and histograms of (3, h + 2, w + 2) by the table → (pixels, 64)."""
+        """Convolve value and histograms by the table: (3, h + 2, w + 2) → (pixels, 64)."""
         assert self.table is not None
         place = image.permute(1, 2, 0).contiguous().mul_(_GRID).add_(_BELOW)
         low = place.floor().nan_to_num_().clamp_(0, _KNOTS - 2)
         height, width = image.shape[1:]
         above = place.sub_(low)
         share = torch.view_as_real(torch.complex(1 - above, above))  # weights of the knots below and above
-        number = low.long().mul_(2**32 + 1).view(torch.int32)  # the number twice in its eight bytes
+        number = low.long().mul_(2**32 + 1).view(torch.int32)  # eight bytes hold the knot's number twice
         h, w = (height - 3) // self.stride + 1, (width - 3) // self.stride + 1
         window = (h, w, 3, 18), (self.stride * 6 * width, self.stride * 6, 6 * width, 1)
         rows, weights = (v.as_strided(*window).reshape(-1, 54) for v in (number, share))
@@ -173,28 +173,28 @@ class FirstConv:
 _GRID = 105
 """Knots per unit: the histograms bend at multiples of 1/3, 1/7 and 1/15, so at multiples of 1/105."""
 _BELOW = 36
-"""Knots below 0: one more than reach the last bend at −1/3, for the straight line beyond it."""
+"""Knots below 0: down to the last bend at −1/3, and one more for the straight line beyond it."""
 _KNOTS = _BELOW + 140 + 2
-"""Knots: up to one more than the last bend at 4/3."""
+"""Knots in total: up to the last bend at 4/3, and one more."""
 
 
 def _table(weight: Tensor) -> Tensor:
-    """Return (27 · _KNOTS, 64), by tap, channel and knot: contribution of a value there and of its histograms."""
+    """Return (27 · _KNOTS, 64): by tap, channel and knot, the contribution of the knot's value and histograms."""
     exact = weight.double()
     value = (torch.arange(_KNOTS, device=weight.device, dtype=torch.float64) - _BELOW) / _GRID
-    parts, begin = [torch.einsum("ocyx,k->yxcko", exact[:, :3], value)], 9
+    terms, begin = [torch.einsum("ocyx,k->yxcko", exact[:, :3], value)], 9
     for bins in BINS:
         share = soft_histogram(value.view(1, 1, 1, -1), bins)[0, :, 0]  # (bins, knots)
         of_channels = exact[:, begin : begin + 3 * bins].reshape(-1, 3, bins, 3, 3)
-        parts.append(torch.einsum("ocbyx,bk->yxcko", of_channels, share))
+        terms.append(torch.einsum("ocbyx,bk->yxcko", of_channels, share))
         begin += 3 * bins
-    return torch.stack(parts).sum(0).reshape(-1, weight.shape[0]).to(weight.dtype)
+    return torch.stack(terms).sum(0).reshape(-1, weight.shape[0]).to(weight.dtype)
 
 
 def _gradient(planes: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
-    """Return the gradient, (6, height + 2, width + 2), of a piece of the image and its surroundings.
+    """Return the gradient, (6, height + 2, width + 2), of a region of the image and a ring of one pixel.
 
-    Beyond the image's border it repeats the border's gradient.
+    Outside the image the gradient of the border is repeated.
     """
     whole = planes.shape[1] - 2, planes.shape[2] - 2
     above, below = max(top - 1, 0), min(top + height + 1, whole[0])
@@ -211,15 +211,15 @@ def _gradient(planes: Tensor, top: int, left: int, height: int, width: int) -> T
 
 
 class BlockConvs:
-    """The convolutions of one block."""
+    """The prepared convolutions of one ``network.Block``."""
 
     def __init__(self, block: Block, dtype: torch.dtype) -> None:
         first, second = block.conv1, block.conv2
         assert first.bias is not None
         assert second.bias is not None
         weight, bias, bias2 = first.weight, first.bias, second.bias
-        # In float32, ELU in two thirds of its passes over memory: conv1 gives w = s (v + 1) with s = 1 / ln 2, and
-        # s (ELU(v) + 1) = min(s/e · 2^w, max(w, s)). conv2 undoes s and 1 (in the ring, too: it is a copy).
+        # In float32 a folded ELU saves a third of the passes over memory: conv1 gives w = s (v + 1) with s = 1 / ln 2,
+        # and s (ELU(v) + 1) = min(s/e · 2^w, max(w, s)). conv2 undoes s and 1, also in the ring, which is a copy.
         weight2 = second.weight
         self.fold: Tensor | None = None
         if dtype == torch.float32:
@@ -232,8 +232,8 @@ class BlockConvs:
         self.spatial = block.spatial
         self.banded: Tensor | None = None
         if block.spatial.weight.device.type == "cpu":
-            # One output channel leaves a convolution kernel mostly idle. Instead, 16 pixels of a row are a product for
-            # each of seven rows: 2 × 22 pixels times a matrix that holds the seven taps, shifted by one per pixel.
+            # One output channel leaves a convolution kernel mostly idle. Instead, seven matrix products, one per row
+            # of taps, compute 16 pixels: 2 × 22 pixels times a matrix of the seven taps, shifted by one per pixel.
             banded = block.spatial.weight.new_zeros(7, 2, TOGETHER + 6, TOGETHER)
             for shift in range(TOGETHER):
                 banded[:, :, shift : shift + 7, shift] = block.spatial.weight[0].transpose(0, 1)
@@ -248,7 +248,7 @@ class BlockConvs:
         torch.clamp(v, self.fold, out, out=out)
 
     def places(self, where: Tensor, width: int) -> Tensor:
-        """Return sigmoid(7×7 convolution): (2, n + 6, ≥ width + 6 and a multiple of 16, plus 6) → (n, width, 1)."""
+        """Return sigmoid(7×7 convolution): (2, n + 6, 16 k + 6), with 16 k ≥ width → (n, width, 1)."""
         if self.banded is None:
             return torch.sigmoid(F.conv2d(where[None], self.spatial.weight, self.spatial.bias))[0, 0, :, :width, None]
         assert self.spatial.bias is not None
@@ -264,11 +264,11 @@ class BlockConvs:
 
 
 TOGETHER = 16
-"""Pixels of a row whose 7×7 convolutions are computed as one row of seven products."""
+"""Pixels of a row whose 7×7 convolutions are computed together."""
 
 
 def first_conv(conv: nn.Conv2d, dtype: torch.dtype, stride: int = 1, more: Tensor | None = None) -> FirstConv:
-    """Prepare a sub-network's first convolution in the way that suits its device; ``more`` adds to its bias."""
+    """Prepare a sub-network's first convolution for its device; ``more`` is added to its bias."""
     assert conv.bias is not None
     bias = conv.bias if more is None else conv.bias + more
     return FirstConv(conv.weight, bias, dtype, table=conv.weight.device.type == "cpu", stride=stride)

@@ -1,8 +1,8 @@
 """LocalNet over a picture of any size: its stages on regions, and the order in which they run.
 
 A stage works on a region in strips of a few thousand pixels, so that its intermediate results stay in a core's cache;
-rows that two strips share are carried over. Regions of one stage do not depend on each other: threads take one each.
-Neighbouring regions compute the few rows and columns between them twice.
+rows that two strips share are carried over. Regions of one stage do not depend on each other: each thread works on one.
+Neighbouring regions both compute the few rows and columns between them.
 
 The attention of a block pools over the whole picture, so a block is two stages with a barrier between them:
 
@@ -32,17 +32,17 @@ if TYPE_CHECKING:
     from paramisp_cli.models.paramisp.network import Block, LocalNet
 
 Rows = tuple[int, Tensor]
-"""Rows of the result: the first one's number, and their pixels (3, rows, W)."""
+"""Rows of the result: number of the first row, and pixels (3, rows, W)."""
 Pooled = tuple[Tensor, Tensor]
 """Each channel's sum and maximum over a region."""
 _Stage = Callable[[int, int, int], Tensor | None]
-"""(level, first row, end row): computes these rows."""
+"""Function (level, first row, end row) that computes these rows."""
 
 
 def run(schedule: Schedule, net: LocalNet, picture: Picture, first: Picture, z: Tensor | None) -> Iterator[Rows]:
     """Yield LocalNet's result for a picture whose sides are multiples of 4, top to bottom.
 
-    ``first``: the picture of which the over-exposure mask is computed; z (1, 64) or None.
+    ``first`` is the picture for the over-exposure mask; z is (1, 64) or None.
     """
     kind = _InBands if schedule.plan.band else _AtOnce
     yield from kind(schedule, net, picture, first, z).run()
@@ -60,7 +60,7 @@ def head(conv: FirstConv, planes: Tensor, first: Tensor, x: Tensor, region: Regi
 
 
 def ring(x: Tensor, region: Region) -> None:
-    """Copy the border of a Map into its ring, beside a region that was just written."""
+    """Copy the border of a Map into its ring beside a region just written."""
     height, width = x.shape[0] - 2, x.shape[1] - 2
     rows, columns = slice(region.top + 1, region.bottom + 1), slice(region.left + 1, region.right + 1)
     if region.left == 0:
@@ -76,7 +76,7 @@ def ring(x: Tensor, region: Region) -> None:
 
 
 def block_a(convs: BlockConvs, x: Tensor, r: Tensor | None, region: Region) -> Pooled:
-    """Compute r := conv2(ELU(conv1 x)), None: not kept → each channel's sum (64,), float64, and maximum."""
+    """Write conv2(ELU(conv1 x)) to r, unless it is None; return each channel's sum (64,), float64, and maximum."""
     height, width = x.shape[0] - 2, x.shape[1] - 2
     passing = x.new_empty(region.rows if r is None else 0, region.width, 64)
     left, right = max(region.left - 1, 0), min(region.right + 1, width)
@@ -87,7 +87,7 @@ def block_a(convs: BlockConvs, x: Tensor, r: Tensor | None, region: Region) -> P
     peak = x.new_full((64,), -torch.inf)
     for begin, end in region.strips():
         n = end - begin
-        # Rows begin − 1 and begin remain from the strip before.
+        # Rows begin − 1 and begin are carried over from the previous strip.
         start, stop = begin + 1 if begin > region.top else max(begin - 1, 0), min(end + 1, height)
         if stop > start:
             rows = convs.first(x[start : stop + 2, left : right + 2])
@@ -103,7 +103,7 @@ def block_a(convs: BlockConvs, x: Tensor, r: Tensor | None, region: Region) -> P
             inner[n + 1] = inner[n]
         target = passing[:n] if r is None else r[begin:end, region.left : region.right]
         out = convs.second(inner[: n + 2], target)
-        row = out.flatten(1)  # rows first: both dimensions at once are ten times slower where columns are cut
+        row = out.flatten(1)  # reduce rows first: reducing both dimensions at once is ten times slower on cut columns
         total += row.sum(0).view(-1, 64).sum(0).double()
         peak = torch.maximum(peak, row.amax(0).view(-1, 64).amax(0))
         inner[:2] = inner[n : n + 2].clone()
@@ -122,7 +122,7 @@ def block_b(convs: BlockConvs, scale: Tensor, x: Tensor, r: Tensor, region: Regi
     height, width = r.shape[:2]
     left, right = max(region.left - 3, 0), min(region.right + 3, width)
     before, behind = left - (region.left - 3), region.right + 3 - right
-    # Mean and maximum with the 7×7's ring of 3: row i is image row region.top − 3 + i, and columns likewise.
+    # Mean and maximum with the 7×7's ring of 3: row i is image row region.top − 3 + i; columns are counted alike.
     full = -(-region.width // TOGETHER) * TOGETHER + 6
     padded = r.new_zeros(2, region.bottom - region.top + 6, full)
     where = padded[..., : region.width + 6]
@@ -165,8 +165,8 @@ def up(conv: nn.ConvTranspose2d, half: Tensor, x: Tensor, region: Region) -> Non
     The region counts half's pixels.
     """
     assert conv.bias is not None
-    # Strides of 2 do not overlap: the upper two of the four results, and the lower two, are a product with (64, 2 · 64)
-    # whose results lie side by side.
+    # With stride 2 the 2×2 results do not overlap. The upper two of the four, and the lower two, are each one product
+    # with (64, 2 · 64), whose results lie side by side.
     weight, bias = conv.weight.permute(2, 0, 3, 1).reshape(2, 64, 128), conv.bias.repeat(2)
     for begin, end in region.strips(4):
         rows = half[begin + 1 : end + 1, region.left + 1 : region.right + 1]
@@ -178,8 +178,8 @@ def up(conv: nn.ConvTranspose2d, half: Tensor, x: Tensor, region: Region) -> Non
 
 
 def tail(conv: nn.Conv2d, x: Tensor, planes: Tensor, out: Tensor, region: Region) -> None:
-    """Write planes + last convolution of x to ``out``, but not to its ring."""
-    # Three output channels would leave a convolution kernel mostly idle: nine taps × three channels are one product.
+    """Write planes + last convolution of x to ``out``, except to its ring."""
+    # Three output channels leave a convolution kernel mostly idle. Instead, nine taps × three channels are one product.
     weight = conv.weight.permute(2, 3, 0, 1).reshape(27, 64)
     assert conv.bias is not None
     width, bias = region.width, conv.bias[:, None, None]
@@ -198,7 +198,7 @@ def tail(conv: nn.Conv2d, x: Tensor, planes: Tensor, out: Tensor, region: Region
 
 
 class _Run:
-    """LocalNet's prepared convolutions, and one run's pictures and channel scales."""
+    """One run of LocalNet: its prepared convolutions, its pictures and its channel scales."""
 
     def __init__(self, schedule: Schedule, net: LocalNet, picture: Picture, first: Picture, z: Tensor | None) -> None:
         self.schedule, self.net, self.picture, self.first = schedule, net, picture, first
@@ -216,7 +216,7 @@ class _Run:
 
 
 class _AtOnce(_Run):
-    """A run that keeps x and r of the whole picture."""
+    """A run with x and r of the whole picture in memory."""
 
     def run(self) -> Iterator[Rows]:
         """Yield the whole result."""
@@ -237,13 +237,13 @@ class _AtOnce(_Run):
         yield 0, out[:, 1:-1, 1:-1]
 
     def _blocks(self, level: int, number: int, regions: list[Region], x: Tensor, r: Tensor) -> None:
-        """Run the two blocks of a level from ``number`` on."""
+        """Run the two blocks ``number`` and ``number`` + 1 of a level."""
         for n in (number, number + 1):
             pooled = self.each(regions, block_a, self.convs[n], x, r)
             self.each(regions, block_b, self.convs[n], self.scale(n, level, pooled), x, r)
 
     def _maps(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Make x (with ring) and r of every level; the lower levels' share the memory of the first level's r."""
+        """Make x (with ring) and r of every level; the maps of lower levels share the memory of the first level's r."""
         top, *lower = map_shapes(*self.sizes[0])
         x = memory.pool(math.prod(top), self.like).view(top)
         full = (*self.sizes[0], CHANNELS)
@@ -255,10 +255,10 @@ class _AtOnce(_Run):
 
 
 class _InBands(_Run):
-    """A run that keeps x alone, of every size, in memory or in a store; r is computed for a band of rows, twice.
+    """A run with only x, of every size, in memory or in a store; r is computed twice, for a band of rows at a time.
 
-    Rows are computed band by band, and the next stage reads them while they are at hand: every map is passed through
-    five times a level, and written as often.
+    The next stage reads a band's rows while they are in memory: each level's map is read five times and written five
+    times.
     """
 
     def run(self) -> Iterator[Rows]:
@@ -276,7 +276,7 @@ class _InBands(_Run):
 
     @contextmanager
     def _maps(self) -> Iterator[list[StoredRows]]:
-        """Make x of every level, each as a function that gives rows of it."""
+        """Make x of every level, each as a function that returns rows of it."""
         shapes, like = map_shapes(*self.sizes[0]), self.like
         if not self.schedule.plan.stored:
             yield [_in_memory(memory.pool(math.prod(shape), like).view(shape)) for shape in shapes]
@@ -287,7 +287,7 @@ class _InBands(_Run):
             yield [store.rows(shape, rows, like) for shape, rows in zip(shapes, windows, strict=True)]
 
     def _blocks(self, level: int, number: int, make: _Stage | None, consume: _Stage | None) -> Iterator[Rows]:
-        """Run two blocks from ``number`` on, between the stage that makes x and the stage that consumes it."""
+        """Run blocks ``number`` and ``number`` + 1, between the stage that makes x and the stage that consumes it."""
         for n in (number, number + 1):
             pooled: list[Pooled] = []
             yield from self._pass(level, make, partial(self._measure, n, pooled))
@@ -295,12 +295,12 @@ class _InBands(_Run):
         yield from self._pass(level, make, consume)
 
     def _pass(self, level: int, make: _Stage | None, consume: _Stage | None) -> Iterator[Rows]:
-        """Make all rows of a level's x and have them consumed; yield the consumer's rows of the result, if any."""
+        """Make all rows of a level's x, let ``consume`` read them, and yield the rows of the result that it returns."""
         height, done = self.sizes[level][0], 0
         for first, last in cut(height, self.band, 4):
             if make is not None:
                 make(level, first, last)
-            # A consumer needs two rows of lookahead; and the level below takes rows in twos, from multiples of 4.
+            # A consumer needs two rows of lookahead; the level below needs an even number of rows from a multiple of 4.
             ready = height if last == height else last - 4
             if consume is not None and ready > done:
                 rows = consume(level, done, ready)
@@ -309,16 +309,16 @@ class _InBands(_Run):
                 done = ready
 
     def _around(self, level: int, first: int, last: int, more: int) -> tuple[int, int, list[Region]]:
-        """Return the rows from ``more`` before first to ``more`` after last, and regions of [first, last) within them.
+        """Return rows [first, last) extended by ``more`` on both sides, and regions of [first, last) within them.
 
-        To a stage, the edge of these rows is the picture's, or too far away to matter.
+        The edge of these rows is the picture's edge, or too far away to matter to a stage.
         """
         height, width = self.sizes[level]
         low, high = max(first - more, 0), min(last + more, height)
         return low, high, self.schedule.regions(last - first, width, first - low)
 
     def _rows(self, level: int, low: int, high: int, *, fresh: bool = False, change: bool = False) -> Tensor:
-        """Return rows [low, high) of a level's x, with ring."""
+        """Return rows [low, high) of a level's x, with the ring."""
         return self.x[level](low, high + 2, fresh=fresh, change=change)
 
     def _head(self, level: int, first: int, last: int) -> None:
@@ -345,15 +345,15 @@ class _InBands(_Run):
         self.each(regions, up, self.net.up[1 - level], half, x)
 
     def _measure(self, number: int, pooled: list[Pooled], level: int, first: int, last: int) -> None:
-        """Run a block's first stage for its statistics; r is not kept."""
+        """Run a block's first stage for its statistics, and drop r."""
         low, high, regions = self._around(level, first, last, 2)
         pooled += self.each(regions, block_a, self.convs[number], self._rows(level, low, high), None)
 
     def _add(self, number: int, scale: Tensor, level: int, first: int, last: int) -> None:
-        """Run a block's second stage with r computed again: image row i is row i − first + 3 of r.
+        """Compute r again and run a block's second stage; image row i is row i − first + 3 of r.
 
-        It sees three rows of r on either side, and r two of x. So three rows more of r are computed than are added;
-        they stay for the next band, which then needs no row of x that has been changed.
+        The stage reads three rows of r on either side, and r reads two rows of x. So r is computed three rows further
+        than it is added; these rows stay for the next band, which then reads no changed row of x.
         """
         convs, r, height = self.convs[number], self.r[level], self.sizes[level][0]
         begin, end = first + 3 if first else 0, min(last + 3, height)
@@ -362,7 +362,7 @@ class _InBands(_Run):
             x = self._rows(level, low, high)
             self.each(regions, block_a, convs, x, r[low - first + 3 : high - first + 3])
         low, high, regions = self._around(level, first, last, 3)
-        x = self._rows(level, low, high, change=number < len(self.convs) - 1)  # the tail alone reads the last result
+        x = self._rows(level, low, high, change=number < len(self.convs) - 1)  # only the tail reads the last result
         self.each(regions, block_b, convs, scale, x, r[low - first + 3 : high - first + 3])
         r[:6] = r[last - first : last - first + 6].clone()
 

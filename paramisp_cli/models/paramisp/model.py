@@ -1,4 +1,4 @@
-"""ParamISP as every caller gets it: the plain network with inference in as much memory as there is."""
+"""ParamISP for callers: the plain network, with inference that fits the memory at hand."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 class ParamISP(PlainParamISP):
-    """See ``PlainParamISP``, which training runs; without gradients, in ``eval`` mode, ``streaming`` gives the same.
+    """ParamISP: ``PlainParamISP`` in training, ``streaming`` without gradients and in ``eval`` mode; equal results.
 
-    ``strip_pixels`` is how many pixels inference works on at a time (None: chosen for the device); it changes speed and
-    memory, not the result.
+    ``strip_pixels`` is the number of pixels that inference works on at a time (None: chosen for the device); it changes
+    speed and memory, not the result.
     """
 
     strip_pixels: int | None = None
@@ -33,15 +33,15 @@ class ParamISP(PlainParamISP):
         return streaming.run(self, image, z, self.strip_pixels)
 
     def peak_bytes(self, height: int, width: int, plan: str = WHOLE) -> int:
-        """Return the need of ``stream`` in float32; the plain, differentiable way needs far more."""
+        """Return the memory [bytes] of ``stream`` in float32; the plain, differentiable network needs far more."""
         return plans.peak_bytes(self.geometry.padded(height), self.geometry.padded(width), plan)
 
     def store_bytes(self, height: int, width: int) -> int:
-        """Return the size of the feature maps at all three levels."""
+        """Return the size [bytes] of the feature maps at all three levels."""
         return plans.store_bytes(self.geometry.padded(height), self.geometry.padded(width))
 
     def plans(self, device: torch.device) -> tuple[str, ...]:
-        """Return whole, bands and disk; on a device other than the CPU, host memory takes the disk's place."""
+        """Return the plans whole, bands and disk; on a GPU the plan host replaces disk (see ``plans.names``)."""
         return plans.names(device) if self.localnet is not None else (WHOLE,)
 
     def stream(

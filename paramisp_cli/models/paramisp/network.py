@@ -1,13 +1,13 @@
 """ParamISP: Kim et al., "ParamISP: Learned Forward and Inverse ISPs using Camera Parameters" (CVPR 2024).
 
-One network per direction, 710 973 parameters, written here in plain PyTorch; this file alone says what ParamISP is.
+One network per direction, 710 973 parameters. This file defines it completely, in plain PyTorch.
 
     unprocess: sRGB   → GlobalNet → LocalNet → inverse CanoNet → mosaic
     render:    mosaic → CanoNet   → LocalNet → GlobalNet       → sRGB
 
 ``ParamNet`` turns the camera parameters of a shot into 64 numbers that steer both sub-networks. Where the paper and the
-authors' published weights differ, this file follows the weights (their users must get the results they know); the
-docstrings say where. ``model.ParamISP`` adds inference in little memory, with the same numbers.
+authors' published weights differ, this file follows the weights, so that they give the results their users know; the
+docstrings name each difference. ``model.ParamISP`` adds inference in little memory, with the same numbers.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ FEATURES = 3 + 6 + 3 * sum(BINS) + 3
 STAGES = 4
 """Tone stages of GlobalNet, each a quadratic and a gamma."""
 
-# How one optical value v becomes 15 numbers (paper, section 3.1 and figure 3b; constants of the published weights):
-# (hi, lo) scale the powers of v, (p, q) its logarithm, c divides v inside the sines and cosines.
+# Constants that turn one optical value v into 15 numbers (paper, section 3.1 and figure 3b; values of the published
+# weights): (hi, lo) scale the powers of v, (p, q) its logarithm, c divides v inside the sines and cosines.
 EQUALISATION: dict[str, tuple[tuple[float, float], tuple[float, float], tuple[float, float, float]]] = {
     "focal_length": ((200, 4.2), (1.9, 5.8), (50, 30, 20)),  # mm
     "f_number": ((32, 1.7), (0.7, 4.3), (11, 5, 2)),
@@ -48,12 +48,12 @@ _Net = TypeVar("_Net", bound=nn.Module)
 
 
 def _listed(modules: Iterable[_Net]) -> Sequence[_Net]:
-    """Make an nn.ModuleList whose contents type checkers know."""
+    """Make an nn.ModuleList whose element type is known to type checkers."""
     return cast("Sequence[_Net]", nn.ModuleList(modules))
 
 
 def equalise(name: str, value: Tensor) -> Tensor:
-    """Equalise (N,) values > 0 of an optical parameter, in its unit, non-linearly → (N, 15).
+    """Equalise values of an optical parameter non-linearly: (N,), > 0, in its unit → (N, 15).
 
     With u = v/hi and w = v/lo: u, √u, u^¼, 1/w, 1/√w, w^−¼, (log2 v − p)/q, sin and cos of log2 v, v/c1, v/c2, v/c3.
     """
@@ -91,14 +91,14 @@ def soft_histogram(image: Tensor, bins: int) -> Tensor:
 def features(image: Tensor, mask: Tensor) -> Tensor:
     """Compute the content features (paper, section 3.2): image, mask (N, 3, H, W) → (N, 96, H, W).
 
-    All come from the image that enters the sub-network, except the mask: the published weights compute it once, from
-    the image that enters the first sub-network.
+    ``image`` is the input of the sub-network. ``mask`` is the over-exposure mask of the first sub-network's input:
+    the published weights compute it once.
     """
     return torch.cat([image, gradient(image), *(soft_histogram(image, b) for b in BINS), mask], dim=1)
 
 
 def quadratic(x: Tensor, weight: Tensor) -> Tensor:
-    """Return x + W·(rr, rg, rb, r, gg, gb, g, bb, b, 1): pixels (N, 3, P), weight (N, 10, 3) → (N, 3, P)."""
+    """Return x + Wᵀ·(rr, rg, rb, r, gg, gb, g, bb, b, 1): pixels x (N, 3, P), weight W (N, 10, 3) → (N, 3, P)."""
     r, g, b = x[:, 0:1], x[:, 1:2], x[:, 2:3]
     q = torch.cat([r * x, r, g * x[:, 1:], g, b * b, b, torch.ones_like(r)], dim=1)  # (N, 10, P)
     return x + weight.transpose(1, 2) @ q
@@ -122,7 +122,7 @@ def gamma(y: Tensor, weight: Tensor) -> Tensor:
 class ParamNet(nn.Module):
     """Network from camera parameters to the vector z (N, 64) that steers LocalNet and GlobalNet (paper, section 3.1).
 
-    ``optical`` names the optical parameters used. ``equalised=False`` feeds each as the bare number (the paper's
+    ``optical`` names the optical parameters that enter. ``equalised=False`` feeds each as a bare number (the paper's
     table 1: training then diverges).
     """
 
@@ -168,7 +168,7 @@ class Block(nn.Module):
         return torch.sigmoid(mean + peak)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add the weighted residual; pools over the whole image, so a tile gives another result than the image."""
+        """Add the weighted residual. Its weights depend on the whole image, so a tile alone gives another result."""
         r = self.conv2(F.elu(self.conv1(x)))
         if torch.is_grad_enabled():
             small = (*self.channel1.parameters(), *self.channel2.parameters(), *self.spatial.parameters())
@@ -176,7 +176,7 @@ class Block(nn.Module):
         return self.attend(x, r)
 
     def attend(self, x: Tensor, r: Tensor) -> Tensor:
-        """Return x plus the residual r, weighted by channel and by place; ``attention.attended`` does so faster."""
+        """Return x plus the residual r, weighted by channel and by place; ``attention.attended`` is the fast form."""
         r = r * self.channel_scale(r.mean((2, 3), keepdim=True), r.amax((2, 3), keepdim=True))
         where = torch.cat([r.mean(1, keepdim=True), r.amax(1, keepdim=True)], dim=1)
         return x + r * self._places(where)
@@ -247,7 +247,7 @@ class GlobalNet(nn.Module):
 
     @staticmethod
     def tone(pixels: Tensor, stages: list[tuple[Tensor, Tensor]]) -> Tensor:
-        """Send pixels (N, 3, P) through every stage."""
+        """Apply every stage to pixels (N, 3, P)."""
         for quadratic_weight, gamma_weight in stages:
             pixels = gamma(quadratic(pixels, quadratic_weight), gamma_weight)
         return pixels
@@ -280,24 +280,24 @@ _DISPLAY_GAMMA = {Kind.SRGB: math.log(2.2), Kind.RAW: math.log(1 - math.log(2.2)
 
 
 class PlainParamISP(IspModel):
-    """The network as the paper draws it. Its arguments are stored in checkpoints; the paper's ablations change them.
+    """The network of the paper's figure. Checkpoints store its arguments; the paper's ablations change them.
 
-    color_matrix_row_sum  how ``Params.cam_to_srgb`` is made for these weights (see ``IspModel``)
+    color_matrix_row_sum  rule by which ``Params.cam_to_srgb`` is scaled for these weights (see ``IspModel``)
     use_paramnet          False: no z at all (table 1, first row; 0.68 M parameters)
     equalise              False: optical values enter as bare numbers (table 1, second row)
     optical_dropout       probability [0, 1) with which training drops an optical parameter (table 1, third row: 0);
-                          the published code draws this mask and forgets to use it, so its weights never saw it
+                          the published code draws this mask but never applies it: its weights were trained without
     without               optical parameters to leave out (table 2): "iso", "exposure_time", "f_number", "focal_length"
-    use_local, use_global False: without that sub-network
-    demosaic_border       "reflect" keeps the CFA's phase; "replicate" is how the published weights were trained:
-                          false colour in the outermost two pixels, which through the pooled statistics reaches the
-                          whole picture (0.01 at 96×128), so that those weights give their own result only with it
+    use_local, use_global False: leave the sub-network out
+    demosaic_border       "reflect" preserves the CFA's phase. The published weights were trained with "replicate" and
+                          reproduce their results only with it: it makes false colour in the outermost two pixels,
+                          which the pooled statistics spread over the whole picture (0.01 at 96×128)
     lens_shading          see ``IspModel``
 
-    The image is padded to multiples of 4 and at least 85 px, and cropped back; an image that needs no padding gives
-    exactly the published network's result. Padded pixels count in the statistics that GlobalNet and the attention pool:
-    beside a photograph two mirrored columns do not matter; the network sees a tiny image as a tiling of its mirror
-    images.
+    The image is padded to multiples of 4 and at least 85 px, and the output is cropped back; an image that needs no
+    padding gives exactly the published network's result. Padded pixels count in the statistics that GlobalNet and the
+    attention pool: the two columns beside a photograph do not matter, but the network sees a tiny image as a tiling of
+    its mirror images.
     """
 
     name = "paramisp"
@@ -350,7 +350,7 @@ class PlainParamISP(IspModel):
         self.localnet = LocalNet(use_paramnet) if use_local else None
 
     def facts(self) -> dict[str, str]:
-        """Return the row sum, which a checkpoint's header shows."""
+        """Return the row sum for a checkpoint's header."""
         row_sum = self.color_matrix_row_sum
         return {"color_matrix_row_sum": "" if row_sum is None else f"{row_sum:g}"}
 
@@ -359,9 +359,9 @@ class PlainParamISP(IspModel):
         return {**self._config, "lens_shading": self.lens_shading}
 
     def compute(self, x: Tensor, params: Params) -> Tensor:
-        """sRGB (N, 3, H, W) → mosaic (N, 1, H, W), or back; see ``IspModel``."""
+        """Run the network in its direction: sRGB (N, 3, H, W) → mosaic (N, 1, H, W), or back; see ``IspModel``."""
         image = cano_render(x, params, self.demosaic_border) if self.direction.input == Kind.RAW else x
-        with torch.autocast(x.device.type, enabled=False):  # z's few numbers steer the whole picture
+        with torch.autocast(x.device.type, enabled=False):  # full precision: z's few numbers steer the whole picture
             z = self.paramnet(params, self.generator) if self.paramnet is not None else None
         image = self.subnetworks(image, z)
         return cano_unprocess(image.to(x.dtype), params) if self.direction.output == Kind.RAW else image
@@ -376,7 +376,7 @@ class PlainParamISP(IspModel):
         return image
 
     def initialise(self, generator: torch.Generator) -> None:
-        """Draw weights that do nearly nothing but a display's gamma: from there training learns fastest."""
+        """Draw weights with which the network applies little more than a display's gamma: training starts fastest."""
         super().initialise(generator)
         with torch.no_grad():
             for name, parameter in self.named_parameters():
@@ -387,9 +387,10 @@ class PlainParamISP(IspModel):
                 self.globalnet.last[0].bias[30:33] = _DISPLAY_GAMMA[self.direction.input]
 
     def phases(self) -> tuple[str, ...]:
-        """Return "all", and "global" if there are two sub-networks: it leaves LocalNet out, at a twentieth of the cost.
+        """Return the phases "all" and, if there is a GlobalNet, "global".
 
-        LocalNet then starts from a picture of the right tones.
+        "global" leaves LocalNet out, at a twentieth of the cost; LocalNet then starts from a picture of the right
+        tones.
         """
         return ("all",) if self.globalnet is None else ("all", "global")
 

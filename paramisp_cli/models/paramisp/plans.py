@@ -1,12 +1,12 @@
-"""Memory plans of ParamISP's inference: where its feature maps live, what that needs, and how a run is scheduled.
+"""Memory plans of ParamISP's inference: where its feature maps live, their size, and how a run is scheduled.
 
-LocalNet's maps, 64 channels at full, half and quarter size, are most of the memory. ``x`` is the map itself, ``r`` the
-residual of a block that is added to it.
+LocalNet's maps, 64 channels at full, half and quarter size, are most of the memory. ``x`` is the map itself; ``r`` is
+the residual that a block adds to it.
 
     whole   x and r in memory, 512 bytes a pixel in float32, and the least arithmetic
     bands   x of every size in memory, 336 bytes a pixel; r is computed twice: once for the statistics, and again band
-            by band where it is added to x
-    disk    as bands, with x in a file; every map is read and written about five times a level
+            by band to add it to x
+    disk    as bands, with x in a file; every level's map is read and written about five times
     host    as disk, with x in the host's memory beside a GPU
 """
 
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
 
 LEVELS, CHANNELS = 3, 64
 BAND = 1024
-"""Rows of an image that are computed at a time where it is not kept as a whole."""
+"""Rows of an image computed at a time in plans that do not hold it as a whole."""
 AROUND = 40
-"""Rows of x in memory beside a band's, where x is in a store: its surroundings, and rows that wait for a consumer."""
+"""Rows of x in memory beside a band, if x is in a store: the band's surroundings, and rows not yet consumed."""
 _FIXED = 512 << 20
 """Bytes for strips and threads."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How feature maps use memory.
+    """A memory plan for the feature maps.
 
-    band    rows in which r is computed again and dropped; 0: r is kept
-    stored  x is kept in a store, and no image is kept as a whole
+    band    number of rows for which r is computed again and then dropped; 0: r stays in memory
+    stored  x is in a store, and no image is in memory as a whole
     """
 
     band: int
@@ -47,7 +47,7 @@ class Plan:
 
 
 PLANS = {WHOLE: Plan(0), BANDS: Plan(256), DISK: Plan(128, stored=True), HOST: Plan(256, stored=True)}
-"""The plans by name, the fastest first; each needs less memory than the one before."""
+"""The plans by name, from fast to slow; each needs less memory than the plan before it."""
 
 _WORK = {plan: 3.7 + (3 if how.band else 2) * 5.125 for plan, how in PLANS.items()}
 """Stages that a pixel passes through, counted at full size: a block in bands computes its first stage twice."""
@@ -55,7 +55,7 @@ _WORK = {plan: 3.7 + (3 if how.band else 2) * 5.125 for plan, how in PLANS.items
 
 def names(device: torch.device) -> tuple[str, ...]:
     """Return the plans for a device, the fastest first."""
-    if device.type == "mps":  # its memory is the host's
+    if device.type == "mps":  # it shares the host's memory
         return WHOLE, BANDS
     return WHOLE, BANDS, DISK if device.type == "cpu" else HOST
 
@@ -80,10 +80,11 @@ def store_bytes(height: int, width: int) -> int:
 
 
 class Schedule:
-    """How one run computes: device, precision of the convolutions, size of strips, memory plan. A context of threads.
+    """Device, precision of the convolutions, size of strips and memory plan of one run; a context that owns threads.
 
-    ``strip_pixels``: pixels worked on at a time (None: chosen for the device); ``store``: for plans that need one.
-    ``progress`` is told the share of the work that is done, for a picture of ``pixels``.
+    ``strip_pixels`` is the number of pixels worked on at a time (None: chosen for the device). ``store`` makes the
+    store for plans that need one. ``progress`` is told the share of the work that is done, for a picture of
+    ``pixels``.
     """
 
     def __init__(
@@ -111,7 +112,7 @@ class Schedule:
         self.workers.__exit__()
 
     def regions(self, height: int, width: int, top: int = 0, left: int = 0) -> list[Region]:
-        """Cut a picture up for the device; ``top`` and ``left``: where its corner lies."""
+        """Cut a picture with its corner at ``top``, ``left`` into regions that suit the device."""
         if self.device.type != "cpu" and self.strip_pixels is None:
             return cut_for_device(height, width, top, left)
         return cut_for_threads(height, width, self.workers.count, self.strip_pixels or CPU_STRIP, top, left)

@@ -1,4 +1,4 @@
-"""The authors' published ParamISP checkpoints: their tensors under our names, checked against each other."""
+"""Conversion of the authors' published ParamISP checkpoints: tensors renamed, and checked against each other."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from paramisp_cli.types import Direction
 
 ROW_SUM_THREE = ("d7000", "d90", "d40", "a7r3", "a7r-iii", "a7riii", "ilce-7rm3")
 ROW_SUM_ONE = ("s7", "galaxy-s7", "sm-g930")
-"""Words in a camera's or a file's slug that tell by which rule the published weights scaled the colour matrix."""
+"""Words in a camera's or a file's slug, by the rule that scaled the colour matrix of the published weights."""
 
 
 def row_sum_of(name: str) -> float | None:
-    """Return the sum to which the published weights of a camera scale the rows of ``cam_to_srgb``; None if unknown."""
+    """Return the row sum of ``cam_to_srgb`` for which a camera's published weights were trained; None if unknown."""
     text = f"-{re.sub('[^a-z0-9]+', '-', name.lower())}-"
     for words, row_sum in ((ROW_SUM_THREE, 3.0), (ROW_SUM_ONE, 1.0)):
         if any(f"-{word}-" in text for word in words):
@@ -26,21 +26,21 @@ def row_sum_of(name: str) -> float | None:
 
 
 def _names() -> dict[str, str]:
-    """Module of a published network → module of ours; each has .weight and .bias."""
+    """Map each module of a published network to a module of ``network``; each has .weight and .bias."""
     names = {f"tonenet.convs.{i}": f"globalnet.convs.{i}" for i in range(3)}
     names |= {f"tonenet.fcs.{i}": f"globalnet.hidden.{i}" for i in range(2)}
     names |= {f"tonenet.fc_last.{i}": f"globalnet.last.{i}" for i in range(4)}
     names |= {"tonenet.fc_index": "globalnet.stage", "hypertonenet.fc_embed": "globalnet.condition"}
     names |= {"localnet.conv_head": "localnet.head", "localnet.conv_tail": "localnet.tail"}
     names |= {"hyperlocalnet.fc_head": "localnet.condition"}
-    # The published decoder counts by level, full size first; ours counts in order of use. (Found by parity: with any
-    # other order of the ten blocks and the two up-convolutions the stored outputs are not reproduced.)
+    # The published decoder counts by level, full size first; ours counts in order of use. (Only this order of the ten
+    # blocks and the two up-convolutions reproduces the stored outputs.)
     names |= {f"localnet.conv_down.{i}": f"localnet.down.{i}" for i in range(2)}
     names |= {f"localnet.conv_up.{i}": f"localnet.up.{1 - i}" for i in range(2)}
-    parts = {"conv1": "conv1", "conv2": "conv2", "chattn.conv1": "channel1", "chattn.conv2": "channel2"}
-    parts |= {"spattn.conv": "spatial"}
+    layers = {"conv1": "conv1", "conv2": "conv2", "chattn.conv1": "channel1", "chattn.conv2": "channel2"}
+    layers |= {"spattn.conv": "spatial"}
     for used, i in enumerate((0, 1, 2, 3, 4, 5, 8, 9, 6, 7)):
-        names |= {f"localnet.resblks.{i}.{theirs}": f"localnet.blocks.{used}.{ours}" for theirs, ours in parts.items()}
+        names |= {f"localnet.resblks.{i}.{theirs}": f"localnet.blocks.{used}.{ours}" for theirs, ours in layers.items()}
     names |= {"embed_color": "paramnet.color"}
     embeds = {"focallen": "focal_length", "aperture": "f_number", "expstime": "exposure_time", "senstvty": "iso"}
     names |= {f"embed_{theirs}": f"paramnet.optical.{ours}" for theirs, ours in embeds.items()}
@@ -53,7 +53,7 @@ _REPEATED = {"hypertonenet.target.": "tonenet.", "hyperlocalnet.target.": "local
 _JOINT = {"rgb2raw.": Direction.UNPROCESS, "raw2rgb.": Direction.RENDER}
 
 Converted = tuple[dict[str, object], dict[str, np.ndarray]]
-"""Arguments of the class, and its tensors by name."""
+"""Constructor arguments of the class, and its tensors by name."""
 
 
 def count_known(tensors: Iterable[str]) -> int:
@@ -66,34 +66,34 @@ def count_known(tensors: Iterable[str]) -> int:
 def convert(
     foreign: Foreign, direction: Direction | None, *, camera: str | None, row_sum: float | None
 ) -> dict[Direction, Converted]:
-    """Convert the networks of a checkpoint by direction; of a joint one, both or the one asked for.
+    """Convert a checkpoint to one network by direction; a joint checkpoint to both, or to the one for ``direction``.
 
-    ``row_sum`` is the sum of the colour matrix's rows (1 or 3); None: known by ``camera``, or without one by the file's
-    name, else 3. Raises WeightsError for the file, ConfigError if it does not tell its direction or the row sum is
+    ``row_sum`` is the sum of the colour matrix's rows (1 or 3). None: looked up by ``camera``, or without a camera by
+    the file's name, else 3. Raises WeightsError for a bad file, and ConfigError if the direction or the row sum is
     unknown.
     """
     where, tensors = foreign.where, foreign.tensors
     if row_sum is None and (row_sum := row_sum_of(camera or re.split(r"[\\/]", where)[-1])) is None:
         if camera is not None:
             raise ConfigError(
-                f"by which rule {camera} scales the colour matrix is not known; pass `row_sum` "
+                f"the row sum of the colour matrix for {camera} is not known; pass `row_sum` "
                 "(color_matrix_row_sum): published weights use 3 for D7000, D90, D40 and A7R III, 1 for the Galaxy S7"
             )
         row_sum = 3.0
     if not any(key.startswith(tuple(_JOINT)) for key in tensors):
-        told = _told_direction(foreign.others)
-        if direction is not None and told not in (None, direction):
-            raise WeightsError(f"{where} is for {told}, {direction} is needed")
-        if (way := direction or told) is None:
-            raise ConfigError(f"{where} does not say its direction; pass `direction`: {' or '.join(Direction)}")
+        stored = _stored_direction(foreign.others)
+        if direction is not None and stored not in (None, direction):
+            raise WeightsError(f"{where} is for {stored}, {direction} is needed")
+        if (way := direction or stored) is None:
+            raise ConfigError(f"{where} does not state its direction; pass `direction`: {' or '.join(Direction)}")
         return {way: _convert(foreign, "", way, row_sum)}
     if loose := [key for key in tensors if not key.startswith((*_JOINT, *_DROPPED))]:
-        raise WeightsError(f"{where} has tensors that ParamISP does not: {', '.join(loose[:4])}")
+        raise WeightsError(f"{where} has tensors that ParamISP does not have: {', '.join(loose[:4])}")
     return {way: _convert(foreign, prefix, way, row_sum) for prefix, way in _JOINT.items() if direction in (None, way)}
 
 
-def _told_direction(saved: Mapping[str, object]) -> Direction | None:
-    """Return the direction by the training program's own ``inverse`` flag, plain data beside the weights, if any."""
+def _stored_direction(saved: Mapping[str, object]) -> Direction | None:
+    """Return the direction by the training program's ``inverse`` flag, plain data beside the weights; None without."""
     hyper = saved.get("hyper_parameters")
     for _ in range(2):  # the flag itself, or an ``args`` that holds it
         hyper = hyper if isinstance(hyper, dict) else getattr(hyper, "__dict__", {})
@@ -107,7 +107,7 @@ def _told_direction(saved: Mapping[str, object]) -> Direction | None:
 
 
 def _convert(foreign: Foreign, prefix: str, direction: Direction, row_sum: float) -> Converted:
-    """Convert one network: rename its tensors, drop those known to be idle, refuse the rest."""
+    """Convert one network: rename its tensors, drop the known unused ones, refuse all others."""
     where = foreign.where
     arrays: dict[str, np.ndarray] = {}
     for key, read in foreign.tensors.items():
@@ -116,7 +116,7 @@ def _convert(foreign: Foreign, prefix: str, direction: Direction, row_sum: float
             continue
         module, _, kind = _original(name).rpartition(".")
         if module not in NAMES or kind not in ("weight", "bias"):
-            raise WeightsError(f"{where} has a tensor that ParamISP does not: {name}")
+            raise WeightsError(f"{where} has a tensor that ParamISP does not have: {name}")
         arrays[name] = read()
     tensors = {}
     for key, array in arrays.items():
@@ -129,12 +129,12 @@ def _convert(foreign: Foreign, prefix: str, direction: Direction, row_sum: float
     wanted = [f"{theirs}.{kind}" for theirs in NAMES for kind in ("weight", "bias")]
     if missing := [key for key in wanted if key not in arrays]:
         some = ", ".join(missing[:4]) + (" …" if len(missing) > 4 else "")
-        raise WeightsError(f"{where} misses {len(missing)} of ParamISP's tensors: {some}")
+        raise WeightsError(f"{where} lacks {len(missing)} of ParamISP's tensors: {some}")
     config: dict[str, object] = {"direction": str(direction), "color_matrix_row_sum": row_sum}
     return config | {"demosaic_border": "replicate"}, tensors
 
 
 def _original(key: str) -> str:
-    """Return the name of the tensor that a hyper-network's copy repeats; of other tensors their own."""
+    """Return the name of the tensor that a hyper-network's copy repeats; for other tensors ``key`` itself."""
     prefix = next((prefix for prefix in _REPEATED if key.startswith(prefix)), None)
     return key if prefix is None else _REPEATED[prefix] + key.removeprefix(prefix)

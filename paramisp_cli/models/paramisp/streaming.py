@@ -1,9 +1,9 @@
-"""ParamISP without gradients: the numbers of the plain network, for images of any size, in as much memory as there is.
+"""ParamISP without gradients: the numbers of the plain network, for images of any size, in the memory at hand.
 
-GlobalNet's coefficients and the attention of every block come from statistics of the whole image, so no piece of it can
-be run by itself. The network runs stage by stage instead: GlobalNet's features and first layer per region, its tone
-stages per strip, LocalNet as ``localnet`` says. ``plans`` says which results stay between the stages; only rounding
-differs between them.
+GlobalNet's coefficients and the attention of every block come from statistics of the whole image, so no tile can be
+computed alone. The network runs stage by stage instead: GlobalNet's features and first layer per region, its tone
+stages per strip, LocalNet as described in ``localnet``. ``plans`` defines which results stay between the stages; the
+plans' results differ only by rounding.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from paramisp_cli.models.regions import Sink, Source
 
 _GIVEN = 256
-"""Rows of the result that go to the sink at a time."""
+"""Number of rows that the sink receives at a time."""
 
 
 def run(model: PlainParamISP, image: Tensor, z: Tensor | None, strip_pixels: int | None) -> Tensor:
@@ -39,7 +39,7 @@ def run(model: PlainParamISP, image: Tensor, z: Tensor | None, strip_pixels: int
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else image.dtype
     out = torch.empty_like(image, memory_format=torch.contiguous_format)
     with torch.autocast(kind, enabled=False), Schedule(image.device, dtype, strip_pixels) as schedule:
-        for i in range(len(image)):  # one by one: a batch needs no more memory than its largest image
+        for i in range(len(image)):  # one by one: a batch then needs no more memory than one image
             picture = Whole(with_ring(image[i]))
             for top, rows in _subnetworks(model, schedule, picture, None if z is None else z[i : i + 1]):
                 out[i, :, top : top + rows.shape[1]] = rows
@@ -57,22 +57,22 @@ def stream(
 ) -> None:
     """Run the whole model, from rows of ``source`` to rows of ``sink`` (see ``IspModel.stream``).
 
-    ``padded``: the size to which the image is padded, by reflection, to the right and downwards.
+    ``padded`` is the image's size after padding by reflection, to the right and downwards.
     """
     device, render = params.iso.device, model.direction.input == Kind.RAW
     given = reflecting(lambda first, end: source(first, end).to(device), size, padded)
 
     def fetch(first: int, end: int) -> Tensor:
-        """Return rows as the sub-networks see them: (3, rows, W)."""
+        """Return rows of the sub-networks' input: (3, rows, W)."""
         if not render:
             return given(first, end)[0]
-        # The CFA begins at even rows; rows that demosaicing needs beyond these must be there.
+        # Begin at an even row, where the CFA begins, and include the rows around these that demosaicing reads.
         low, high = max(first - isp.DEMOSAIC_REACH, 0) // 2 * 2, end + isp.DEMOSAIC_REACH + 1
         image = cano_render(given(low, min(high // 2 * 2, padded[0])), params, model.demosaic_border)
         return image[0, :, first - low : end - low]
 
     def give(top: int, image: Tensor) -> None:
-        """Send (3, rows, W) to the sink as the model's output, without the padding."""
+        """Turn (3, rows, W) into the model's output, without padding, and send it to the sink."""
         for begin in range(top, min(top + image.shape[1], size[0]), _GIVEN):
             rows = image[None, :, begin - top : min(begin + _GIVEN, size[0]) - top, : size[1]]
             sink(begin, (rows if render else cano_unprocess(rows, params)).float())
@@ -109,10 +109,10 @@ def _subnetworks(model: PlainParamISP, schedule: Schedule, first: Picture, z: Te
         yield top, picture.rows(top, bottom)[:, 1:-1, 1:-1]
 
 
-def _collected(parts: Iterator[Rows], size: tuple[int, int]) -> Picture:
-    """Collect rows to a picture in memory."""
+def _collected(result: Iterator[Rows], size: tuple[int, int]) -> Picture:
+    """Collect rows into a picture in memory."""
     planes: Tensor | None = None
-    for top, rows in parts:
+    for top, rows in result:
         if planes is None:
             planes = rows.new_empty(3, size[0] + 2, size[1] + 2)
         planes[:, top + 1 : top + rows.shape[1] + 1, 1:-1] = rows
