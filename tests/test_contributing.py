@@ -160,7 +160,7 @@ def with_toy(checkout: Checkout) -> Checkout:
     line = '    Entry("toy", "paramisp_cli.models.toy:Toy"),\n'
     checkout.edit("paramisp_cli/models/__init__.py", last, line + last)
     assert third.startswith("Its name among the choices of `--model` in `cli/options.py`")
-    choices = 'Literal["parametric", "paramisp"'
+    choices = 'Literal["fast", "paramisp", "parametric"'
     checkout.edit("paramisp_cli/cli/options.py", choices, f'{choices}, "toy"')
     return checkout
 

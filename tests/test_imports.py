@@ -50,7 +50,7 @@ SHARED = {
     "batch": {"find"},
     "cli": {"console", "options", "progress", "convert", "show", "train", "weights"},
     "formats": {"exif", "base", "ljpeg", "tiles", *FORMATS_BASE},
-    "models": {"base", "regions", "foreign"},
+    "models": {"base", "regions", "foreign", "optics"},
     # what the loop, the evaluation and the simulation stand on
     "training": {
         "align",

@@ -142,7 +142,7 @@ Weights = Annotated[
     ),
 ]
 Model = Annotated[
-    Literal["parametric", "paramisp"] | None,
+    Literal["fast", "paramisp", "parametric"] | None,
     _option(MODEL, "--model", help="Architecture. Default: a trained network if there are weights, else parametric."),
 ]
 Device = Annotated[

@@ -23,7 +23,8 @@ class Params:
     ``Params.of`` makes one shot's parameters, ``Params.cat`` a batch. Raises ConfigError for wrong shapes and types.
 
     wb_gains (N, 3), G = 1 · cam_to_srgb (N, 3, 3), white-balanced camera RGB → linear sRGB, rows scaled as the
-    checkpoint expects · iso, exposure_time [s], f_number, focal_length [mm], each (N,) · cfa, one for the batch.
+    checkpoint expects · iso, exposure_time [s], f_number, focal_length [mm], each (N,) · cfa, one for the batch ·
+    thumbnail (N, 3, side, side) of each whole picture, for models that look at one; None: the image is the picture.
     """
 
     wb_gains: Tensor
@@ -33,6 +34,7 @@ class Params:
     f_number: Tensor
     focal_length: Tensor
     cfa: str = "RGGB"
+    thumbnail: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.cfa not in CFA_PATTERNS:
@@ -80,16 +82,21 @@ class Params:
         if len({p.cfa for p in several}) != 1:
             raise ConfigError(f"a batch has one cfa, got {sorted({p.cfa for p in several})}")
         joined = {name: torch.cat([getattr(p, name) for p in several]) for name in tensor_names()}
-        return cls(**joined, cfa=several[0].cfa)
+        thumbnails = [p.thumbnail for p in several if p.thumbnail is not None]
+        if len(thumbnails) not in (0, len(several)):
+            raise ConfigError("a batch has a thumbnail for each of its shots, or for none")
+        return cls(**joined, cfa=several[0].cfa, thumbnail=torch.cat(thumbnails) if thumbnails else None)
 
     def to(self, device: torch.device | str) -> Params:
         """Return the parameters on another device."""
-        return replace(self, **{name: getattr(self, name).to(device) for name in tensor_names()})
+        thumbnail = None if self.thumbnail is None else self.thumbnail.to(device)
+        moved = {name: getattr(self, name).to(device) for name in tensor_names()}
+        return replace(self, **moved, thumbnail=thumbnail)
 
 
 def tensor_names() -> list[str]:
-    """Return the names of the tensor fields of ``Params``, in order."""
-    return [f.name for f in fields(Params) if f.name != "cfa"]
+    """Return the names of the fields of ``Params`` that always hold a tensor, in order."""
+    return [f.name for f in fields(Params) if f.name not in ("cfa", "thumbnail")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +223,13 @@ class IspModel(nn.Module):
     def params_of(self, canonical: CanonicalParams, optical: OpticalParams) -> Params:
         """Make the parameters of one shot, with this model's rule for the colour matrix."""
         return Params.of(canonical, optical, self.color_matrix_row_sum)
+
+    def surveyed(self, source: Source, size: tuple[int, int], params: Params) -> Params:
+        """Return the parameters with what the model must know of the whole picture before it sees a tile of it.
+
+        Callers that cut a picture call this once for it, on the device of ``params``. The default adds nothing.
+        """
+        return params
 
     def tone_curve(self) -> list[tuple[float, float]] | None:
         """Return the global curve, linear light → linear light, that unprocessing removes; None if there is none.

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from paramisp_cli import weights
 from paramisp_cli.errors import ConfigError
-from paramisp_cli.models import regions
+from paramisp_cli.models import optics, regions
 from paramisp_cli.models.base import Params, tensor_names
 from paramisp_cli.models.paramisp import ParamISP, globalnet, kernels, plans, streaming
 from paramisp_cli.models.paramisp import network as paramisp
@@ -69,20 +69,20 @@ def test_parameter_count():
     ("name", "value"), [("iso", 800.0), ("f_number", 2.0), ("exposure_time", 0.01), ("focal_length", 50.0)]
 )
 def test_equalisation_by_hand(name, value):
-    (hi, lo), (p, q), c = paramisp.EQUALISATION[name]
+    (hi, lo), (p, q), c = optics.EQUALISATION[name]
     u, w, log = value / hi, value / lo, math.log2(value)
     want = [u, u**0.5, u**0.25, 1 / w, w**-0.5, w**-0.25, (log - p) / q, math.sin(log), math.cos(log)]
     want += [f(value / ci) for ci in c for f in (math.sin, math.cos)]
-    got = paramisp.equalise(name, torch.tensor([value]))
+    got = optics.equalise(name, torch.tensor([value]))
     assert got.shape == (1, 15)
     torch.testing.assert_close(got[0], torch.tensor(want), atol=1e-5, rtol=1e-5)
 
 
 def test_equalisation_of_known_values():
-    iso = paramisp.equalise("iso", torch.tensor([64.0, 8000.0]))
+    iso = optics.equalise("iso", torch.tensor([64.0, 8000.0]))
     assert iso[0, 3:7].tolist() == pytest.approx([1, 1, 1, 0])
     assert iso[1, :3].tolist() == pytest.approx([1, 1, 1])
-    assert paramisp.equalise("exposure_time", torch.tensor([1.0]))[0, 6].item() == pytest.approx(0.75)
+    assert optics.equalise("exposure_time", torch.tensor([1.0]))[0, 6].item() == pytest.approx(0.75)
 
 
 def test_gradient_sign_and_scale():

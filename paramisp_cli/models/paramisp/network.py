@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from paramisp_cli import isp
 from paramisp_cli.models.base import Geometry, IspModel, Params
+from paramisp_cli.models.optics import EQUALISATION, equalise
 from paramisp_cli.models.paramisp.attention import attended
 from paramisp_cli.types import Direction, Kind
 
@@ -35,33 +36,12 @@ FEATURES = 3 + 6 + 3 * sum(BINS) + 3
 STAGES = 4
 """Tone stages of GlobalNet, each a quadratic and a gamma."""
 
-# Constants that turn one optical value v into 15 numbers (paper, section 3.1 and figure 3b; values of the published
-# weights): (hi, lo) scale the powers of v, (p, q) its logarithm, c divides v inside the sines and cosines.
-EQUALISATION: dict[str, tuple[tuple[float, float], tuple[float, float], tuple[float, float, float]]] = {
-    "focal_length": ((200, 4.2), (1.9, 5.8), (50, 30, 20)),  # mm
-    "f_number": ((32, 1.7), (0.7, 4.3), (11, 5, 2)),
-    "exposure_time": ((30, 1 / 28800), (-15, 20), (11, 5, 2)),  # s
-    "iso": ((8000, 64), (6, 7), (3100, 1300, 500)),
-}
-
 _Net = TypeVar("_Net", bound=nn.Module)
 
 
 def _listed(modules: Iterable[_Net]) -> Sequence[_Net]:
     """Make an nn.ModuleList whose element type is known to type checkers."""
     return cast("Sequence[_Net]", nn.ModuleList(modules))
-
-
-def equalise(name: str, value: Tensor) -> Tensor:
-    """Equalise values of an optical parameter non-linearly: (N,), > 0, in its unit → (N, 15).
-
-    With u = v/hi and w = v/lo: u, √u, u^¼, 1/w, 1/√w, w^−¼, (log2 v − p)/q, sin and cos of log2 v, v/c1, v/c2, v/c3.
-    """
-    (hi, lo), (p, q), c = EQUALISATION[name]
-    u, w, log = value / hi, value / lo, value.log2()
-    powers = [u, u.sqrt(), u**0.25, 1 / w, w**-0.5, w**-0.25]
-    waves = [f(angle) for angle in (log, *(value / ci for ci in c)) for f in (torch.sin, torch.cos)]
-    return torch.stack([*powers, (log - p) / q, *waves], dim=1)
 
 
 def overexposure(image: Tensor) -> Tensor:

@@ -1,0 +1,5 @@
+"""Fast: a closed-form rendition and a small network of local corrections; ``network`` says what it is."""
+
+from paramisp_cli.models.fast.network import Fast
+
+__all__ = ["Fast"]
