@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "paramisp_cli"
 
 # Higher may import lower; equal may not import equal.
 LAYERS = [
-    {"errors", "color", "memory", "atomic"},
+    {"errors", "color", "mosaic", "memory", "atomic"},
     {"types", "scratch"},
     {"isp", "cameras"},
     {"formats", "models", "torch_zip"},
