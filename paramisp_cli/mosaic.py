@@ -12,7 +12,7 @@ import numpy as np
 
 
 def sites(image: np.ndarray, step: int = 1) -> list[np.ndarray]:
-    """Return the four planes (h, w, …) of an image (H, W, …), as views; of every ``step``-th 2×2 of a row and column."""
+    """Return the four planes (h, w, …) of an image (H, W, …) as views, of every ``step``-th 2×2 down and across."""
     return [image[row :: 2 * step, column :: 2 * step] for row in (0, 1) for column in (0, 1)]
 
 

@@ -1,4 +1,4 @@
-"""Sites of a mosaic: planes and back, superpixels and phase, for all four CFAs; and the same as the torch operations."""
+"""Sites of a mosaic: planes and back, superpixels and phase, for all four CFAs; compared with the torch operations."""
 
 from __future__ import annotations
 

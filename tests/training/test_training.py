@@ -14,7 +14,10 @@ import paramisp_cli as paramisp
 from paramisp_cli import color, formats, isp
 from paramisp_cli.errors import ConfigError, FormatError, InputMissingError
 from paramisp_cli.models.parametric import Parametric
-from paramisp_cli.training import align, config, data, evaluate, loop, pairs
+from paramisp_cli.training import config, crops, loop, protocol
+from paramisp_cli.training import dataset as data
+from paramisp_cli.training.measure import baselines, metrics, predictors
+from paramisp_cli.training.pairing import align, pairs
 from paramisp_cli.types import (
     CFA_PATTERNS,
     Camera,
@@ -84,14 +87,14 @@ def unsign(path: Path) -> None:
 
 
 def test_offset_is_found_and_pixels_lie_on_each_other(dataset: Path) -> None:
-    pair = pairs.read_index(dataset)[0]
+    pair = data.read_index(dataset)[0]
     assert (round(pair.offset[0]), round(pair.offset[1])) == (6, 10)
-    mosaic, srgb = pairs.read_arrays(dataset, pair)
+    mosaic, srgb = data.read_arrays(dataset, pair)
     assert mosaic.shape == srgb.shape[:2] == pair.size
-    item = data.Loaded(pair, mosaic, srgb)
-    predict = evaluate.network(Parametric(Direction.UNPROCESS), torch.device("cpu"))
+    item = data.LoadedPair(pair, mosaic, srgb)
+    predict = predictors.network(Parametric(Direction.UNPROCESS), torch.device("cpu"))
     # The pair's own camera was the parametric one: only the JPEG's compression is between the two.
-    assert evaluate.psnr(predict(item), evaluate.target(item, Direction.UNPROCESS)) > 38
+    assert metrics.psnr(predict(item), predictors.target(item, Direction.UNPROCESS)) > 38
 
 
 def test_done_files_are_not_done_again(dataset: Path, camera_files: Path) -> None:
@@ -101,8 +104,8 @@ def test_done_files_are_not_done_again(dataset: Path, camera_files: Path) -> Non
 
 
 def test_index_survives_json(dataset: Path) -> None:
-    for pair in pairs.read_index(dataset):
-        again = pairs.Pair.of(json.loads(json.dumps(pair.record())))
+    for pair in data.read_index(dataset):
+        again = data.Pair.of(json.loads(json.dumps(pair.record())))
         assert again.record() == pair.record()
 
 
@@ -146,10 +149,10 @@ def test_reduced_jpeg_gives_a_pair_at_its_own_scale(tmp_path: Path) -> None:
     (pair,) = pairs.make([path], tmp_path / "data")
     assert pair.status == "reduced", pair.reason
     assert pair.reduction == pytest.approx(2, abs=0.01)
-    mosaic, srgb = pairs.read_arrays(tmp_path / "data", pair)
-    predict = evaluate.network(Parametric(Direction.UNPROCESS), torch.device("cpu"))
-    item = data.Loaded(pair, mosaic, srgb)
-    assert evaluate.psnr(predict(item), evaluate.target(item, Direction.UNPROCESS)) > 34
+    mosaic, srgb = data.read_arrays(tmp_path / "data", pair)
+    predict = predictors.network(Parametric(Direction.UNPROCESS), torch.device("cpu"))
+    item = data.LoadedPair(pair, mosaic, srgb)
+    assert metrics.psnr(predict(item), predictors.target(item, Direction.UNPROCESS)) > 34
 
 
 def test_warped_jpeg_is_refused(tmp_path: Path) -> None:
@@ -191,10 +194,10 @@ def test_crops_keep_cfa_and_alignment(cfa: str, orientation: int) -> None:
     rgb = np.random.default_rng(0).random((40, 48, 3)).astype(np.float32)
     flat = isp.mosaic(torch.from_numpy(rgb.transpose(2, 0, 1).copy())[None], cfa)[0, 0].numpy()
     params = CanonicalParams(cfa, 0, 65535, np.ones(3), MATRIX)
-    pair = pairs.Pair("x", "", "", "pair", "", canonical=params, regions=(pairs.Region(0, 0, 40, 48),), size=(40, 48))
-    item = data.Loaded(pair, (flat * 65535).round().astype(np.uint16), (rgb * 255).round().astype(np.uint8))
-    srgb, mosaic, _ = data.cut(item, pair.regions[0], (3, 5), 24, orientation)
-    again = isp.mosaic(torch.from_numpy(srgb)[None], data.CFA)[0].numpy()
+    pair = data.Pair("x", "", "", "pair", "", canonical=params, regions=(data.Region(0, 0, 40, 48),), size=(40, 48))
+    item = data.LoadedPair(pair, (flat * 65535).round().astype(np.uint16), (rgb * 255).round().astype(np.uint8))
+    srgb, mosaic = crops.cut(item, pair.regions[0], (3, 5), 24, orientation)
+    again = isp.mosaic(torch.from_numpy(srgb)[None], crops.CFA)[0].numpy()
     assert np.abs(again - mosaic).max() < 0.01  # the mosaic is the picture's own, seen through RGGB
 
 
@@ -219,13 +222,13 @@ batch = 1
 @pytest.mark.parametrize("direction", list(Direction))
 def test_mixed_precision_learns_the_same(dataset: Path, tmp_path: Path, direction: Direction) -> None:
     exact = config.parse(TINY, "tiny")
-    sampler = data.Sampler(data.load(dataset))
+    sampler = crops.Sampler(data.load(dataset))
     weights = {}
     for recipe in (exact, replace(exact, dtype="bf16")):
         made = trainer(recipe, tmp_path / recipe.dtype, direction)
         made.run(sampler, lambda progress: None, lambda t: None)
         weights[recipe.dtype] = torch.cat([p.flatten() for p in made.averaged().parameters()])
-    start = torch.cat([p.flatten() for p in loop.build(exact, direction).parameters()])
+    start = torch.cat([p.flatten() for p in protocol.build(exact, direction).parameters()])
     moved, lossy = weights["fp32"] - start, weights["bf16"] - start
     assert not torch.equal(moved, lossy)
     assert torch.nn.functional.cosine_similarity(moved, lossy, dim=0) > 0.8
@@ -236,25 +239,25 @@ def test_auto_settles_on_what_the_device_does_fast(monkeypatch: pytest.MonkeyPat
     assert recipe.dtype == "auto"
     for able, dtype in (({"avx512_bf16": True}, "bf16"), ({"avx512_bf16": False}, "fp32"), ({}, "fp32")):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: able, raising=False)
-        assert loop.for_device(recipe, cpu).dtype == dtype
-    assert loop.for_device(recipe, torch.device("cuda")).dtype == "bf16"
-    assert loop.for_device(recipe, torch.device("mps")).dtype == "fp32"
-    assert loop.for_device(replace(recipe, dtype="bf16"), torch.device("mps")).dtype == "bf16"
+        assert protocol.for_device(recipe, cpu).dtype == dtype
+    assert protocol.for_device(recipe, torch.device("cuda")).dtype == "bf16"
+    assert protocol.for_device(recipe, torch.device("mps")).dtype == "fp32"
+    assert protocol.for_device(replace(recipe, dtype="bf16"), torch.device("mps")).dtype == "bf16"
 
 
 def trainer(recipe: config.Recipe, folder: Path, direction=Direction.UNPROCESS) -> loop.Trainer:
-    return loop.Trainer(recipe, direction, torch.device("cpu"), folder)
+    return protocol.start(recipe, direction, torch.device("cpu"), folder)
 
 
 def test_simulated_pairs_give_their_share(dataset: Path, tmp_path: Path) -> None:
     real = data.load(dataset)[0]
-    pair = replace(real.pair, jpeg=pairs.SIMULATED, optical=OpticalParams(6400, 0.01, 4, 35))
+    pair = replace(real.pair, jpeg=data.SIMULATED, optical=OpticalParams(6400, 0.01, 4, 35))
     both = [real, replace(real, pair=pair)]
     for share, low, high in ((0.0, 0, 0), (0.6, 80, 160)):
-        sampler = data.Sampler(both, simulated=share)
+        sampler = crops.Sampler(both, simulated=share)
         isos = sampler.batch(200, 96, torch.Generator().manual_seed(0)).params.iso
         assert low <= int((isos == 6400).sum()) <= high
-    (tmp_path / pairs.INDEX).write_text("".join(json.dumps(item.pair.record()) + "\n" for item in both))
+    (tmp_path / data.INDEX).write_text("".join(json.dumps(item.pair.record()) + "\n" for item in both))
     (tmp_path / f"{real.pair.name}.npz").write_bytes((dataset / f"{real.pair.name}.npz").read_bytes())
     assert [item.pair.is_simulated for item in data.load(tmp_path)] == [False]
     assert [item.pair.is_simulated for item in data.load(tmp_path, simulated=True)] == [False, True]
@@ -262,29 +265,29 @@ def test_simulated_pairs_give_their_share(dataset: Path, tmp_path: Path) -> None
 
 def test_crops_that_fit_no_photograph_shrink(dataset: Path) -> None:
     items = data.load(dataset)
-    largest = max(map(data.largest_crop, items))
+    largest = max(map(crops.largest_side, items)) // 4 * 4
     recipe = config.parse(TINY.replace("crop = 96", "crop = 4000", 1), "big")
-    fitted, said = loop.fitted(recipe, items)
+    fitted, said = protocol.fitted(recipe, items)
     assert [phase.crop for phase in fitted.phases] == [largest, 96]
     assert said == [f"crops of 4000 px fit no photograph: {largest} px instead"]
-    assert data.Sampler(items).batch(2, largest, torch.Generator().manual_seed(0)).srgb.shape[-1] == largest
+    assert crops.Sampler(items).batch(2, largest, torch.Generator().manual_seed(0)).srgb.shape[-1] == largest
     with pytest.raises(ConfigError, match="no aligned part of any photograph holds a crop of"):
-        data.Sampler(items).batch(1, largest + 4, torch.Generator())
-    narrow = [replace(item, pair=replace(item.pair, regions=(pairs.Region(0, 0, 60, 400),))) for item in items]
+        crops.Sampler(items).batch(1, largest + 4, torch.Generator())
+    narrow = [replace(item, pair=replace(item.pair, regions=(data.Region(0, 0, 60, 400),))) for item in items]
     with pytest.raises(ConfigError, match="a crop of 88 px, the smallest"):
-        loop.fitted(recipe, narrow)
+        protocol.fitted(recipe, narrow)
     both = [items[0], *(replace(n, pair=replace(n.pair, optical=OpticalParams(6400, 0.01, 4, 35))) for n in narrow)]
-    isos = data.Sampler(both).batch(20, 96, torch.Generator().manual_seed(0)).params.iso
+    isos = crops.Sampler(both).batch(20, 96, torch.Generator().manual_seed(0)).params.iso
     assert not (isos == 6400).any()  # what holds no such crop gives none
 
 
 def test_random_balance_changes_only_the_sensor(dataset: Path) -> None:
     items = data.load(dataset)
-    plain = data.Sampler(items).batch(1, 96, torch.Generator().manual_seed(0))
-    other = data.Sampler(items, random_balance=0.3).batch(1, 96, torch.Generator().manual_seed(0))
+    plain = crops.Sampler(items).batch(1, 96, torch.Generator().manual_seed(0))
+    other = crops.Sampler(items, random_balance=0.3).batch(1, 96, torch.Generator().manual_seed(0))
     assert torch.equal(plain.srgb, other.srgb)
     assert not torch.allclose(plain.mosaic, other.mosaic, rtol=0.02)
-    same = [isp.apply_gains(isp.demosaic(b.mosaic, data.CFA), b.params.wb_gains) for b in (plain, other)]
+    same = [isp.apply_gains(isp.demosaic(b.mosaic, crops.CFA), b.params.wb_gains) for b in (plain, other)]
     assert torch.allclose(*same, atol=0.05)  # demosaicing mixes the channels a little at edges
     assert float((same[0] - same[1]).abs().mean()) < 2e-3
     with pytest.raises(ConfigError, match="random_balance must be in"):
@@ -298,7 +301,7 @@ class _StopError(Exception):
 @pytest.mark.parametrize("direction", list(Direction))
 def test_resuming_gives_the_same_numbers(dataset: Path, tmp_path: Path, direction: Direction) -> None:
     recipe = config.parse(TINY, "tiny")
-    sampler = data.Sampler(data.load(dataset))
+    sampler = crops.Sampler(data.load(dataset))
     straight = trainer(recipe, tmp_path / "straight", direction)
     straight.run(sampler, lambda progress: None, lambda t: None)
 
@@ -319,7 +322,7 @@ def test_resuming_gives_the_same_numbers(dataset: Path, tmp_path: Path, directio
 def test_loss_falls(dataset: Path, tmp_path: Path) -> None:
     text = TINY.replace("steps = 3\n", "steps = 60\n", 1).replace("evaluate_every = 4", "evaluate_every = 10")
     recipe = config.parse(text, "falls")
-    sampler = data.Sampler(data.load(dataset))
+    sampler = crops.Sampler(data.load(dataset))
     trainer(recipe, tmp_path).run(sampler, lambda progress: None, lambda t: None)
     losses = [json.loads(line)["loss"] for line in (tmp_path / loop.LOG).read_text().splitlines()]
     assert losses[-1] < 0.6 * losses[0]
@@ -343,7 +346,7 @@ def test_a_recipe_may_build_on_another() -> None:
     base, ablation = config.load("ablation"), config.load("ablation-no-paramnet")
     assert ablation.phases == base.phases
     assert dict(ablation.model) == {**base.model, "use_paramnet": False}
-    model = loop.build(ablation, Direction.RENDER)
+    model = protocol.build(ablation, Direction.RENDER)
     assert sum(p.numel() for p in model.parameters()) < 690_000  # the paper: 0.68 M without ParamNet
 
 
@@ -375,7 +378,7 @@ def test_bad_recipes_are_named(text: str, what: str) -> None:
 )
 def test_recipes_that_do_not_suit_the_network_are_named(old: str, new: str, what: str) -> None:
     with pytest.raises(ConfigError, match=what):
-        loop.build(config.parse(TINY.replace(old, new, 1), "bad"), Direction.RENDER)
+        protocol.build(config.parse(TINY.replace(old, new, 1), "bad"), Direction.RENDER)
 
 
 def test_bad_data_sets_are_named(tmp_path: Path, dataset: Path) -> None:
@@ -389,22 +392,22 @@ def test_bad_data_sets_are_named(tmp_path: Path, dataset: Path) -> None:
     with pytest.raises(FormatError, match="damaged"):
         data.load(tmp_path)
     with pytest.raises(ConfigError, match="use a smaller one"):
-        data.Sampler(data.load(dataset)).batch(1, 4096, torch.Generator())
+        crops.Sampler(data.load(dataset)).batch(1, 4096, torch.Generator())
 
 
 def test_baselines_are_what_they_say(dataset: Path) -> None:
-    loaded = evaluate.whole_pairs(data.load(dataset))
+    loaded = data.whole(data.load(dataset))
     scores = []
     for direction in Direction:
         for name, predict in (
-            ("parametric", evaluate.fitted_parametric(loaded[:1], direction)),
-            ("regression", evaluate.regression(loaded[:1], direction)),
+            ("parametric", baselines.fitted_parametric(loaded[:1], direction)),
+            ("regression", baselines.regression(loaded[:1], direction)),
         ):
-            scores.append(evaluate.measure(loaded[1], direction, name, predict))
+            scores.append(scores.score(loaded[1], direction, name, predict))
     by_name = {(s.direction, s.model): s.psnr for s in scores}
     assert by_name["unprocess", "parametric"] > 36  # the pairs' camera is the parametric model
     assert by_name["unprocess", "regression"] > 28
-    text = evaluate.table(scores)
+    text = scores.table(scores)
     assert text.count("\n") == 6
     assert "| Test Cam | render | regression | 1 |" in text
 
@@ -412,11 +415,11 @@ def test_baselines_are_what_they_say(dataset: Path) -> None:
 def test_metrics_against_known_values() -> None:
     a = np.zeros((64, 64, 3), np.float32)
     b = np.full((64, 64, 3), 0.1, np.float32)
-    assert evaluate.psnr(a, b) == pytest.approx(20, abs=1e-4)
-    assert evaluate.psnr_crops(a, b) == pytest.approx(20, abs=1e-4)
+    assert metrics.psnr(a, b) == pytest.approx(20, abs=1e-4)
+    assert metrics.psnr_crops(a, b) == pytest.approx(20, abs=1e-4)
     noise = np.random.default_rng(0).random((64, 64, 3)).astype(np.float32)
-    assert evaluate.ssim(noise, noise) == pytest.approx(1)
-    assert evaluate.ssim(noise, noise[::-1]) < 0.2
+    assert metrics.ssim(noise, noise) == pytest.approx(1)
+    assert metrics.ssim(noise, noise[::-1]) < 0.2
     # Rows of the test data of Sharma, Wu and Dalal (2005).
     known = [
         ((50.0, 2.6772, -79.7751), (50.0, 0.0, -82.7485), 2.0425),
@@ -453,7 +456,7 @@ def test_shadows_change_the_loss_of_unprocessing_alone(dataset: Path, tmp_path: 
         for shadows in (0.0, 1.0):
             recipe = replace(config.parse(TINY, "tiny"), shadows=shadows)
             one = trainer(recipe, tmp_path / f"{direction}{shadows}", direction)
-            losses[direction, shadows] = one._one(one._draw(data.Sampler(data.load(dataset)), 0))
+            losses[direction, shadows] = one._one(one._draw(crops.Sampler(data.load(dataset)), 0))
     assert losses[Direction.UNPROCESS, 1.0] > losses[Direction.UNPROCESS, 0.0]
     assert losses[Direction.RENDER, 1.0] == losses[Direction.RENDER, 0.0]
     with pytest.raises(ConfigError, match="shadows must be in"):

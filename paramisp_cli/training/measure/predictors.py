@@ -1,0 +1,69 @@
+"""Predictors of one side of a pair from the other, and networks as predictors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from paramisp_cli import mosaic, tiling
+from paramisp_cli.models.base import IspModel
+from paramisp_cli.training.dataset import LoadedPair
+from paramisp_cli.types import Direction, Kind
+
+Predictor = Callable[[LoadedPair], np.ndarray]
+"""Pair → its other side, float32 in [0, 1]: mosaic (H, W) or picture (H, W, 3), aligned with the side of the pair."""
+
+
+def target(item: LoadedPair, direction: Direction) -> np.ndarray:
+    """Return the side of a pair that a predictor of this direction is to give."""
+    raw, picture = item.sides()
+    return raw if direction.output == Kind.RAW else picture
+
+
+def network(model: IspModel, device: torch.device) -> Predictor:
+    """Make a predictor of a model, run as the command line runs it."""
+
+    def predict(item: LoadedPair) -> np.ndarray:
+        raw, picture = item.sides()
+        source = picture.transpose(2, 0, 1) if model.direction.input == Kind.SRGB else raw[None]
+        x = torch.from_numpy(source)[None]
+        out = np.empty((model.direction.output.channels, *raw.shape), np.float32)
+
+        def strip(first: int, end: int) -> Tensor:
+            return x[:, :, first:end].contiguous()
+
+        def sink(top: int, rows: Tensor) -> None:
+            out[:, top : top + rows.shape[2]] = rows[0].clamp(0, 1).cpu().numpy()
+
+        params = model.params_of(item.canonical, item.pair.optical)
+        tiling.run(model, params, raw.shape, strip, sink, device=device, frame=item.frame)
+        return out[0] if model.direction.output == Kind.RAW else out.transpose(1, 2, 0)
+
+    return predict
+
+
+def there_and_back(unprocess: Predictor, render: Predictor) -> Predictor:
+    """Make a predictor of the picture: ``render`` of the raw codes that ``unprocess`` gives."""
+
+    def predict(item: LoadedPair) -> np.ndarray:
+        black = mosaic.repeated(item.canonical.black_level, item.mosaic.shape)
+        codes = unprocess(item) * (item.canonical.white_level - black) + black
+        return render(replace(item, mosaic=codes.round().astype(np.uint16)))
+
+    return predict
+
+
+def remembered(predict: Predictor) -> Predictor:
+    """Make the same predictor with a memory of its last result: two predictors of one pair may share it."""
+    last: list[tuple[LoadedPair, np.ndarray]] = []
+
+    def recall(item: LoadedPair) -> np.ndarray:
+        if not last or last[0][0] is not item:
+            last[:] = [(item, predict(item))]
+        return last[0][1]
+
+    return recall
