@@ -74,16 +74,9 @@ class Pair:
 
     def record(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        record = asdict(replace(self, canonical=None))
-        if self.canonical is not None:
-            c = self.canonical
-            record["canonical"] = {
-                "cfa": c.cfa,
-                "black_level": c.black_level.tolist(),
-                "white_level": c.white_level,
-                "as_shot_neutral": c.as_shot_neutral.tolist(),
-                "color_matrix": c.color_matrix.tolist(),
-            }
+        record = asdict(self)
+        if (values := record["canonical"]) is not None:
+            record["canonical"] = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in values.items()}
         return record
 
     @classmethod
@@ -124,7 +117,7 @@ def read_arrays(dataset: Path | str, pair: Pair) -> tuple[np.ndarray, np.ndarray
     """Read (mosaic (H, W) uint16, srgb (H', W', 3) uint8) of a pair; raises FormatError."""
     path = arrays_path(dataset, pair.name)
     try:
-        with np.load(path) as arrays:
+        with path.open("rb") as file, np.load(file) as arrays:
             return arrays["mosaic"], arrays["srgb"]
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise FormatError(f"{path}: missing or damaged ({error}); run `paramisp pairs` again") from error

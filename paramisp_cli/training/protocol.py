@@ -198,15 +198,15 @@ def write_weights(
     camera = names[0] if len(names) == 1 else "generic"
     simulated = sum(item.pair.is_simulated for item in pairs)
     photographs = sorted(item.name for item in pairs if not item.pair.is_simulated)
-    device = trainer.device
+    device, threads = trainer.device, torch.get_num_threads()
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
     training = {
-        "photographs": [*photographs, f"{simulated} simulated ones"] if simulated else photographs,
+        "photographs": [*photographs, f"{simulated} simulated shots"] if simulated else photographs,
         "cameras": names,
         "recipe": trainer.recipe.record(),
         "steps": trainer.step,
         "minutes": round(trainer.seconds / 60, 1),
-        "machine": f"{machine}, {torch.get_num_threads()} threads",
+        "machine": f"{machine}, {threads} thread{'s' if threads > 1 else ''}",
     }
     paths = []
     for direction in trainer.models:
@@ -250,7 +250,7 @@ def _card(
         photos = ", ".join(dict.fromkeys(each.photo for each in areas))
         blocks.append(
             "## Measured on held-out areas of the training photographs\n\n"
-            f"{table(areas)}\nThe areas are {photos}. They are weaker evidence than whole photographs, because light "
+            f"{table(areas)}\nMeasured: {photos}. An area is weaker evidence than a whole photograph, because its light "
             "and settings are those of the training.\n"
         )
     if not whole and not areas:

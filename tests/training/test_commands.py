@@ -75,7 +75,7 @@ def test_train_evaluate_and_use(shots: Path, dataset: Path, tmp_path: Path) -> N
     card = path.with_suffix(".md").read_text()
     assert "never saw" in card
     assert card.count("| Test Cam | unprocess |") == 2
-    assert "(right 30 %). They are weaker evidence" in card
+    assert "(right 30 %). An area is weaker evidence" in card
     assert list(out.glob("step*.png"))
 
     maps, markdown = tmp_path / "maps", tmp_path / "table.md"

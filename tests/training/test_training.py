@@ -13,6 +13,7 @@ import torch
 import paramisp_cli as paramisp
 from paramisp_cli import color, formats, isp
 from paramisp_cli.errors import ConfigError, FormatError, InputMissingError
+from paramisp_cli.models.base import Geometry
 from paramisp_cli.models.parametric import Parametric
 from paramisp_cli.training import config, crops, loop, protocol
 from paramisp_cli.training import dataset as data
@@ -279,6 +280,18 @@ def test_crops_that_fit_no_photograph_shrink(dataset: Path) -> None:
     both = [items[0], *(replace(n, pair=replace(n.pair, optical=OpticalParams(6400, 0.01, 4, 35))) for n in narrow)]
     isos = crops.Sampler(both).batch(20, 96, torch.Generator().manual_seed(0)).params.iso
     assert not (isos == 6400).any()  # what holds no such crop gives none
+
+
+def test_crops_follow_the_geometry_of_the_network(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other:
+        geometry = Geometry(multiple=22, smallest=40)
+
+    monkeypatch.setattr(protocol, "architecture", lambda name: Other)
+    items = data.load(dataset)
+    side = max(map(crops.largest_side, items)) // 22 * 22
+    fitted, _ = protocol.fitted(config.parse(TINY.replace("crop = 96", "crop = 4000", 1), "big"), items)
+    assert fitted.phases[0].crop == side
+    assert crops.Sampler(items).batch(1, side, torch.Generator().manual_seed(0)).mosaic.shape[-1] == side
 
 
 def test_random_balance_changes_only_the_sensor(dataset: Path) -> None:

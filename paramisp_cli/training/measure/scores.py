@@ -62,18 +62,9 @@ def score(
         error_map(wanted, got, Path(pictures) / f"{item.name}.{direction}.{name}.png")
     picture = direction.output == Kind.SRGB
     found = find_chart(item.srgb) if picture else None
-    return Score(
-        item.name,
-        item.camera,
-        str(direction),
-        name,
-        psnr(got, wanted),
-        psnr_crops(got, wanted),
-        ssim(got, wanted),
-        delta_e(got, wanted) if picture else None,
-        None if found is None else _chart_error(found, got, wanted),
-        item.area,
-    )
+    values = psnr(got, wanted), psnr_crops(got, wanted), ssim(got, wanted), delta_e(got, wanted) if picture else None
+    chart_error = None if found is None else _chart_error(found, got, wanted)
+    return Score(item.name, item.camera, str(direction), name, *values, chart_error, item.area)
 
 
 def _chart_error(found: chart.Chart, got: np.ndarray, wanted: np.ndarray) -> float:

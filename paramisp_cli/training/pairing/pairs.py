@@ -15,15 +15,7 @@ import torch
 from paramisp_cli import formats, isp
 from paramisp_cli.errors import FileAccessError, ParamispError
 from paramisp_cli.training import folder
-from paramisp_cli.training.dataset import (
-    INDEX,
-    Pair,
-    Region,
-    arrays_path,
-    read_index,
-    write_arrays,
-    write_index,
-)
+from paramisp_cli.training.dataset import INDEX, Pair, Region, arrays_path, read_index, write_arrays, write_index
 from paramisp_cli.training.pairing import align, contact_sheet, find, overlay
 from paramisp_cli.training.pairing.overlay import Overlay
 from paramisp_cli.types import CanonicalParams, RawImage, SrgbImage
@@ -95,17 +87,8 @@ def _examined(path: Path, dataset: Path) -> Pair:
     laid = overlay.best(raw, picture)
     if laid is None:
         return _refused(path, jpeg, f"the JPEG ({picture.size[1]}×{picture.size[0]}) has another shape than the RAW")
-    pair = Pair(
-        find.pair_name(path),
-        str(path),
-        jpeg,
-        "pair",
-        "",
-        camera=raw.camera,
-        optical=raw.optical,
-        orientation=picture.orientation,
-        score=round(float(laid.score), 3),
-    )
+    pair = Pair(find.pair_name(path), str(path), jpeg, "pair", "", raw.camera, raw.optical)
+    pair = replace(pair, orientation=picture.orientation, score=round(float(laid.score), 3))
     return (_store_full if laid.step == 1 else _store_reduced)(pair, laid, picture, dataset)
 
 
