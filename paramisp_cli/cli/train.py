@@ -224,7 +224,9 @@ def evaluate(
     hold_out: HoldOut = None,
     shuffle_optics: Annotated[
         bool,
-        typer.Option("--shuffle-optics", help="Give each photograph the EXIF of the next: what wrong EXIF costs."),
+        typer.Option(
+            "--shuffle-optics", help="Give each photograph the EXIF of the next, to measure the cost of wrong EXIF."
+        ),
     ] = False,
     pictures: Annotated[Path | None, typer.Option("--pictures", help="Folder for error maps.")] = None,
     markdown: Annotated[Path | None, typer.Option("--markdown", help="Write the tables to this file, too.")] = None,

@@ -81,21 +81,20 @@ class Recipe:
     def __post_init__(self) -> None:
         if not self.phases:
             raise ConfigError(f"recipe {self.name}: has no phases")
-        if self.schedule not in ("cosine", "step"):
-            raise ConfigError(f"recipe {self.name}: schedule must be cosine or step, got {self.schedule!r}")
-        if self.dtype not in ("auto", "bf16", "fp32"):
-            raise ConfigError(f"recipe {self.name}: dtype must be auto, bf16 or fp32, got {self.dtype!r}")
+        choices = {
+            "schedule": ("cosine", "step"),
+            "dtype": ("auto", "bf16", "fp32"),
+            "lens_shading": ("auto", "none"),
+            "architecture": models.names(needs_weights=True),
+        }
+        for key, allowed in choices.items():
+            if (value := getattr(self, key)) not in allowed:
+                raise ConfigError(f"recipe {self.name}: {key} must be {' or '.join(allowed)}, got {value!r}")
         if not 0 <= self.simulated < 1:
             raise ConfigError(f"recipe {self.name}: simulated must be in [0, 1), got {self.simulated}")
-        if not 0 <= self.random_balance <= 1:
-            raise ConfigError(f"recipe {self.name}: random_balance must be in [0, 1], got {self.random_balance}")
-        if not 0 <= self.shadows <= 10:
-            raise ConfigError(f"recipe {self.name}: shadows must be in [0, 10], got {self.shadows}")
-        if self.architecture not in models.names(needs_weights=True):
-            known = ", ".join(models.names(needs_weights=True))
-            raise ConfigError(f"recipe {self.name}: architecture must be {known}, got {self.architecture!r}")
-        if self.lens_shading not in ("auto", "none"):
-            raise ConfigError(f"recipe {self.name}: lens_shading must be auto or none, got {self.lens_shading!r}")
+        for key, highest in {"random_balance": 1, "shadows": 10}.items():
+            if not 0 <= (value := getattr(self, key)) <= highest:
+                raise ConfigError(f"recipe {self.name}: {key} must be in [0, {highest}], got {value}")
         if self.lr <= 0 or not 0 <= self.ema < 1 or self.grad_clip <= 0:
             raise ConfigError(f"recipe {self.name}: lr and grad_clip must be positive and ema in [0, 1)")
 

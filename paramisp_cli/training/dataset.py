@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,8 +18,8 @@ from typing import Any, Literal
 import numpy as np
 
 from paramisp_cli import mosaic
-from paramisp_cli.errors import ConfigError, FormatError, InputMissingError, ParamispError
-from paramisp_cli.training.folder import write_whole
+from paramisp_cli.errors import ConfigError, FileAccessError, FormatError, InputMissingError, ParamispError
+from paramisp_cli.training.folder import hold, write_whole
 from paramisp_cli.types import Camera, CanonicalParams, OpticalParams
 
 INDEX = "index.jsonl"
@@ -93,6 +94,18 @@ class Pair:
 # The files ------------------------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def locked(dataset: Path) -> Iterator[None]:
+    """Create and lock a data set for writing; raises ConfigError if it is in use, FileAccessError for every OSError."""
+    lock = hold(dataset, "choose another -o")
+    try:
+        yield
+    except OSError as error:
+        raise FileAccessError(f"{error.filename or dataset}: {error.strerror or error}") from error
+    finally:
+        lock.release()
+
+
 def read_index(dataset: Path | str) -> list[Pair]:
     """Read the index of a data set; raises InputMissingError or FormatError, which names a damaged line."""
     path = Path(dataset) / INDEX
@@ -136,9 +149,9 @@ def arrays_path(dataset: Path | str, name: str) -> Path:
 # Pairs in memory ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class LoadedPair:
-    """A pair with its arrays, or an area of one.
+    """A pair with its arrays, or an area of one; equal only to itself, so it can be a key.
 
     area   name of the area of the photograph, such as "right 30 %"; empty for the whole photograph
     frame  place of the mosaic in the whole photograph: (top, left) of its corner, (height, width) of the whole

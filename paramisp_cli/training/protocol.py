@@ -250,8 +250,8 @@ def _card(
         photos = ", ".join(dict.fromkeys(each.photo for each in areas))
         blocks.append(
             "## Measured on held-out areas of the training photographs\n\n"
-            f"{table(areas)}\nMeasured: {photos}. An area is weaker evidence than a whole photograph, because its light "
-            "and settings are those of the training.\n"
+            f"{table(areas)}\nMeasured: {photos}. An area is weaker evidence than a whole photograph, "
+            "because its light and settings are those of the training.\n"
         )
     if not whole and not areas:
         blocks.append("## Measured on nothing\n\nThe training saw every photograph.\n")

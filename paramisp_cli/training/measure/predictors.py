@@ -55,15 +55,3 @@ def there_and_back(unprocess: Predictor, render: Predictor) -> Predictor:
         return render(replace(item, mosaic=codes.round().astype(np.uint16)))
 
     return predict
-
-
-def remembered(predict: Predictor) -> Predictor:
-    """Make the same predictor with a memory of its last result: two predictors of one pair may share it."""
-    last: list[tuple[LoadedPair, np.ndarray]] = []
-
-    def recall(item: LoadedPair) -> np.ndarray:
-        if not last or last[0][0] is not item:
-            last[:] = [(item, predict(item))]
-        return last[0][1]
-
-    return recall

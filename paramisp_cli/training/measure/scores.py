@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -51,20 +52,22 @@ def score(
     name: str,
     predict: Predictor,
     pictures: Path | str | None = None,
-    find_chart: Callable[[np.ndarray], chart.Chart | None] = chart.find,
 ) -> Score:
-    """Score a model on a photograph; with ``pictures``, write an error map into that folder.
-
-    ``find_chart`` finds a ColorChecker in a picture (H, W, 3) uint8, or returns one that was found before.
-    """
+    """Score a model on a photograph; with ``pictures``, write an error map into that folder."""
     wanted, got = target(item, direction), predict(item)
     if pictures is not None:
         error_map(wanted, got, Path(pictures) / f"{item.name}.{direction}.{name}.png")
     picture = direction.output == Kind.SRGB
-    found = find_chart(item.srgb) if picture else None
+    found = _chart(item) if picture else None
     values = psnr(got, wanted), psnr_crops(got, wanted), ssim(got, wanted), delta_e(got, wanted) if picture else None
     chart_error = None if found is None else _chart_error(found, got, wanted)
     return Score(item.name, item.camera, str(direction), name, *values, chart_error, item.area)
+
+
+@lru_cache(maxsize=1)
+def _chart(item: LoadedPair) -> chart.Chart | None:
+    """Find the chart in a photograph, once for all models."""
+    return chart.find(item.srgb)
 
 
 def _chart_error(found: chart.Chart, got: np.ndarray, wanted: np.ndarray) -> float:

@@ -6,19 +6,18 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from paramisp_cli import cameras, pipeline, weights
 from paramisp_cli.errors import ConfigError, ParamispError
 from paramisp_cli.training import dataset
 from paramisp_cli.training.dataset import LoadedPair
-from paramisp_cli.training.measure import baselines, chart
+from paramisp_cli.training.measure import baselines
 from paramisp_cli.training.measure.libraw import gain_fitted, libraw
-from paramisp_cli.training.measure.predictors import Predictor, network, remembered
+from paramisp_cli.training.measure.predictors import Predictor, network
 from paramisp_cli.training.measure.scores import Score, score
 from paramisp_cli.types import Camera, Direction, Kind
 
@@ -38,7 +37,7 @@ class Trial:
     @property
     def fitted_on_itself(self) -> bool:
         """Whether the baselines are fitted on the photograph that they are measured on."""
-        return any(item is self.item for item in self.fitting)
+        return self.item in self.fitting
 
 
 def with_shuffled_optics(pairs: Sequence[LoadedPair]) -> list[LoadedPair]:
@@ -71,7 +70,7 @@ def arrange(pairs: Sequence[LoadedPair], test: Sequence[str] = (), hold_out: flo
     trials = []
     for group in groups.values():
         named = [item for item in group if any(word in item.pair.name for word in test)]
-        others = [item for item in group if not any(item is one for one in named)]
+        others = [item for item in group if item not in named]
         if hold_out is not None and others:
             left = tuple(dataset.split(item, "train", hold_out) for item in others)
             measured = [*named, *(dataset.split(item, "test", hold_out) for item in others)]
@@ -132,40 +131,32 @@ def run(
 
     ``say`` takes sentences about baselines that are left out, and about weights that were trained on the photograph.
     """
-    fitted: dict[tuple[object, ...], dict[str, Predictor]] = {}
+    fitted: dict[tuple[Direction, tuple[LoadedPair, ...]], dict[str, Predictor]] = {}
     noted = set()
     for direction in directions:
         plain = network(weights.load_model("parametric", direction), checkpoints.device)
         for trial in trials:
             item = trial.item
-            key = (direction, *(id(one) for one in trial.fitting))
-            if key not in fitted:
+            if (key := (direction, trial.fitting)) not in fitted:
                 fitted[key] = {
                     "parametric, gain fitted": baselines.fitted_parametric(trial.fitting, direction),
                     "regression": baselines.regression(trial.fitting, direction),
                 }
             predictors = {"parametric": plain, **fitted[key]}
-            found = None
             if direction.output == Kind.SRGB:
                 predictors |= _libraw(item, say)
-                found = chart.find(item.srgb)
             for name, path in checkpoints.of(item.pair.camera, direction).items():
                 predictors[name] = checkpoints.predictor(path)
                 if (path, item.name) not in noted and _was_trained_on(weights.info(path), item):
                     say(f"note: {name} was trained on a photograph called {item.pair.name}: no test of its quality")
                     noted.add((path, item.name))
             for name, predict in predictors.items():
-                yield score(item, direction, name, predict, pictures, partial(_given, found))
-
-
-def _given(found: chart.Chart | None, picture: np.ndarray) -> chart.Chart | None:
-    """Return the chart that was found in the picture before."""
-    return found
+                yield score(item, direction, name, predict, pictures)
 
 
 def _libraw(item: LoadedPair, say: Callable[[str], None]) -> dict[str, Predictor]:
     """Return the baselines of LibRaw; none, with a sentence, if it cannot render the file in the frame of the pair."""
-    predict = remembered(libraw)
+    predict = lru_cache(maxsize=1)(libraw)  # shared by the two baselines
     try:
         predict(item)
     except ParamispError as error:

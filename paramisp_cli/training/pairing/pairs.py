@@ -13,9 +13,17 @@ import numpy as np
 import torch
 
 from paramisp_cli import formats, isp
-from paramisp_cli.errors import FileAccessError, ParamispError
-from paramisp_cli.training import folder
-from paramisp_cli.training.dataset import INDEX, Pair, Region, arrays_path, read_index, write_arrays, write_index
+from paramisp_cli.errors import ParamispError
+from paramisp_cli.training.dataset import (
+    INDEX,
+    Pair,
+    Region,
+    arrays_path,
+    locked,
+    read_index,
+    write_arrays,
+    write_index,
+)  # fmt: skip
 from paramisp_cli.training.pairing import align, contact_sheet, find, overlay
 from paramisp_cli.training.pairing.overlay import Overlay
 from paramisp_cli.types import CanonicalParams, RawImage, SrgbImage
@@ -33,36 +41,26 @@ def make(places: Sequence[Path | str], dataset: Path | str) -> Iterator[Pair]:
     the end. Raises ConfigError if another process works in it, InputMissingError, FileAccessError.
     """
     dataset = Path(dataset)
-    lock = folder.hold(dataset, "choose another -o")
-    try:
-        yield from _made(places, dataset)
-    except OSError as error:
-        raise FileAccessError(f"{error.filename or dataset}: {error.strerror or error}") from error
-    finally:
-        lock.release()
-
-
-def _made(places: Sequence[Path | str], dataset: Path) -> Iterator[Pair]:
-    """Make the pairs, in a locked data set."""
-    known = {pair.source_hash: pair for pair in read_index(dataset)} if (dataset / INDEX).exists() else {}
-    pairs = {pair.name: pair for pair in known.values()}
-    rows = []
-    for path in find.raws(places):
-        source = find.fingerprint(path)
-        pair = known.get(source)
-        if pair is None or (pair.status != "refused" and not arrays_path(dataset, pair.name).exists()):
-            try:
-                pair = _examined(path, dataset)
-            except ParamispError as error:
-                pair = _refused(path, "", str(error).removeprefix(f"{path}: "))
-            pair = replace(pair, source_hash=source)
-        pairs[pair.name] = pair
-        write_index(dataset, pairs.values())
-        if pair.status != "refused":
-            rows.append(contact_sheet.row(dataset, pair))
-        yield pair
-    if rows:
-        contact_sheet.write(dataset, rows)
+    with locked(dataset):
+        known = {pair.source_hash: pair for pair in read_index(dataset)} if (dataset / INDEX).exists() else {}
+        pairs = {pair.name: pair for pair in known.values()}
+        rows = []
+        for path in find.raws(places):
+            source = find.fingerprint(path)
+            pair = known.get(source)
+            if pair is None or (pair.status != "refused" and not arrays_path(dataset, pair.name).exists()):
+                try:
+                    pair = _examined(path, dataset)
+                except ParamispError as error:
+                    pair = _refused(path, "", str(error).removeprefix(f"{path}: "))
+                pair = replace(pair, source_hash=source)
+            pairs[pair.name] = pair
+            write_index(dataset, pairs.values())
+            if pair.status != "refused":
+                rows.append(contact_sheet.row(dataset, pair))
+            yield pair
+        if rows:
+            contact_sheet.write(dataset, rows)
 
 
 def _refused(path: Path, jpeg: str, reason: str) -> Pair:

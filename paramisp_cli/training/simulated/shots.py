@@ -20,10 +20,9 @@ from torch import Tensor
 
 from paramisp_cli import cameras, formats, isp
 from paramisp_cli.cameras import CameraFacts
-from paramisp_cli.errors import ConfigError, FileAccessError, FormatError, ParamispError
+from paramisp_cli.errors import ConfigError, FormatError, ParamispError
 from paramisp_cli.models.base import Params
 from paramisp_cli.models.parametric import Parametric
-from paramisp_cli.training import folder
 from paramisp_cli.training.dataset import (
     CONTACT_SHEET,
     INDEX,
@@ -31,11 +30,12 @@ from paramisp_cli.training.dataset import (
     Pair,
     Region,
     arrays_path,
+    locked,
     read_arrays,
     read_index,
     write_arrays,
     write_index,
-)
+)  # fmt: skip
 from paramisp_cli.training.simulated import camera, scenes
 from paramisp_cli.types import Camera, Direction, OpticalParams, SrgbImage
 
@@ -109,13 +109,8 @@ def make(paths: Sequence[Path | str], dataset: Path | str, series: Series) -> It
     """
     dataset = Path(dataset)
     files = scenes.find(paths)
-    lock = folder.hold(dataset, "choose another -o")
-    try:
+    with locked(dataset):
         yield from _made(files, dataset, series)
-    except OSError as error:
-        raise FileAccessError(f"{dataset}: cannot write to it: {error.strerror or error}") from error
-    finally:
-        lock.release()
 
 
 def _made(files: Sequence[Path], dataset: Path, series: Series) -> Iterator[Pair]:
