@@ -234,7 +234,7 @@ def write_weights(
 def _card(
     title: str, recipe: Recipe, training: Mapping[str, Any], whole: Sequence[Score], areas: Sequence[Score]
 ) -> str:
-    """Word a model card."""
+    """Write the text of a model card."""
     phases = "; ".join(f"{p.steps} steps of {p.batch} × {p.crop}² ({p.part})" for p in recipe.phases)
     blocks = [
         f"# {title}\n\n"

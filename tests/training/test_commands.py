@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_training import shoot, unsign
+from testcamera import shoot, unsign
 
 from paramisp_cli import weights
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_training import MATRIX, scene, shoot, unsign
+from testcamera import MATRIX, scene, shoot, unsign
 
 from paramisp_cli import color, formats, isp
 from paramisp_cli.errors import ConfigError, FormatError
 from paramisp_cli.formats import libraw
 from paramisp_cli.training import dataset as data
-from paramisp_cli.training.measure import chart, metrics, predictors, scores, trials
+from paramisp_cli.training.measure import baselines, chart, metrics, predictors, scores, trials
 from paramisp_cli.training.measure import libraw as baseline
 from paramisp_cli.training.pairing import pairs
 from paramisp_cli.types import CFA_PATTERNS, Camera, CanonicalParams, Direction, OpticalParams, SrgbImage
@@ -279,3 +279,41 @@ def test_libraw_is_left_out_where_unsure(taken: tuple[Path, Path], tmp_path: Pat
     (tmp_path / "no.dng").write_bytes(b"II*\0nonsense")
     with pytest.raises(FormatError, match="cannot render"):
         libraw.developed(tmp_path / "no.dng")
+
+
+def test_baselines_are_what_they_say(dataset: Path) -> None:
+    loaded = data.whole(data.load(dataset))
+    scores = []
+    for direction in Direction:
+        for name, predict in (
+            ("parametric", baselines.fitted_parametric(loaded[:1], direction)),
+            ("regression", baselines.regression(loaded[:1], direction)),
+        ):
+            scores.append(scores.score(loaded[1], direction, name, predict))
+    by_name = {(s.direction, s.model): s.psnr for s in scores}
+    assert by_name["unprocess", "parametric"] > 36  # the pairs' camera is the parametric model
+    assert by_name["unprocess", "regression"] > 28
+    text = scores.table(scores)
+    assert text.count("\n") == 6
+    assert "| Test Cam | render | regression | 1 |" in text
+
+
+def test_metrics_against_known_values() -> None:
+    a = np.zeros((64, 64, 3), np.float32)
+    b = np.full((64, 64, 3), 0.1, np.float32)
+    assert metrics.psnr(a, b) == pytest.approx(20, abs=1e-4)
+    assert metrics.psnr_crops(a, b) == pytest.approx(20, abs=1e-4)
+    noise = np.random.default_rng(0).random((64, 64, 3)).astype(np.float32)
+    assert metrics.ssim(noise, noise) == pytest.approx(1)
+    assert metrics.ssim(noise, noise[::-1]) < 0.2
+    # Rows of the test data of Sharma, Wu and Dalal (2005).
+    known = [
+        ((50.0, 2.6772, -79.7751), (50.0, 0.0, -82.7485), 2.0425),
+        ((50.0, -1.3802, -84.2814), (50.0, 0.0, -82.7485), 1.0000),
+        ((50.0, 2.5, 0.0), (73.0, 25.0, -18.0), 27.1492),
+        ((90.8027, -2.0831, 1.4410), (91.1528, -1.6435, 0.0447), 1.4441),
+        ((2.0776, 0.0795, -1.1350), (0.9033, -0.0636, -0.5514), 0.9082),
+    ]
+    one, two, wanted = (np.array(column) for column in zip(*known, strict=True))
+    assert color.ciede2000(one, two) == pytest.approx(wanted, abs=1e-4)
+    assert color.srgb_to_lab(np.ones(3)) == pytest.approx([100, 0, 0], abs=1e-6)

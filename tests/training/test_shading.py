@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from test_training import MATRIX, scene
+from testcamera import MATRIX, scene
 
 from paramisp_cli import isp, tiling
 from paramisp_cli.models.base import Params

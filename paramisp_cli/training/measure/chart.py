@@ -264,7 +264,7 @@ def _windows(small: np.ndarray, blobs: _Blobs, grid: Grid) -> Iterator[Chart]:
                 if len(inside) < _FEWEST or min(len({c[axis] for c in inside}) for axis in (0, 1)) < 3:
                     continue
                 for flip in (False, True):
-                    chart = _believed(small, blobs, {_turned(c, high, flip): i for c, i in inside.items()})
+                    chart = _accepted(small, blobs, {_turned(c, high, flip): i for c, i in inside.items()})
                     if chart is not None:
                         yield chart
 
@@ -275,7 +275,7 @@ def _turned(cell: tuple[int, int], high: int, flip: bool) -> tuple[int, int]:
     return (ROWS - 1 - y, COLUMNS - 1 - x) if flip else (y, x)
 
 
-def _believed(small: np.ndarray, blobs: _Blobs, cells: Grid) -> Chart | None:
+def _accepted(small: np.ndarray, blobs: _Blobs, cells: Grid) -> Chart | None:
     """Return the chart if its grid is smooth, lies inside the picture, and shows the colours of the chart."""
     row, column = np.array(list(cells), float).T
     at = blobs.at[list(cells.values())]

@@ -166,7 +166,7 @@ def _libraw(item: LoadedPair, say: Callable[[str], None]) -> dict[str, Predictor
 
 
 def _was_trained_on(header: dict[str, str], item: LoadedPair) -> bool:
-    """Whether weights were trained on these pixels, judged by names without the hash of the path at their end."""
+    """Tell whether weights were trained on these pixels, judged by names without the hash of the path at their end."""
     try:
         photographs = json.loads(header.get("training") or "{}").get("photographs", [])
     except (ValueError, AttributeError):
