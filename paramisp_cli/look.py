@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from paramisp_cli import color
+from paramisp_cli import color, mosaic
 from paramisp_cli.types import RawImage
 
 _SAMPLES = 512
@@ -17,15 +17,9 @@ def _quads(raw: RawImage, gains: np.ndarray) -> tuple[np.ndarray, int, int, int]
     top, left = raw.crop.top + raw.crop.top % 2, raw.crop.left + raw.crop.left % 2
     rows, columns = (raw.crop.top + raw.crop.height - top) // 2, (raw.crop.left + raw.crop.width - left) // 2
     step = max(min(rows, columns) // _SAMPLES, 1)
-    planes: list[list[np.ndarray]] = [[], [], []]
-    black, white = raw.canonical.black_level, raw.canonical.white_level
-    for y in (0, 1):
-        for x in (0, 1):
-            plane = raw.mosaic[top + y : top + 2 * rows : 2 * step, left + x : left + 2 * columns : 2 * step]
-            if raw.mosaic.dtype == np.uint16:
-                plane = (plane - black[y, x]) / (white - black[y, x])
-            planes["RGB".index(raw.canonical.cfa[2 * y + x])].append(plane.astype(np.float64))
-    camera = np.stack([np.mean(p, 0) for p in planes], -1)
+    inside = raw.mosaic[top : top + 2 * rows, left : left + 2 * columns]
+    planes = mosaic.linear_sites(inside, raw.canonical.black_level, raw.canonical.white_level, step)
+    camera = mosaic.superpixels(planes, raw.canonical.cfa)
     return np.clip(camera * gains, 0, 1), top, left, step
 
 
@@ -57,10 +51,8 @@ def fitted_curve(pixels: np.ndarray, raw: RawImage) -> np.ndarray | None:
     rows, columns = linear.shape[:2]
     scale = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0}.get(pixels.dtype, 1.0)
     shown = np.zeros_like(linear)
-    for y in (0, 1):
-        for x in (0, 1):
-            site = pixels[top - raw.crop.top + y :: 2 * step, left - raw.crop.left + x :: 2 * step][:rows, :columns]
-            shown += color.srgb_decode(site / scale) / 4
+    for site in mosaic.sites(pixels[top - raw.crop.top :, left - raw.crop.left :], step):
+        shown += color.srgb_decode(site[:rows, :columns] / scale) / 4
     seen = linear.max(-1) < _CLIPPED
     linear, shown = linear[seen], shown[seen]  # (n, 3)
     wide, target = (np.clip(light @ color.SRGB_TO_PROPHOTO.T, 0, 1) for light in (linear, shown))

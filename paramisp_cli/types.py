@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from paramisp_cli import color
+from paramisp_cli import color, mosaic
 from paramisp_cli.errors import MetadataError
 
 CFA_PATTERNS = ("RGGB", "GRBG", "GBRG", "BGGR")
@@ -158,10 +158,8 @@ class CanonicalParams:
 
     def shifted(self, rows: int, columns: int) -> CanonicalParams:
         """The parameters of the mosaic that begins ``rows`` and ``columns`` further in: CFA and black move along."""
-        grid = np.array(list(self.cfa)).reshape(2, 2)
-        shift = (-(rows % 2), -(columns % 2))
-        cfa = "".join(np.roll(grid, shift, (0, 1)).ravel().tolist())
-        return replace(self, cfa=cfa, black_level=np.roll(self.black_level, shift, (0, 1)))
+        cfa = mosaic.named(mosaic.shifted(mosaic.pattern(self.cfa), rows, columns))
+        return replace(self, cfa=cfa, black_level=mosaic.shifted(self.black_level, rows, columns))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import ast
 import json
 import subprocess
 import sys
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "paramisp_cli"
 
 # Higher may import lower; equal may not import equal.
 LAYERS = [
-    {"errors", "color", "memory", "atomic"},
+    {"errors", "color", "mosaic", "memory", "atomic"},
     {"types", "scratch"},
     {"isp", "cameras"},
     {"formats", "models", "torch_zip", "devices"},
@@ -51,22 +52,25 @@ SHARED = {
     "cli": {"console", "options", "progress", "convert", "show", "train", "weights"},
     "formats": {"exif", "base", "ljpeg", "tiles", *FORMATS_BASE},
     "models": {"base", "regions", "foreign", "optics"},
-    # what the loop, the evaluation and the simulation stand on
-    "training": {
-        "align",
-        "pairs",
-        "dataset",
-        "folder",
-        "config",
-        "data",
-        "evaluate",
-        "metrics",
-        "chart",
-        "baselines",
-        "trials",
-        "scenes",
-        "virtual",
-    },
+}
+
+# Folders with layers of their own, lowest first: higher may import lower; equal may not import equal.
+LAYERS_OF = {
+    "training": [
+        {"folder", "config"},
+        {"dataset"},
+        {"crops", "pairing", "simulated"},
+        {"measure"},
+        {"loop"},
+        {"protocol"},
+    ],
+    "training.pairing": [{"align", "find", "contact_sheet"}, {"overlay"}, {"pairs"}],
+    "training.simulated": [{"scenes", "camera"}, {"shots"}],
+    "training.measure": [{"metrics", "chart", "predictors"}, {"baselines", "libraw", "scores"}, {"shading", "trials"}],
+}
+RANKS_OF = {
+    folder: {name: number for number, layer in enumerate(layers) for name in layer}
+    for folder, layers in LAYERS_OF.items()
 }
 
 DOORS = {
@@ -107,6 +111,10 @@ def test_imports_go_down(path: Path) -> None:
             continue
         target = name.split(".")[1:]
         if target[0] in ("__version__", "_version"):
+            continue
+        both = [a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(parts[:-1], target, strict=False))]
+        if ranks := RANKS_OF.get(".".join(both)):  # the folder that holds both modules
+            assert ranks[target[len(both)]] < ranks[parts[len(both)]], f"{path.name} imports {name}"
             continue
         if len(parts) > 2 and target[:2] == list(parts[:2]):
             continue  # inside an architecture's own folder: test_no_circles is the rule

@@ -17,7 +17,12 @@ from paramisp_cli import weights
 from paramisp_cli.models.base import Params
 from paramisp_cli.models.parametric import Parametric
 from paramisp_cli.models.paramisp import ParamISP
-from paramisp_cli.training import config, data, evaluate, loop, pairs, scenes, simulate
+from paramisp_cli.training import config, loop, protocol
+from paramisp_cli.training import dataset as data
+from paramisp_cli.training.measure import scores
+from paramisp_cli.training.pairing import pairs
+from paramisp_cli.training.simulated import scenes
+from paramisp_cli.training.simulated import shots as simulated
 
 PARAMETRIC = paramisp.Settings(model="parametric")
 MATRIX = np.array([[0.6722, -0.0635, -0.0963], [-0.4287, 1.2460, 0.2028], [-0.0908, 0.2162, 0.5668]])
@@ -309,16 +314,16 @@ def test_training_takes_strings(tmp_path):
     hdr.write_bytes(b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 32 +X 64\n" + rgbe.tobytes())
     assert scenes.find([folder]) == [hdr]
     assert scenes.load(str(hdr)) is not None
-    plan = simulate.Plan(1, 96, 0, simulate.pick_cameras(["Canon EOS 60D"]))
-    made = list(simulate.make([folder], f"{folder}/set", plan))
+    plan = simulated.Series(1, 96, 0, simulated.pick_cameras(["Canon EOS 60D"]))
+    made = list(simulated.make([folder], f"{folder}/set", plan))
     assert [pair.status for pair in made] == ["pair"]
-    assert [pair.name for pair in pairs.read_index(f"{folder}/set")] == [made[0].name]
-    assert pairs.read_arrays(f"{folder}/set", made[0])[0].shape == (96, 96)
+    assert [pair.name for pair in data.read_index(f"{folder}/set")] == [made[0].name]
+    assert data.read_arrays(f"{folder}/set", made[0])[0].shape == (96, 96)
     loaded = data.load(f"{folder}/set", simulated=True)
     recipe = config.load("camera-cpu")
-    loop.Trainer(recipe, paramisp.Direction.UNPROCESS, torch.device("cpu"), f"{folder}/run").save_checkpoint()
+    protocol.start(recipe, paramisp.Direction.UNPROCESS, torch.device("cpu"), f"{folder}/run").save_checkpoint()
     assert (tmp_path / "run" / loop.CHECKPOINT).exists()
-    evaluate.error_map(np.zeros((8, 8, 3)), np.ones((8, 8, 3)), f"{folder}/map.png")
+    scores.error_map(np.zeros((8, 8, 3)), np.ones((8, 8, 3)), f"{folder}/map.png")
     assert len(loaded) == 1
     with pytest.raises(paramisp.InputMissingError, match="no RAW file"):
         list(pairs.make([folder], f"{folder}/other"))

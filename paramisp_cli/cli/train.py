@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -15,9 +15,8 @@ from paramisp_cli.cli.options import Command, complete_camera, complete_device, 
 from paramisp_cli.errors import FileAccessError, ParamispError
 
 if TYPE_CHECKING:
-    from paramisp_cli.training.data import Loaded
+    from paramisp_cli.training.dataset import Pair
     from paramisp_cli.training.loop import Progress, Trainer
-    from paramisp_cli.training.pairs import Pair
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object a line on stdout.")]
 CameraName = Annotated[
@@ -70,32 +69,30 @@ def pairs(
     json_lines: Json = False,
 ) -> None:
     """Make a training set of RAW files and their camera JPEGs. Each pair is aligned."""
-    from paramisp_cli.training import pairs as work
+    from paramisp_cli.training.pairing.pairs import make
 
-    done = []
+    good, refused = _printed(make(folders, output), json_lines)
+    say(f"{good} pairs, {refused} refused; look at {output / 'contact_sheet.jpg'}")
+    raise typer.Exit(0 if good else 7)
+
+
+def _printed(made: Iterator[Pair], json_lines: bool) -> tuple[int, int]:
+    """Print each pair as it is made, and end for an error or an interrupt → number of usable and of refused pairs."""
+    counts = {True: 0, False: 0}
     try:
         with interruptible() as check:
-            for pair in work.make(folders, output):
-                done.append(pair)
-                _tell(pair, json_lines)
+            for pair in made:
+                counts[pair.status != "refused"] += 1
+                # A simulated shot has no file of its own; a refused scene has one.
+                shown = pair.name if pair.is_simulated and pair.status != "refused" else pair.raw
+                result(json.dumps(pair.record()) if json_lines else f"{pair.status:<8} {shown}: {pair.reason}")
                 check()
     except ParamispError as error:
         fail(error)
     except KeyboardInterrupt:
-        say(f"interrupted: {len(done)} looked at; run it again to go on")
+        say(f"interrupted after {sum(counts.values())} results; run it again to continue")
         raise typer.Exit(130) from None
-    good = sum(pair.status != "refused" for pair in done)
-    say(f"{good} pairs, {len(done) - good} refused; look at {output / 'contact_sheet.jpg'}")
-    raise typer.Exit(0 if good else 7)
-
-
-def _tell(pair: Pair, json_lines: bool) -> None:
-    """A pair's line on stdout; simulated shots have a name, and no file of their own, but a refused scene has one."""
-    if json_lines:
-        result(json.dumps(pair.record()))
-    else:
-        shown = pair.name if pair.is_simulated and pair.status != "refused" else pair.raw
-        result(f"{pair.status:<8} {shown}: {pair.reason}")
+    return counts[True], counts[False]
 
 
 def simulate(
@@ -118,24 +115,12 @@ def simulate(
     json_lines: Json = False,
 ) -> None:
     """Make a training set of shots by simulated cameras. Their looks depend on the settings."""
-    from paramisp_cli.training import simulate as work
+    from paramisp_cli.training.simulated import shots
 
-    done = []
-    try:
-        plan = work.Plan(count, size, seed, work.pick_cameras(camera or ()))
-        with interruptible() as check:
-            for pair in work.make(scenes, output, plan):
-                done.append(pair)
-                _tell(pair, json_lines)
-                check()
-    except ParamispError as error:
-        fail(error)
-    except KeyboardInterrupt:
-        say(f"interrupted: {len(done)} looked at; run it again to go on")
-        raise typer.Exit(130) from None
-    good = sum(pair.status != "refused" for pair in done)
-    lost = f", {len(done) - good} scenes refused" if len(done) > good else ""
-    say(f"{good} shots{lost}; look at {output / 'contact_sheet.jpg'}")
+    series = or_fail(lambda: shots.Series(count, size, seed, shots.pick_cameras(camera or ())))
+    good, refused = _printed(shots.make(scenes, output, series), json_lines)
+    scenes_refused = f", {refused} scenes refused" if refused else ""
+    say(f"{good} shots{scenes_refused}; look at {output / 'contact_sheet.jpg'}")
     raise typer.Exit(0 if good else 7)
 
 
@@ -167,88 +152,57 @@ def train(
     from dataclasses import replace
 
     from paramisp_cli import devices
-    from paramisp_cli.training import config, data, loop, shading
-    from paramisp_cli.training import evaluate as measure
+    from paramisp_cli.training import config, protocol
+    from paramisp_cli.training.dataset import load, whole
     from paramisp_cli.types import Direction
 
-    ways = tuple(Direction) if direction == "joint" else (Direction(direction),)
+    directions = tuple(Direction) if direction == "joint" else (Direction(direction),)
     try:
         recipe = config.load(recipe_name)
         if init is not None:
             recipe = replace(recipe, init="" if init == "none" else init)
-        photographs = data.load(dataset, camera, leave_out or (), simulated=recipe.simulated > 0)
-        loaded, held = photographs, []
-        if hold_out is not None:
-            invented = [item for item in photographs if item.pair.is_simulated]
-            photographs = [item for item in photographs if not item.pair.is_simulated]
-            parts = [data.split(item, "train", hold_out) for item in photographs]
-            loaded = [item for item in parts if item.pair.regions] + invented
-            held = [data.split(item, "test", hold_out) for item in measure.whole_pairs(photographs)]
-            if not loaded:
-                fail_usage(f"--hold-out {hold_out:g}: leaves no aligned part to train on")
-        recipe, changed = loop.fitted(recipe, loaded)
-        shaded = shading.measure(loaded) if recipe.lens_shading == "auto" and _one_camera(loaded) else None
-        trainer = loop.Trainer(recipe, ways, devices.pick(device), output, shaded)
+        loaded = load(dataset, camera, leave_out or (), simulated=recipe.simulated > 0)
+        learned, held_out = (loaded, []) if hold_out is None else protocol.hold_out(loaded, hold_out)
+        recipe, changes = protocol.fitted(recipe, learned)
+        shading = protocol.lens_shading(recipe, learned)
+        trainer = protocol.start(recipe, directions, devices.pick(device), output, shading)
     except ParamispError as error:
         fail(error)
-    taken = [item for item in loaded if not item.pair.is_simulated]
-    seen = sorted(item.name for item in taken)
-    names = sorted({item.pair.camera.name for item in taken or loaded if item.pair.camera})
-    if len(taken) < len(loaded):
-        seen.append(f"{len(loaded) - len(taken)} simulated ones")
-    for words in changed:
-        say(words)
-    say(f"{len(loaded)} pairs of {', '.join(names) or 'unknown cameras'}; {recipe.name}, {recipe.steps} steps")
-    if shaded is not None:
-        corners = " ".join(f"{1 / (1 + sum(row)):.2f}" for row in shaded)
+    for change in changes:
+        say(change)
+    cameras = ", ".join(protocol.cameras(learned)) or "unknown cameras"
+    say(f"{len(learned)} pairs of {cameras}; {recipe.name}, {recipe.steps} steps")
+    if shading is not None:
+        corners = " ".join(f"{1 / (1 + sum(row)):.2f}" for row in shading)
         say(f"lens shading: the corners of the RAW take gains of {corners} (R G B) to match the JPEG")
 
     def report(progress: Progress) -> None:
         if progress.step % 100 == 0 or progress.step == progress.steps:
-            left = progress.seconds_left / 60
-            say(f"step {progress.step}/{progress.steps}  loss {progress.loss:.5f}  {left:.0f} min left")
+            minutes = progress.seconds_left / 60
+            say(f"step {progress.step}/{progress.steps}  loss {progress.loss:.5f}  {minutes:.0f} min left")
 
     def preview(trainer: Trainer) -> None:
-        for way in ways:
-            name = f"step{trainer.step:07d}.{way}.png" if len(ways) > 1 else f"step{trainer.step:07d}.png"
-            loop.preview(trainer, way, loaded[0], output / name)
+        for each in directions:
+            name = f"step{trainer.step:07d}.{each}.png" if len(directions) > 1 else f"step{trainer.step:07d}.png"
+            protocol.preview(trainer, each, learned[0], output / name)
 
-    sampler = data.Sampler(loaded, trainer.color_matrix_row_sum, shaded, recipe.simulated, recipe.random_balance)
     try:
         with interruptible() as check:
-            trainer.run(sampler, report, preview, check)
+            trainer.run(protocol.sampler(trainer, learned), report, preview, check)
     except KeyboardInterrupt:
-        say(f"interrupted at step {trainer.step}; the same command goes on from there")
+        say(f"interrupted at step {trainer.step}; the same command continues from there")
         raise typer.Exit(130) from None
     except ParamispError as error:
         fail(error)
     if leave_out:
-        known = {item.pair.name for item in photographs}
-        held += [item for item in measure.whole_pairs(data.load(dataset, camera)) if item.pair.name not in known]
-    predictors = {way: measure.network(trainer.averaged(way), trainer.device) for way in ways}
-    trips = []
-    if len(ways) > 1:
-        trip = measure.there_and_back(*(predictors[way] for way in Direction))
-        trips = [measure.measure_trip(item, "this", trip) for item in held]
-    for way, predict in predictors.items():
-        scores = [measure.measure(item, way, "this", predict) for item in held]
-        path = loop.keep(
-            trainer,
-            way,
-            camera=names[0] if len(names) == 1 else "generic",
-            photographs=seen,
-            cameras=names,
-            scores=[*scores, *trips],
-        )
-        for score in scores:
-            say(f"{score.photo} (never seen), {way}: PSNR {score.psnr:.2f} dB, five crops {score.psnr_crops:.2f} dB")
+        names = {item.pair.name for item in loaded}
+        held_out += [item for item in whole(load(dataset, camera)) if item.pair.name not in names]
+    scores = protocol.measure(trainer, held_out)
+    for score in dict.fromkeys(score for group in scores.values() for score in group):
+        decibels = f"PSNR {score.psnr:.2f} dB, five crops {score.psnr_crops:.2f} dB"
+        say(f"{score.photo} (never seen), {score.direction}: {decibels}")
+    for path in protocol.write_weights(trainer, learned, scores):
         result(str(path))
-    for score in trips:
-        say(f"{score.photo} (never seen), there and back: PSNR {score.psnr:.2f} dB")
-
-
-def _one_camera(loaded: Sequence[Loaded]) -> bool:
-    return len({item.pair.camera for item in loaded}) == 1
 
 
 def evaluate(
@@ -270,7 +224,9 @@ def evaluate(
     hold_out: HoldOut = None,
     shuffle_optics: Annotated[
         bool,
-        typer.Option("--shuffle-optics", help="Give each photograph the EXIF of the next: what wrong EXIF costs."),
+        typer.Option(
+            "--shuffle-optics", help="Give each photograph the EXIF of the next, to measure the cost of wrong EXIF."
+        ),
     ] = False,
     pictures: Annotated[Path | None, typer.Option("--pictures", help="Folder for error maps.")] = None,
     markdown: Annotated[Path | None, typer.Option("--markdown", help="Write the tables to this file, too.")] = None,
@@ -279,45 +235,46 @@ def evaluate(
 ) -> None:
     """Measure weights beside baselines: parametric, LibRaw, a regression fitted on other photographs."""
     from paramisp_cli import devices
-    from paramisp_cli.training import data, trials
-    from paramisp_cli.training import evaluate as measure
+    from paramisp_cli.training.dataset import load, whole
+    from paramisp_cli.training.measure import trials
+    from paramisp_cli.training.measure.scores import tables
     from paramisp_cli.types import Direction
 
-    ways = tuple(Direction) if direction is None else (Direction(direction),)
+    directions = tuple(Direction) if direction is None else (Direction(direction),)
     try:
-        loaded = measure.whole_pairs(data.load(dataset, camera))
+        loaded = whole(load(dataset, camera))
         if shuffle_optics:
-            loaded = trials.with_others_optics(loaded)
-        planned = trials.plan(loaded, test or (), hold_out)
-        chosen = trials.Weights(weights or (), devices.pick(device))
+            loaded = trials.with_shuffled_optics(loaded)
+        arranged = trials.arrange(loaded, test or (), hold_out)
+        checkpoints = trials.Checkpoints(weights or (), devices.pick(device))
     except ParamispError as error:
         fail(error)
-    if not planned:
+    if not arranged:
         fail_usage(f"{dataset}: no pair that is aligned as a whole: nothing to measure on")
     if markdown is not None:
         or_fail(partial(_write, markdown, ""))
     scores = []
     try:
-        for score in trials.run(planned, ways, chosen, pictures, say):
+        for score in trials.run(arranged, directions, checkpoints, pictures, say):
             scores.append(score)
             if json_lines:
                 result(json.dumps(score.record()))
     except ParamispError as error:
         fail(error)
     if not json_lines:
-        for line in measure.tables(scores).rstrip().splitlines():
+        for line in tables(scores).rstrip().splitlines():
             result(line)
     if markdown is not None:
-        or_fail(partial(_write, markdown, measure.tables(scores)))
-    for camera_name in dict.fromkeys(trial.item.camera for trial in planned if trial.fitted_on_itself):
+        or_fail(partial(_write, markdown, tables(scores)))
+    for name in dict.fromkeys(trial.item.camera for trial in arranged if trial.fitted_on_itself):
         say(
-            f"note: {camera_name}: the baselines were fitted on the photographs they are measured on; leave some out "
-            "with --test, or a part of each with --hold-out"
+            f"note: {name}: the baselines were fitted on the photographs they are measured on; name some with --test, "
+            "or hold out a part of each with --hold-out"
         )
 
 
 def _write(path: Path, text: str) -> None:
-    """A text file; raises FileAccessError."""
+    """Write a text file; raises FileAccessError."""
     try:
         path.write_text(text, "utf-8")
     except OSError as error:

@@ -50,6 +50,7 @@ from paramisp_cli.formats.tiff import (
     text,
 )
 from paramisp_cli.formats.tiles import TILE, tile_width_for, write_even, write_mosaic
+from paramisp_cli.mosaic import superpixels
 from paramisp_cli.types import CanonicalParams, Metadata, OpticalParams, RawImage, SrgbImage
 
 _THUMBNAIL = 256  # longest side [px]
@@ -418,16 +419,14 @@ def _thumbnail(raw: RawImage, options: WriteOptions) -> np.ndarray:
 
     rows = cells(crop.top, crop.height, mosaic.shape[0])
     columns = cells(crop.left, crop.width, mosaic.shape[1])
-    rgb = np.zeros((len(rows[0]), len(columns[0]), 3))
-    for position, colour in enumerate(canonical.cfa):
-        y, x = divmod(position, 2)
-        total = np.zeros(rgb.shape[:2])
+    planes = []
+    for (y, x), black in np.ndenumerate(canonical.black_level):
+        total = np.zeros((len(rows[0]), len(columns[0])))
         for row in rows:
             for column in columns:
                 total += mosaic[(row + y)[:, None], column + x]
-        black = canonical.black_level[y, x]
-        level = (total / (len(rows) * len(columns)) - black) / (canonical.white_level - black)
-        rgb[..., "RGB".index(colour)] += level / canonical.cfa.count(colour)
+        planes.append((total / (len(rows) * len(columns)) - black) / (canonical.white_level - black))
+    rgb = superpixels(planes, canonical.cfa)
     # As in a renderer, the channel that clips first sets white.
     rgb = np.clip(rgb * (canonical.wb_gains / canonical.wb_gains.min()), 0, 1) @ canonical.cam_to_srgb().T
     rgb = np.clip(rgb * 2.0**raw.baseline_exposure, 0, 1)

@@ -59,7 +59,7 @@ class Params:
     def of(cls, canonical: CanonicalParams, optical: OpticalParams, row_sum: float | None = None) -> Params:
         """Make the parameters of one shot (N = 1); ``FALLBACK_OPTICAL`` replaces unknown optical values.
 
-        ``row_sum``: the model's ``color_matrix_row_sum`` (see ``color.cam_to_srgb``); ``IspModel.params_of`` passes it.
+        ``row_sum`` is the rule of the colour matrix, see ``color.cam_to_srgb``; ``IspModel.params_of`` passes a model's own.
         """
 
         def scalar(name: str) -> Tensor:
@@ -165,8 +165,6 @@ class IspModel(nn.Module):
     directions: ClassVar[tuple[Direction, ...]] = (Direction.UNPROCESS, Direction.RENDER)
     needs_weights: ClassVar[bool] = True
     geometry: Geometry
-    color_matrix_row_sum: float | None = None
-    """Row sum to which ``Params.cam_to_srgb`` is scaled for these weights: ``color.cam_to_srgb``'s second argument."""
     lens_shading: Sequence[Sequence[float]] | None = None
     """Lens shading that the camera corrects in its JPEGs: ``isp.shading_gain``'s coefficients, (3, 3), or None.
 
@@ -222,7 +220,7 @@ class IspModel(nn.Module):
 
     def params_of(self, canonical: CanonicalParams, optical: OpticalParams) -> Params:
         """Make the parameters of one shot, with this model's rule for the colour matrix."""
-        return Params.of(canonical, optical, self.color_matrix_row_sum)
+        return Params.of(canonical, optical)
 
     def surveyed(self, source: Source, size: tuple[int, int], params: Params) -> Params:
         """Return the parameters with what the model must know of the whole picture before it sees a tile of it.

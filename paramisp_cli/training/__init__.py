@@ -1,1 +1,1 @@
-"""Making weights: aligned pairs of RAW and camera JPEG, recipes, the loop, and the measuring of what came out."""
+"""Training of networks: data sets of aligned pairs, recipes, the training loop, and measurement of the results."""

@@ -1,4 +1,4 @@
-"""Recipes: everything that decides a training, in one frozen record read from TOML; an unknown key is an error."""
+"""Recipes: frozen records, read from TOML, of everything that decides a training; an unknown key is an error."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from paramisp_cli.errors import ConfigError
 class Phase:
     """A number of steps with crops of one size: ``batch`` crops of ``crop`` × ``crop`` px.
 
-    part names a training phase of the model (``IspModel.phases``); "all" trains everything.
+    ``part`` names a training phase of the model (``IspModel.phases``); "all" trains the whole network.
     """
 
     steps: int
@@ -32,23 +32,23 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How a network is trained.
+    """Everything that decides a training of a network.
 
-    phases          one after the other; the learning rate runs through all of them
-    lr, lr_end      AdamW's learning rate at the start and at the end
-    schedule        "cosine", or "step": × ``step_factor`` every ``step_every`` steps (the paper's)
+    phases          in their order; one schedule of the learning rate spans all of them
+    lr, lr_end      learning rate of AdamW at the start and at the end
+    schedule        "cosine", or "step": × ``step_factor`` every ``step_every`` steps (as in the paper)
     warmup          steps in which the rate rises from 0
-    ema             decay of the averaged weights that are kept in the end; 0: none
+    ema             decay of the averaged weights, which are the result; 0: no averaging
     grad_clip       largest norm of the gradient
     noise           σ of the dequantisation noise, in codes of the input (paper: 0.4)
-    dtype           "bf16" or "fp32": precision of the convolutions while training; "auto": bf16 where that is fast
-    init            "" for random weights, or a checkpoint's name ("generic"), file or folder to start from
-    evaluate_every, checkpoint_every   steps
-    simulated       share of the crops, 0 to below 1, from the data set's simulated pairs, if it has photographs too
-    random_balance  σ of log gains by which a crop's red and blue sites and its white balance are changed, so that both
-                    sides of the pair stay what they are and the network learns to go by it
-    shadows         weight of a second term of unprocessing's loss, on square roots: there dark tones, which hardly
-                    count in linear light, count as they do to the eye, and blacks lose their tint
+    dtype           "bf16" or "fp32": precision of the convolutions; "auto": bf16 where the device computes it fast
+    init            "" for random weights, or the name ("generic"), file or folder of a checkpoint to start from
+    evaluate_every, checkpoint_every   steps between log lines with previews, and between checkpoints
+    simulated       share of the crops, 0 to below 1, from simulated pairs, if the data set has photographs too
+    random_balance  σ of log gains that change red and blue sites of a crop and its white balance alike: both sides of
+                    the pair still match, and the network learns to follow the white balance
+    shadows         weight of a second term of the loss of unprocessing, on square roots of light: dark tones hardly
+                    count in linear light, and blacks would have a tint
     lens_shading    "auto": measured on the photographs of one camera, and taken out if that helps; "none"
     architecture    name of the network (``models.names``)
     model           arguments of the network (ablations)
@@ -81,31 +81,30 @@ class Recipe:
     def __post_init__(self) -> None:
         if not self.phases:
             raise ConfigError(f"recipe {self.name}: has no phases")
-        if self.schedule not in ("cosine", "step"):
-            raise ConfigError(f"recipe {self.name}: schedule must be cosine or step, got {self.schedule!r}")
-        if self.dtype not in ("auto", "bf16", "fp32"):
-            raise ConfigError(f"recipe {self.name}: dtype must be auto, bf16 or fp32, got {self.dtype!r}")
+        choices = {
+            "schedule": ("cosine", "step"),
+            "dtype": ("auto", "bf16", "fp32"),
+            "lens_shading": ("auto", "none"),
+            "architecture": models.names(needs_weights=True),
+        }
+        for key, allowed in choices.items():
+            if (value := getattr(self, key)) not in allowed:
+                raise ConfigError(f"recipe {self.name}: {key} must be {' or '.join(allowed)}, got {value!r}")
         if not 0 <= self.simulated < 1:
             raise ConfigError(f"recipe {self.name}: simulated must be in [0, 1), got {self.simulated}")
-        if not 0 <= self.random_balance <= 1:
-            raise ConfigError(f"recipe {self.name}: random_balance must be in [0, 1], got {self.random_balance}")
-        if not 0 <= self.shadows <= 10:
-            raise ConfigError(f"recipe {self.name}: shadows must be in [0, 10], got {self.shadows}")
-        if self.architecture not in models.names(needs_weights=True):
-            known = ", ".join(models.names(needs_weights=True))
-            raise ConfigError(f"recipe {self.name}: architecture must be {known}, got {self.architecture!r}")
-        if self.lens_shading not in ("auto", "none"):
-            raise ConfigError(f"recipe {self.name}: lens_shading must be auto or none, got {self.lens_shading!r}")
+        for key, highest in {"random_balance": 1, "shadows": 10}.items():
+            if not 0 <= (value := getattr(self, key)) <= highest:
+                raise ConfigError(f"recipe {self.name}: {key} must be in [0, {highest}], got {value}")
         if self.lr <= 0 or not 0 <= self.ema < 1 or self.grad_clip <= 0:
             raise ConfigError(f"recipe {self.name}: lr and grad_clip must be positive and ema in [0, 1)")
 
     @property
     def steps(self) -> int:
-        """Of all phases."""
+        """Number of steps of all phases."""
         return sum(phase.steps for phase in self.phases)
 
     def phase_at(self, step: int) -> Phase:
-        """The phase that step ``step`` (from 0) belongs to."""
+        """Return the phase of a step, counted from 0."""
         for phase in self.phases:
             if step < phase.steps:
                 return phase
@@ -113,14 +112,14 @@ class Recipe:
         return self.phases[-1]
 
     def record(self) -> dict[str, Any]:
-        """Plain values, for a checkpoint's header."""
+        """Return plain values, for the header of a checkpoint."""
         return asdict(self) | {"model": dict(self.model)}
 
 
 def parse(text: str, name: str) -> Recipe:
-    """A recipe from TOML; ``base = "NAME"`` begins with all that another recipe says.
+    """Make a recipe of TOML; ``base = "NAME"`` takes the keys of another recipe for those that are missing.
 
-    Raises ConfigError for bad TOML, unknown keys and values that make no sense.
+    Raises ConfigError for bad TOML, unknown keys and values out of range.
     """
     try:
         table = tomllib.loads(text)
@@ -130,8 +129,8 @@ def parse(text: str, name: str) -> Recipe:
     if (base := table.pop("base", None)) is not None:
         if name == base or not isinstance(base, str):
             raise ConfigError(f"recipe {name}: base must name another recipe, got {base!r}")
-        ours = {key: value for key, value in load(base).record().items() if key != "name"}
-        table = {**ours, **table, "model": {**ours["model"], **table.get("model", {})}}
+        inherited = {key: value for key, value in load(base).record().items() if key != "name"}
+        table = {**inherited, **table, "model": {**inherited["model"], **table.get("model", {})}}
     if unknown := set(table) - known:
         raise ConfigError(f"recipe {name}: unknown {', '.join(sorted(unknown))}; known are {', '.join(sorted(known))}")
     try:
@@ -142,7 +141,7 @@ def parse(text: str, name: str) -> Recipe:
 
 
 def load(name_or_path: str) -> Recipe:
-    """A recipe of ours by name ("camera"), or a TOML file. Raises ConfigError listing ours."""
+    """Load a recipe of the package by name ("camera-cpu"), or a TOML file; raises ConfigError."""
     path = Path(name_or_path)
     if path.suffix == ".toml":
         if not path.is_file():
@@ -150,11 +149,11 @@ def load(name_or_path: str) -> Recipe:
         return parse(path.read_text("utf-8"), path.stem)
     resource = resources.files(__package__).joinpath("recipes", f"{name_or_path}.toml")
     if not resource.is_file():
-        raise ConfigError(f"there is no recipe {name_or_path!r}; ours are {', '.join(names())}, or pass a .toml file")
+        raise ConfigError(f"there is no recipe {name_or_path!r}; choose {', '.join(names())}, or a .toml file")
     return parse(resource.read_text("utf-8"), name_or_path)
 
 
 def names() -> list[str]:
-    """The recipes that come with the package."""
+    """Return the names of the recipes of the package."""
     folder = resources.files(__package__).joinpath("recipes")
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))

@@ -1,31 +1,38 @@
-"""The format of a data set: a folder that training reads, and how its files are written.
+"""Data sets: a folder of aligned pairs of RAW and sRGB, with functions that read, write, load and split them.
 
-``index.jsonl`` has a readable line for every RAW file looked at; ``<name>.npz`` of a pair holds mosaic (H, W) uint16
-and srgb (H, W, 3) uint8 in the JPEG's own frame, pixel on pixel. A name holds the old file or the whole new one.
+``index.jsonl`` has one line for each RAW file examined. ``<name>.npz`` of a pair holds mosaic (H, W) uint16 and srgb
+(H, W, 3) uint8 in the frame of the JPEG. Both are written atomically. No torch is needed.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from paramisp_cli.errors import FormatError, InputMissingError, ParamispError
-from paramisp_cli.training.folder import write_whole
+from paramisp_cli import mosaic
+from paramisp_cli.errors import ConfigError, FileAccessError, FormatError, InputMissingError, ParamispError
+from paramisp_cli.training.folder import hold, write_whole
 from paramisp_cli.types import Camera, CanonicalParams, OpticalParams
 
 INDEX = "index.jsonl"
+CONTACT_SHEET = "contact_sheet.jpg"
 SIMULATED = "simulated"
-"""The JPEG's name in pairs that no camera took."""
+"""Name of the JPEG in pairs that no camera took."""
+GAP = 16
+"""Columns between the two areas of a split photograph, so that demosaicing one never reads the other."""
 
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A rectangle of a pair that is aligned: sRGB pixel (y, x) lies on mosaic pixel (y + dy, x + dx)."""
+    """An aligned rectangle of a pair: sRGB pixel (y, x) lies on mosaic pixel (y + dy, x + dx)."""
 
     top: int
     left: int
@@ -37,10 +44,12 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A line of the index: what was done with one RAW file.
+    """A line of the index: the result for one RAW file.
 
-    status "pair" (full size), "reduced" (the JPEG is smaller: the RAW was averaged down ``reduction`` times) or
-    "refused"; ``reason`` says why, or what was noticed. ``canonical`` describes the stored mosaic.
+    status     "pair" (full size), "reduced" (the JPEG is smaller: the RAW was averaged down ``reduction`` times) or
+               "refused"
+    reason     why a file was refused, or how the pair is aligned
+    canonical  parameters of the stored mosaic
     """
 
     name: str
@@ -61,69 +70,186 @@ class Pair:
 
     @property
     def is_simulated(self) -> bool:
-        """Whether ``paramisp simulate`` made it."""
+        """Whether a simulated camera took it."""
         return self.jpeg == SIMULATED
 
     def record(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        record = asdict(replace(self, canonical=None))
-        if self.canonical is not None:
-            c = self.canonical
-            record["canonical"] = {
-                "cfa": c.cfa,
-                "black_level": c.black_level.tolist(),
-                "white_level": c.white_level,
-                "as_shot_neutral": c.as_shot_neutral.tolist(),
-                "color_matrix": c.color_matrix.tolist(),
-            }
+        """Return plain values for JSON."""
+        record = asdict(self)
+        if (values := record["canonical"]) is not None:
+            record["canonical"] = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in values.items()}
         return record
 
     @classmethod
     def of(cls, record: dict[str, Any]) -> Pair:
-        """From ``record``'s values; raises FormatError if they are not a pair's."""
-        try:
-            r = dict(record)
-            r["camera"] = Camera(**r["camera"]) if r["camera"] else None
-            r["optical"] = OpticalParams(**r["optical"])
-            r["canonical"] = CanonicalParams(**r["canonical"]) if r["canonical"] else None
-            r["regions"] = tuple(Region(**region) for region in r["regions"])
-            return cls(**{**r, "offset": tuple(r["offset"]), "size": tuple(r["size"])})
-        except (KeyError, TypeError, ParamispError) as error:
-            raise FormatError(f"a line of {INDEX} is damaged ({error}); make the data set again") from error
+        """Make a pair of plain values; raises KeyError, TypeError, ValueError or a ParamispError for wrong ones."""
+        r = dict(record)
+        r["camera"] = Camera(**r["camera"]) if r["camera"] else None
+        r["optical"] = OpticalParams(**r["optical"])
+        r["canonical"] = CanonicalParams(**r["canonical"]) if r["canonical"] else None
+        r["regions"] = tuple(Region(**region) for region in r["regions"])
+        return cls(**{**r, "offset": tuple(r["offset"]), "size": tuple(r["size"])})
 
 
-def line(pair: Pair) -> str:
-    """Make the pair's line of the index."""
-    return json.dumps(pair.record()) + "\n"
+# The files ------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def locked(dataset: Path) -> Iterator[None]:
+    """Create and lock a data set for writing; raises ConfigError if it is in use, FileAccessError for every OSError."""
+    lock = hold(dataset, "choose another -o")
+    try:
+        yield
+    except OSError as error:
+        raise FileAccessError(f"{error.filename or dataset}: {error.strerror or error}") from error
+    finally:
+        lock.release()
 
 
 def read_index(dataset: Path | str) -> list[Pair]:
-    """Read the index of a data set; raises InputMissingError or FormatError."""
+    """Read the index of a data set; raises InputMissingError or FormatError, which names a damaged line."""
     path = Path(dataset) / INDEX
     if not path.exists():
         raise InputMissingError(f"{dataset}: no data set (it has no {INDEX}); `paramisp pairs` makes one")
-    try:
-        return [Pair.of(json.loads(line)) for line in path.read_text("utf-8").splitlines() if line.strip()]
-    except json.JSONDecodeError as error:
-        raise FormatError(f"{path}: damaged ({error}); make the data set again") from error
+    pairs = []
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            pairs += [Pair.of(json.loads(line))] if line.strip() else []
+        except (ValueError, KeyError, TypeError, ParamispError) as error:
+            raise FormatError(f"{path}: line {number} is damaged ({error}); make the data set again") from error
+    return pairs
+
+
+def write_index(dataset: Path, pairs: Iterable[Pair]) -> None:
+    """Write the index of a data set; raises OSError."""
+    text = "".join(json.dumps(pair.record()) + "\n" for pair in pairs).encode()
+    write_whole(dataset / INDEX, lambda file: file.write(text))
 
 
 def read_arrays(dataset: Path | str, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
     """Read (mosaic (H, W) uint16, srgb (H', W', 3) uint8) of a pair; raises FormatError."""
-    path = Path(dataset) / f"{pair.name}.npz"
+    path = arrays_path(dataset, pair.name)
     try:
-        with np.load(path) as arrays:
+        with path.open("rb") as file, np.load(file) as arrays:
             return arrays["mosaic"], arrays["srgb"]
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise FormatError(f"{path}: missing or damaged ({error}); run `paramisp pairs` again") from error
 
 
-def write_index(dataset: Path, pairs: Iterable[Pair]) -> None:
-    """Write the index anew; raises OSError."""
-    text = "".join(map(line, pairs)).encode()
-    write_whole(dataset / INDEX, lambda file: file.write(text))
-
-
 def write_arrays(dataset: Path, name: str, mosaic: np.ndarray, srgb: np.ndarray) -> None:
-    """Write a pair's arrays; raises OSError."""
-    write_whole(dataset / f"{name}.npz", lambda file: np.savez_compressed(file, mosaic=mosaic, srgb=srgb))
+    """Write the arrays of a pair; raises OSError."""
+    write_whole(arrays_path(dataset, name), lambda file: np.savez_compressed(file, mosaic=mosaic, srgb=srgb))
+
+
+def arrays_path(dataset: Path | str, name: str) -> Path:
+    """Return the path of the arrays of the pair of this name."""
+    return Path(dataset) / f"{name}.npz"
+
+
+# Pairs in memory ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedPair:
+    """A pair with its arrays, or an area of one; equal only to itself, so it can be a key.
+
+    area   name of the area of the photograph, such as "right 30 %"; empty for the whole photograph
+    frame  place of the mosaic in the whole photograph: (top, left) of its corner, (height, width) of the whole
+    """
+
+    pair: Pair
+    mosaic: np.ndarray
+    srgb: np.ndarray
+    area: str = ""
+    frame: tuple[int, int, int, int] | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether one offset aligns all pixels; otherwise only the regions are aligned."""
+        return self.mosaic.shape == self.srgb.shape[:2] and self.pair.regions == (Region(0, 0, *self.mosaic.shape),)
+
+    @property
+    def camera(self) -> str:
+        """Name of the camera, or "unknown"."""
+        return self.pair.camera.name if self.pair.camera else "unknown"
+
+    @property
+    def name(self) -> str:
+        """Name of the pair, with the area if it is not whole."""
+        return f"{self.pair.name} ({self.area})" if self.area else self.pair.name
+
+    @property
+    def canonical(self) -> CanonicalParams:
+        """Parameters of the mosaic, which only refused pairs lack."""
+        assert self.pair.canonical is not None
+        return self.pair.canonical
+
+    def sides(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return (mosaic (H, W), picture (H, W, 3)) as float32, black 0 and white 1, clipped to [0, 1]."""
+        levels = self.canonical.black_level, self.canonical.white_level
+        return np.clip(mosaic.linear(self.mosaic, *levels), 0, 1), self.srgb.astype(np.float32) / 255
+
+
+def load(
+    dataset: Path | str, camera: str | None = None, leave_out: Sequence[str] = (), *, simulated: bool = False
+) -> list[LoadedPair]:
+    """Load the usable pairs of a data set; raises ConfigError if there is none.
+
+    ``camera``: only cameras whose name contains it. ``leave_out``: leave out pairs whose name contains one of these.
+    ``simulated``: load simulated pairs beside photographs; a data set without photographs always gives them.
+    """
+    chosen = [
+        pair
+        for pair in read_index(dataset)
+        if pair.status != "refused"
+        and (camera is None or (pair.camera is not None and camera.lower() in pair.camera.name.lower()))
+        and not any(word in pair.name for word in leave_out)
+    ]
+    if not chosen:
+        of_camera = f" of {camera}" if camera else ""
+        raise ConfigError(f"{dataset}: no pair{of_camera} to use; `paramisp pairs` prints a reason for each file")
+    if not simulated:
+        chosen = [pair for pair in chosen if not pair.is_simulated] or chosen
+    return [LoadedPair(pair, *read_arrays(dataset, pair)) for pair in chosen]
+
+
+def whole(pairs: Iterable[LoadedPair]) -> list[LoadedPair]:
+    """Return the pairs that one offset aligns: measuring compares every pixel."""
+    return [item for item in pairs if item.is_whole]
+
+
+def split(item: LoadedPair, side: Literal["train", "test"], fraction: float = 0.3) -> LoadedPair:
+    """Return an area of a photograph: "test" is the right-hand ``fraction`` (0 to 1) of the frame, "train" the rest.
+
+    ``GAP`` columns between the two belong to neither. CFA, regions and the offset to the RAW file move with the area.
+    A photograph that is aligned only in regions keeps its arrays and loses the regions of the other area. Raises
+    ConfigError for a fraction that leaves one of the areas empty.
+    """
+    width = item.srgb.shape[1]
+    middle = round(width * (1 - fraction) / 2) * 2 if 0 < fraction < 1 else 0
+    if middle - GAP < 2 or middle + 2 > width:
+        raise ConfigError(f"{item.pair.name}: cannot hold out {fraction:g} of its {width} columns")
+    left, right = (0, middle - GAP) if side == "train" else (middle, width // 2 * 2)
+    area = f"left {100 * (1 - fraction):.0f} %" if side == "train" else f"right {100 * fraction:.0f} %"
+    regions = []
+    for region in item.pair.regions:
+        first = max(region.left, left)
+        columns = (min(region.left + region.width, right) - first) // 2 * 2
+        if columns > 0:
+            regions.append(replace(region, left=first, width=columns))
+    if not item.is_whole:
+        return replace(item, pair=replace(item.pair, regions=tuple(regions)), area=area)
+    y, x = item.pair.offset
+    if item.pair.status == "reduced":
+        x += left * item.pair.reduction
+    else:
+        y, x = max(y, 0), max(x, 0) + left  # from the corner of the stored picture
+    pair = replace(
+        item.pair,
+        canonical=item.canonical.shifted(0, left),
+        regions=tuple(replace(region, left=region.left - left) for region in regions),
+        size=(item.pair.size[0], right - left),
+        offset=(y, x),
+    )
+    frame = (0, left, *item.mosaic.shape)
+    return LoadedPair(pair, item.mosaic[:, left:right], item.srgb[:, left:right], area, frame)

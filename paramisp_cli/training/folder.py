@@ -1,6 +1,6 @@
-"""The folder of a training or a data set: one process at a time, and files that are old or new, never half written.
+"""Folders of trainings and data sets: one process at a time, and files that are never half written.
 
-The lock ends with the process, however the process ends.
+The lock ends with the process, even with a killed one.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 LOCK = ".paramisp.lock"
-"""The lock's file, which stays in the folder; it holds the number of the last process that had the lock."""
+"""File of the lock, which stays in the folder; it holds the number of the last process that had the lock."""
 
 
 class FolderLock:
-    """A held lock; it is released by ``release``, when nobody refers to it any more, and by the end of the process."""
+    """A held lock, released by ``release``, with the last reference to it, or by the end of the process."""
 
     def __init__(self, descriptor: int) -> None:
         self._close = weakref.finalize(self, os.close, descriptor)
 
     def release(self) -> None:
-        """Let others in; a second call does nothing."""
+        """Release the lock; a second call does nothing."""
         self._close()
 
 
@@ -40,12 +40,11 @@ _held: weakref.WeakValueDictionary[Path, FolderLock] = weakref.WeakValueDictiona
 
 
 def hold(folder: Path, remedy: str) -> FolderLock:
-    """Create and lock a folder against other processes, or raise ConfigError with ``remedy`` if another one has it.
+    """Create a folder, lock it against other processes, and remove files that a killed process left half written.
 
-    Files that a killed process left half written are removed.
     A process that has the lock already gets the same lock again: it may resume a training of its own. Without
-    ``fcntl`` (Windows) and on file systems without locks nothing is locked. Raises FileAccessError if the folder cannot
-    be made or written.
+    ``fcntl`` (Windows) and on file systems without locks nothing is locked. Raises ConfigError, which ends with
+    ``remedy``, if another process has the lock, and FileAccessError if the folder cannot be made or written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -68,7 +67,7 @@ def hold(folder: Path, remedy: str) -> FolderLock:
                 raise ConfigError(f"{folder}: {process} is working in it; wait for its end, or {remedy}") from error
         else:
             atomic.sweep(folder)
-    with suppress(OSError):  # the number is a hint, and a full disk has its own message later
+    with suppress(OSError):  # the number is only a hint; a later write reports a full disk
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     _held[place] = lock
@@ -76,6 +75,6 @@ def hold(folder: Path, remedy: str) -> FolderLock:
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let ``write`` fill a file, and replace ``path`` with it only when it is complete; raises OSError."""
+    """Let ``write`` fill a temporary file, and give it the name ``path`` when it is complete; raises OSError."""
     with atomic.replacing(path, overwrite=True) as temporary, temporary.open("wb") as file:
         write(file)

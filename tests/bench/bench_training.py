@@ -65,9 +65,10 @@ def serve(way: int, args: argparse.Namespace) -> None:
 
 def data(args: argparse.Namespace) -> float:
     """Seconds that a batch of crops takes from the pairs in a folder."""
-    from paramisp_cli.training import data as training_data
+    from paramisp_cli.training.crops import Sampler
+    from paramisp_cli.training.dataset import load
 
-    sampler = training_data.Sampler(training_data.load(args.pairs))
+    sampler = Sampler(load(args.pairs))
     times = []
     for seed in range(20):
         begin = time.perf_counter()

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_training import shoot, unsign
+from testcamera import shoot, unsign
 
 from paramisp_cli import weights
 
@@ -75,7 +75,7 @@ def test_train_evaluate_and_use(shots: Path, dataset: Path, tmp_path: Path) -> N
     card = path.with_suffix(".md").read_text()
     assert "never saw" in card
     assert card.count("| Test Cam | unprocess |") == 2
-    assert "(right 30 %): weaker evidence" in card
+    assert "(right 30 %). An area is weaker evidence" in card
     assert list(out.glob("step*.png"))
 
     maps, markdown = tmp_path / "maps", tmp_path / "table.md"
@@ -138,7 +138,7 @@ def test_interrupted_and_resumed(dataset: Path, tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert "goes on from there" in said
+    assert "continues from there" in said
     assert "Traceback" not in said
     before = checkpoint.stat().st_mtime_ns
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from test_training import MATRIX, scene, shoot, unsign
+from testcamera import MATRIX, scene, shoot, unsign
 
 from paramisp_cli import color, formats, isp
 from paramisp_cli.errors import ConfigError, FormatError
 from paramisp_cli.formats import libraw
-from paramisp_cli.training import baselines, chart, data, evaluate, pairs, trials
+from paramisp_cli.training import dataset as data
+from paramisp_cli.training.measure import baselines, chart, metrics, predictors, scores, trials
+from paramisp_cli.training.measure import libraw as baseline
+from paramisp_cli.training.pairing import pairs
 from paramisp_cli.types import CFA_PATTERNS, Camera, CanonicalParams, Direction, OpticalParams, SrgbImage
 
 PATCHES = np.array(
@@ -110,20 +114,20 @@ def test_chart_error_is_that_of_its_patches() -> None:
     item = _loaded(picture)
     wrong = picture.astype(np.float32) / 255
     wrong[:80] = 1 - wrong[:80]  # nothing of the chart is there
-    score = evaluate.measure(item, Direction.RENDER, "m", lambda _: wrong)
+    score = scores.score(item, Direction.RENDER, "m", lambda _: wrong)
     assert score.delta_e_chart == 0
     assert score.psnr < 30
-    dark = evaluate.measure(item, Direction.RENDER, "m", lambda _: picture.astype(np.float32) / 255 * 0.8)
+    dark = scores.score(item, Direction.RENDER, "m", lambda _: picture.astype(np.float32) / 255 * 0.8)
     assert dark.delta_e_chart is not None
     assert 2 < dark.delta_e_chart < 20
-    text = evaluate.tables([score, replace(dark, delta_e_chart=None), replace(dark, camera="Other", model="n")])
+    text = scores.tables([score, replace(dark, delta_e_chart=None), replace(dark, camera="Other", model="n")])
     assert text.count("### ") == 2
     assert "### Test Cam, render\n\nMeasured on x." in text
     assert "| m | 2 |" in text
     assert "| 0.00 |\n" in text
 
 
-def _loaded(picture: np.ndarray, cfa: str = "RGGB", name: str = "x", camera: str = "Cam") -> data.Loaded:
+def _loaded(picture: np.ndarray, cfa: str = "RGGB", name: str = "x", camera: str = "Cam") -> data.LoadedPair:
     """A pair whose mosaic is the picture's own pixels, black levels that tell the sites apart."""
     height, width = picture.shape[:2]
     black = np.array([[100, 200], [300, 400]])
@@ -132,11 +136,11 @@ def _loaded(picture: np.ndarray, cfa: str = "RGGB", name: str = "x", camera: str
     floor = np.tile(black, (height // 2, width // 2))
     mosaic = (values * (60000 - floor) + floor).round().astype(np.uint16)
     params = CanonicalParams(cfa, black, 60000, np.ones(3), MATRIX)
-    pair = pairs.Pair(
+    pair = data.Pair(
         name, "", "", "pair", "", camera=Camera("Test", camera), canonical=params, offset=(3.9, -8.1),
-        regions=(pairs.Region(0, 0, height, width),), size=(height, width),
+        regions=(data.Region(0, 0, height, width),), size=(height, width),
     )  # fmt: skip
-    return data.Loaded(pair, mosaic, picture)
+    return data.LoadedPair(pair, mosaic, picture)
 
 
 @pytest.mark.parametrize("cfa", CFA_PATTERNS)
@@ -149,7 +153,7 @@ def test_held_out_part_keeps_cfa_and_levels(cfa: str, width: int) -> None:
     assert (right.name, left.name) == ("x (right 30 %)", "x (left 70 %)")
     for part in (left, right):
         assert part.is_whole
-        mosaic, picture = evaluate.sides(part)
+        mosaic, picture = part.sides()
         assert part.pair.canonical is not None
         again = isp.mosaic(torch.from_numpy(picture.transpose(2, 0, 1).copy())[None], part.pair.canonical.cfa)
         assert np.abs(again[0, 0].numpy() - mosaic).max() < 1e-4
@@ -159,14 +163,14 @@ def test_held_out_part_keeps_cfa_and_levels(cfa: str, width: int) -> None:
 
 def test_held_out_windows_by_their_place() -> None:
     item = _loaded((scene(64, 200) * 255).astype(np.uint8))
-    regions = tuple(pairs.Region(0, x, 64, 40, 1, 2) for x in (0, 100, 120, 150))
+    regions = tuple(data.Region(0, x, 64, 40, 1, 2) for x in (0, 100, 120, 150))
     item = replace(item, pair=replace(item.pair, regions=regions))
     assert not item.is_whole
     left, right = (data.split(item, which, 0.3).pair.regions for which in ("train", "test"))
     assert [(r.left, r.width) for r in left] == [(0, 40), (100, 24), (120, 4)]
     assert [(r.left, r.width) for r in right] == [(140, 20), (150, 40)]
     assert {(r.dy, r.dx) for r in (*left, *right)} == {(1, 2)}
-    assert evaluate.whole_pairs([data.split(item, "test", 0.2)]) == []  # one window is no whole photograph
+    assert data.whole([data.split(item, "test", 0.2)]) == []  # one window is no whole photograph
 
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.3, 0.99, float("nan")])
@@ -181,7 +185,7 @@ def test_what_is_measured_and_what_fitted_on() -> None:
     only = _loaded(picture, name="c", camera="Other")
 
     def told(*args: object) -> list[tuple[str, list[str]]]:
-        found = trials.plan([a, b, only], *args)  # type: ignore[arg-type]
+        found = trials.arrange([a, b, only], *args)  # type: ignore[arg-type]
         return [(trial.item.name, [item.name for item in trial.fitting]) for trial in found]
 
     assert told() == [("a", ["b"]), ("b", ["a"]), ("c", ["c"])]
@@ -189,20 +193,20 @@ def test_what_is_measured_and_what_fitted_on() -> None:
     assert told(["c"]) == [("c", ["c"])]
     assert told([], 0.25)[2] == ("c (right 25 %)", ["c (left 75 %)"])
     assert told(["a"], 0.25)[:2] == [("a", ["b (left 75 %)"]), ("b (right 25 %)", ["b (left 75 %)"])]
-    assert [trial.fitted_on_itself for trial in trials.plan([a, b, only])] == [False, False, True]
+    assert [trial.fitted_on_itself for trial in trials.arrange([a, b, only])] == [False, False, True]
     with pytest.raises(ConfigError, match="no pair's name"):
-        trials.plan([a], ["z"])
+        trials.arrange([a], ["z"])
 
 
 def test_many_photographs_share_four_fits_and_none_is_fitted_on_itself() -> None:
     picture = (scene(32, 64) * 255).astype(np.uint8)
     items = [_loaded(picture, name=str(number)) for number in range(10)]
-    found = trials.plan(items)
+    found = trials.arrange(items)
     assert sorted(trial.item.name for trial in found) == sorted(item.name for item in items)
     assert len({id(trial.fitting) for trial in found}) == 4  # ``run`` fits once for each
     assert not any(trial.fitted_on_itself for trial in found)
     assert all(len(trial.fitting) in (7, 8) for trial in found)
-    assert all(len(trial.fitting) == 7 for trial in trials.plan(items[:8]))
+    assert all(len(trial.fitting) == 7 for trial in trials.arrange(items[:8]))
 
 
 def test_optics_of_the_next_photograph() -> None:
@@ -211,20 +215,20 @@ def test_optics_of_the_next_photograph() -> None:
     for iso in (100, 200, 400):
         item = _loaded(picture)
         items.append(replace(item, pair=replace(item.pair, optical=OpticalParams(iso=iso))))
-    assert [item.pair.optical.iso for item in trials.with_others_optics(items)] == [200, 400, 100]
+    assert [item.pair.optical.iso for item in trials.with_shuffled_optics(items)] == [200, 400, 100]
     with pytest.raises(ConfigError, match="two photographs"):
-        trials.with_others_optics(items[:1])
+        trials.with_shuffled_optics(items[:1])
 
 
 def test_weights_that_saw_the_photograph() -> None:
     item = _loaded((scene(32, 128) * 255).astype(np.uint8), name="GOPR1-0a1b2c")
     right, left = data.split(item, "test", 0.3), {"training": '{"photographs": ["GOPR1-ffffff (left 70 %)"]}'}
-    assert trials._has_seen({"training": '{"photographs": ["GOPR1"]}'}, item)
-    assert not trials._has_seen({"training": '{"photographs": ["GOPR12"]}'}, item)
-    assert trials._has_seen(left, item)
-    assert not trials._has_seen(left, right)
-    assert trials._has_seen(left, data.split(item, "test", 0.4))
-    assert not trials._has_seen({"training": ""}, item)
+    assert trials._was_trained_on({"training": '{"photographs": ["GOPR1"]}'}, item)
+    assert not trials._was_trained_on({"training": '{"photographs": ["GOPR12"]}'}, item)
+    assert trials._was_trained_on(left, item)
+    assert not trials._was_trained_on(left, right)
+    assert trials._was_trained_on(left, data.split(item, "test", 0.4))
+    assert not trials._was_trained_on({"training": ""}, item)
 
 
 @pytest.fixture(scope="module")
@@ -246,21 +250,21 @@ def taken(tmp_path_factory) -> tuple[Path, Path]:
 def test_libraw_lies_on_the_pair(taken: tuple[Path, Path]) -> None:
     (item,) = data.load(taken[1])
     for one in (item, data.split(item, "test", 0.4)):
-        got, wanted = baselines.libraw(one), evaluate.target(one, Direction.RENDER)
+        got, wanted = baseline.libraw(one), predictors.target(one, Direction.RENDER)
         assert got.shape == wanted.shape
-        fitted = baselines.gain_fitted(baselines.remembered(baselines.libraw))(one)
-        assert evaluate.psnr(got, wanted) < 25
-        assert evaluate.psnr(fitted, wanted) > 38
+        fitted = baseline.gain_fitted(lru_cache(maxsize=1)(baseline.libraw))(one)
+        assert metrics.psnr(got, wanted) < 25
+        assert metrics.psnr(fitted, wanted) > 38
 
 
 def test_libraw_at_the_scale_of_a_reduced_pair(taken: tuple[Path, Path], tmp_path: Path) -> None:
     (item,) = data.load(taken[1])
     small = SrgbImage(item.srgb[:624, :512].reshape(312, 2, 256, 2, 3).mean((1, 3)).round().astype(np.uint8))
-    pair = replace(item.pair, status="reduced", reduction=2.0, size=small.size, regions=(pairs.Region(0, 0, 312, 256),))
+    pair = replace(item.pair, status="reduced", reduction=2.0, size=small.size, regions=(data.Region(0, 0, 312, 256),))
     reduced = replace(item, pair=pair, srgb=small.pixels, mosaic=item.mosaic[:312, :256])
     for one in (reduced, data.split(reduced, "test", 0.4)):
-        fitted = baselines.gain_fitted(baselines.libraw)(one)
-        assert evaluate.psnr(fitted, evaluate.target(one, Direction.RENDER)) > 36
+        fitted = baseline.gain_fitted(baseline.libraw)(one)
+        assert metrics.psnr(fitted, predictors.target(one, Direction.RENDER)) > 36
 
 
 def test_libraw_is_left_out_where_unsure(taken: tuple[Path, Path], tmp_path: Path) -> None:
@@ -271,7 +275,45 @@ def test_libraw_is_left_out_where_unsure(taken: tuple[Path, Path], tmp_path: Pat
     other = replace(item, srgb=(scene(*item.srgb.shape[:2], 77) * 255).astype(np.uint8))
     assert trials._libraw(other, said.append) == {}
     assert "no longer there" in said[0]
-    assert "beyond doubt" in said[1]
+    assert "aligned reliably" in said[1]
     (tmp_path / "no.dng").write_bytes(b"II*\0nonsense")
     with pytest.raises(FormatError, match="cannot render"):
         libraw.developed(tmp_path / "no.dng")
+
+
+def test_baselines_are_what_they_say(dataset: Path) -> None:
+    loaded = data.whole(data.load(dataset))
+    scores = []
+    for direction in Direction:
+        for name, predict in (
+            ("parametric", baselines.fitted_parametric(loaded[:1], direction)),
+            ("regression", baselines.regression(loaded[:1], direction)),
+        ):
+            scores.append(scores.score(loaded[1], direction, name, predict))
+    by_name = {(s.direction, s.model): s.psnr for s in scores}
+    assert by_name["unprocess", "parametric"] > 36  # the pairs' camera is the parametric model
+    assert by_name["unprocess", "regression"] > 28
+    text = scores.table(scores)
+    assert text.count("\n") == 6
+    assert "| Test Cam | render | regression | 1 |" in text
+
+
+def test_metrics_against_known_values() -> None:
+    a = np.zeros((64, 64, 3), np.float32)
+    b = np.full((64, 64, 3), 0.1, np.float32)
+    assert metrics.psnr(a, b) == pytest.approx(20, abs=1e-4)
+    assert metrics.psnr_crops(a, b) == pytest.approx(20, abs=1e-4)
+    noise = np.random.default_rng(0).random((64, 64, 3)).astype(np.float32)
+    assert metrics.ssim(noise, noise) == pytest.approx(1)
+    assert metrics.ssim(noise, noise[::-1]) < 0.2
+    # Rows of the test data of Sharma, Wu and Dalal (2005).
+    known = [
+        ((50.0, 2.6772, -79.7751), (50.0, 0.0, -82.7485), 2.0425),
+        ((50.0, -1.3802, -84.2814), (50.0, 0.0, -82.7485), 1.0000),
+        ((50.0, 2.5, 0.0), (73.0, 25.0, -18.0), 27.1492),
+        ((90.8027, -2.0831, 1.4410), (91.1528, -1.6435, 0.0447), 1.4441),
+        ((2.0776, 0.0795, -1.1350), (0.9033, -0.0636, -0.5514), 0.9082),
+    ]
+    one, two, wanted = (np.array(column) for column in zip(*known, strict=True))
+    assert color.ciede2000(one, two) == pytest.approx(wanted, abs=1e-4)
+    assert color.srgb_to_lab(np.ones(3)) == pytest.approx([100, 0, 0], abs=1e-6)

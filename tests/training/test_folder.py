@@ -14,7 +14,10 @@ import torch
 
 from paramisp_cli import atomic
 from paramisp_cli.errors import ConfigError, FileAccessError
-from paramisp_cli.training import config, dataset, folder, loop, pairs, simulate
+from paramisp_cli.training import config, folder, loop, protocol
+from paramisp_cli.training import dataset as data
+from paramisp_cli.training.pairing import pairs
+from paramisp_cli.training.simulated import shots
 from paramisp_cli.types import Direction
 
 pytest.importorskip("fcntl")
@@ -37,7 +40,7 @@ def another(place: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def trainer(place: Path) -> loop.Trainer:
-    return loop.Trainer(config.load("camera-cpu"), Direction.UNPROCESS, torch.device("cpu"), place)
+    return protocol.start(config.load("camera-cpu"), Direction.UNPROCESS, torch.device("cpu"), place)
 
 
 def test_a_second_process_is_refused_and_a_dead_one_is_not_in_the_way(tmp_path):
@@ -47,7 +50,7 @@ def test_a_second_process_is_refused_and_a_dead_one_is_not_in_the_way(tmp_path):
         for begin in (
             lambda: trainer(run),
             lambda: next(pairs.make([tmp_path], run)),
-            lambda: next(simulate.make([Path(__file__)], run, simulate.Plan(1, 96, 0, simulate.pick_cameras([])))),
+            lambda: next(shots.make([Path(__file__)], run, shots.Series(1, 96, 0, shots.pick_cameras([])))),
         ):
             with pytest.raises(ConfigError) as caught:
                 begin()
@@ -91,7 +94,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next_and_by_nobody_else(tm
 def test_files_are_whole(tmp_path):
     """A failed write leaves the old file, and no other; two writers have names of their own."""
     path = tmp_path / "a.npz"
-    dataset.write_arrays(tmp_path, "a", np.zeros((2, 2), np.uint16), np.zeros((2, 2, 3), np.uint8))
+    data.write_arrays(tmp_path, "a", np.zeros((2, 2), np.uint16), np.zeros((2, 2, 3), np.uint8))
     before = path.read_bytes()
 
     def fail(file):

@@ -5,21 +5,23 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from test_training import MATRIX, scene
+from testcamera import MATRIX, scene
 
 from paramisp_cli import isp
 from paramisp_cli.models.base import Params
 from paramisp_cli.models.parametric import Parametric
 from paramisp_cli.runner import Runner
-from paramisp_cli.training import data, shading
-from paramisp_cli.training.pairs import Pair, Region
+from paramisp_cli.training import crops
+from paramisp_cli.training import dataset as data
+from paramisp_cli.training.dataset import Pair, Region
+from paramisp_cli.training.measure import shading
 from paramisp_cli.types import CFA_PATTERNS, CanonicalParams, Direction, OpticalParams
 
 TRUE = [[-0.1, -0.3, 0.1], [-0.1, -0.3, 0.1], [-0.05, -0.25, 0.05]]
 SIZE = (240, 320)
 
 
-def shot(coefficients: list[list[float]] | None, seed: int, cfa: str = "RGGB") -> data.Loaded:
+def shot(coefficients: list[list[float]] | None, seed: int, cfa: str = "RGGB") -> data.LoadedPair:
     """A picture of its own tones, and the mosaic it came from, darker towards the corners."""
     canonical = CanonicalParams(cfa, 0, 65535, np.array([0.5, 1.0, 0.66]), MATRIX)
     rgb = scene(*SIZE, seed)
@@ -32,7 +34,7 @@ def shot(coefficients: list[list[float]] | None, seed: int, cfa: str = "RGGB") -
         regions=(Region(0, 0, *SIZE),), size=SIZE,
     )  # fmt: skip
     codes = (mosaic[0, 0].numpy() * 65535).round().astype(np.uint16)
-    return data.Loaded(pair, codes, (rgb * 255).round().astype(np.uint8))
+    return data.LoadedPair(pair, codes, (rgb * 255).round().astype(np.uint8))
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -81,6 +83,6 @@ def test_strips_take_shading_out_and_put_it_back(direction: Direction) -> None:
 def test_crops_come_without_shading(orientation: int) -> None:
     clean, dark = shot(None, 0, "GBRG"), shot(TRUE, 0, "GBRG")
     region = dark.pair.regions[0]
-    wanted = data.cut(clean, region, (10, 30), 96, orientation)[1]
-    np.testing.assert_allclose(data.cut(dark, region, (10, 30), 96, orientation, TRUE)[1], wanted, atol=5e-5)
-    assert np.abs(data.cut(dark, region, (10, 30), 96, orientation)[1] - wanted).max() > 0.01
+    wanted = crops.cut(clean, region, (10, 30), 96, orientation)[1]
+    np.testing.assert_allclose(crops.cut(dark, region, (10, 30), 96, orientation, TRUE)[1], wanted, atol=5e-5)
+    assert np.abs(crops.cut(dark, region, (10, 30), 96, orientation)[1] - wanted).max() > 0.01

@@ -14,7 +14,9 @@ import torch
 from paramisp_cli import cameras, errors, isp
 from paramisp_cli.models.base import Params
 from paramisp_cli.models.parametric import Parametric
-from paramisp_cli.training import data, folder, pairs, scenes, simulate, virtual
+from paramisp_cli.training import crops, folder
+from paramisp_cli.training import dataset as data
+from paramisp_cli.training.simulated import camera, scenes, shots
 from paramisp_cli.types import Direction, OpticalParams
 
 D90 = cameras.find_by_name("Nikon D90")
@@ -66,9 +68,9 @@ def panorama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_hdr(tmp_path_factory.mktemp("scenes") / "room.hdr", room())
 
 
-def plan(count: int = 2, **other: object) -> simulate.Plan:
-    facts = {"cameras": simulate.pick_cameras(["Nikon D90", "Canon EOS 60D"]), "size": 96, "seed": 3}
-    return simulate.Plan(count=count, **{**facts, **other})
+def plan(count: int = 2, **other: object) -> shots.Series:
+    facts = {"cameras": shots.pick_cameras(["Nikon D90", "Canon EOS 60D"]), "size": 96, "seed": 3}
+    return shots.Series(count=count, **{**facts, **other})
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -149,9 +151,9 @@ def test_raw_scene(tmp_path: Path) -> None:
 
     assert D90 is not None
     assert D90.daylight_neutral is not None
-    params = virtual.canonical(D90, 200, D90.daylight_neutral)
+    params = camera.canonical(D90, 200, D90.daylight_neutral)
     grey = torch.full((3, 240, 260), 0.3)
-    mosaic = virtual.expose(grey, params, np.zeros((3, 2)), 0, np.random.default_rng(0))
+    mosaic = camera.expose(grey, params, np.zeros((3, 2)), 0, np.random.default_rng(0))
     path = tmp_path / "grey.dng"
     formats.write(RawImage(mosaic, params), path)
     with pytest.raises(errors.FormatError, match="made by paramisp"):
@@ -170,9 +172,9 @@ def test_raw_scene(tmp_path: Path) -> None:
 
 
 def test_data_set_for_training(panorama: Path, tmp_path: Path) -> None:
-    made = list(simulate.make([panorama], tmp_path / "set", plan(3)))
+    made = list(shots.make([panorama], tmp_path / "set", plan(3)))
     assert [pair.status for pair in made] == ["pair"] * 3
-    assert pairs.read_index(tmp_path / "set")[0].name == made[0].name
+    assert data.read_index(tmp_path / "set")[0].name == made[0].name
     loaded = data.load(tmp_path / "set")
     for item in loaded:
         assert item.mosaic.dtype == np.uint16
@@ -182,7 +184,7 @@ def test_data_set_for_training(panorama: Path, tmp_path: Path) -> None:
         assert cameras.find(item.pair.camera) in plan().cameras
         assert item.pair.canonical is not None
         assert item.mosaic.max() <= item.pair.canonical.white_level
-    batch = data.Sampler(loaded).batch(2, 88, torch.Generator().manual_seed(0))
+    batch = crops.Sampler(loaded).batch(2, 88, torch.Generator().manual_seed(0))
     assert batch.srgb.shape == (2, 3, 88, 88)
     assert batch.mosaic.isfinite().all()
     assert (tmp_path / "set" / "contact_sheet.jpg").exists()
@@ -191,27 +193,27 @@ def test_data_set_for_training(panorama: Path, tmp_path: Path) -> None:
 
 def test_same_seed_same_shots(panorama: Path, tmp_path: Path) -> None:
     for name, seed in (("one", 3), ("two", 3), ("other", 4)):
-        list(simulate.make([panorama], tmp_path / name, plan(seed=seed)))
+        list(shots.make([panorama], tmp_path / name, plan(seed=seed)))
     one, two = contents(tmp_path / "one"), contents(tmp_path / "two")
     assert one == two
     assert not {name for name in one if name.endswith(".npz")} & set(contents(tmp_path / "other"))
 
 
 def test_goes_on_and_grows(panorama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    list(simulate.make([panorama], tmp_path / "whole", plan(3)))
-    stopped = simulate.make([panorama], tmp_path / "set", plan(2))
+    list(shots.make([panorama], tmp_path / "whole", plan(3)))
+    stopped = shots.make([panorama], tmp_path / "set", plan(2))
     first = next(stopped)
     stopped.close()
     shot: list[int] = []
-    shoot = simulate.shoot
-    monkeypatch.setattr(simulate, "shoot", lambda p, n, *rest: shot.append(n) or shoot(p, n, *rest))
-    again = next(simulate.make([panorama], tmp_path / "set", plan(3)))
+    shoot = shots.shoot
+    monkeypatch.setattr(shots, "shoot", lambda p, n, *rest: shot.append(n) or shoot(p, n, *rest))
+    again = next(shots.make([panorama], tmp_path / "set", plan(3)))
     assert again.record() == first.record()
-    list(simulate.make([panorama], tmp_path / "set", plan(3)))
+    list(shots.make([panorama], tmp_path / "set", plan(3)))
     assert shot == [1, 2]
     assert contents(tmp_path / "set") == contents(tmp_path / "whole")
     (tmp_path / "set" / f"{first.name}.npz").unlink()
-    list(simulate.make([panorama], tmp_path / "set", plan(3)))
+    list(shots.make([panorama], tmp_path / "set", plan(3)))
     assert shot == [1, 2, 0]
     assert contents(tmp_path / "set") == contents(tmp_path / "whole")
 
@@ -219,13 +221,13 @@ def test_goes_on_and_grows(panorama: Path, tmp_path: Path, monkeypatch: pytest.M
 def test_bad_scene_and_the_others(panorama: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.hdr"
     bad.write_bytes(panorama.read_bytes()[:3000])
-    made = list(simulate.make([bad, panorama], tmp_path / "set", plan(4)))
+    made = list(shots.make([bad, panorama], tmp_path / "set", plan(4)))
     assert [pair.status for pair in made] == ["refused", "pair", "pair"]
     assert "cut short" in made[0].reason
     assert len(data.load(tmp_path / "set")) == 2
     bad.write_bytes(panorama.read_bytes())
-    assert [pair.status for pair in simulate.make([bad, panorama], tmp_path / "set", plan(4))] == ["pair"] * 4
-    assert len(pairs.read_index(tmp_path / "set")) == 4
+    assert [pair.status for pair in shots.make([bad, panorama], tmp_path / "set", plan(4))] == ["pair"] * 4
+    assert len(data.read_index(tmp_path / "set")) == 4
 
 
 def colours(size: int = 96) -> torch.Tensor:
@@ -239,11 +241,11 @@ def developed(optical: OpticalParams, name: str = "Nikon D90", noisy: bool = Fal
     """(mosaic, picture) of ``colours``; without noise, so that only the processing differs."""
     assert D90 is not None
     assert D90.daylight_neutral is not None
-    params = virtual.canonical(D90, optical.iso or 0, D90.daylight_neutral)
+    params = camera.canonical(D90, optical.iso or 0, D90.daylight_neutral)
     noise = D90.noise_profile(optical.iso) if noisy else np.zeros((3, 2))
     assert noise is not None
-    mosaic = virtual.expose(colours(), params, noise, 0.4, np.random.default_rng(0))
-    return mosaic, virtual.develop(mosaic, params, optical, virtual.personality(name, 0)).astype(float)
+    mosaic = camera.expose(colours(), params, noise, 0.4, np.random.default_rng(0))
+    return mosaic, camera.develop(mosaic, params, optical, camera.personality(name, 0)).astype(float)
 
 
 def saturation(picture: np.ndarray) -> float:
@@ -269,7 +271,7 @@ def test_each_camera_has_a_look_of_its_own() -> None:
     one, again, other = (developed(MIDDLE, name)[1] for name in ("Nikon D90", "Nikon D90", "Canon EOS 60D"))
     assert (one == again).all()
     assert np.abs(one - other).mean() > 2
-    assert virtual.personality("Nikon D90", 0).settings(MIDDLE) != virtual.personality("Nikon D90", 1).settings(MIDDLE)
+    assert camera.personality("Nikon D90", 0).settings(MIDDLE) != camera.personality("Nikon D90", 1).settings(MIDDLE)
 
 
 @pytest.mark.parametrize("settings", [(25600, 4.0, 1.0, 800.0), (50, 1e-4, 32.0, 8.0)])
@@ -284,7 +286,7 @@ def test_the_mosaic_has_the_pictures_colours() -> None:
     assert D90 is not None
     assert D90.daylight_neutral is not None
     mosaic, picture = developed(MIDDLE)
-    params = virtual.canonical(D90, 800, D90.daylight_neutral)
+    params = camera.canonical(D90, 800, D90.daylight_neutral)
     raw = torch.from_numpy(mosaic.astype(np.float32))[None, None]
     linear = isp.normalise(raw, torch.tensor(params.black_level, dtype=torch.float32), params.white_level)
     drawn = Parametric(Direction.RENDER)(linear, Params.of(params, MIDDLE))[0].permute(1, 2, 0).numpy() * 255
@@ -296,10 +298,10 @@ def test_the_mosaic_has_the_pictures_colours() -> None:
 
 def test_noise_is_the_cameras() -> None:
     assert D90 is not None
-    params = virtual.canonical(D90, 3200, np.array([0.5, 1, 0.6]))
+    params = camera.canonical(D90, 3200, np.array([0.5, 1, 0.6]))
     noise = D90.noise_profile(3200)
     assert noise is not None
-    mosaic = virtual.expose(torch.full((3, 256, 256), 0.4), params, noise, 0, np.random.default_rng(0))
+    mosaic = camera.expose(torch.full((3, 256, 256), 0.4), params, noise, 0, np.random.default_rng(0))
     for place, color in enumerate(params.cfa):
         site = mosaic[place // 2 :: 2, place % 2 :: 2] - params.black_level[0, 0]
         site = site / (params.white_level - params.black_level[0, 0])
@@ -309,15 +311,15 @@ def test_noise_is_the_cameras() -> None:
 
 def test_settings_are_plausible() -> None:
     rng = np.random.default_rng(0)
-    for facts in simulate.pick_cameras([])[::4]:
-        optical = simulate.draw_optical(facts, rng)
+    for facts in shots.pick_cameras([])[::4]:
+        optical = shots.draw_optical(facts, rng)
         assert optical.iso is not None
         assert optical.exposure_time is not None
         assert optical.f_number is not None
         assert facts.noise_profile(optical.iso) is not None
         ev = np.log2(optical.f_number**2 / optical.exposure_time * 100 / optical.iso)
         assert 4 <= ev <= 15
-        neutral = simulate.draw_neutral(facts, rng)
+        neutral = shots.draw_neutral(facts, rng)
         assert neutral[1] == 1
         assert 0.2 < neutral.min() <= neutral.max() <= 1
 
@@ -361,21 +363,21 @@ def test_mistakes_are_one_line(paramisp, panorama: Path, tmp_path: Path, words: 
 
 
 def test_interrupted(paramisp, panorama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shoot = simulate.shoot
+    shoot = shots.shoot
 
-    def stopped_at_two(made_to: simulate.Plan, number: int, *rest: object) -> object:
+    def stopped_at_two(made_to: shots.Series, number: int, *rest: object) -> object:
         if number == 2:
             signal.raise_signal(signal.SIGINT)
         return shoot(made_to, number, *rest)
 
-    monkeypatch.setattr(simulate, "shoot", stopped_at_two)
+    monkeypatch.setattr(shots, "shoot", stopped_at_two)
     words = ("simulate", panorama, "-o", tmp_path / "set", "--count", 4, "--size", 96)
     code, out, said = paramisp(*words)
     assert code == 130
     assert len(out) == 2
-    assert said == ["interrupted: 2 looked at; run it again to go on"]
+    assert said == ["interrupted after 2 results; run it again to continue"]
     assert len(data.load(tmp_path / "set")) == 2
     assert [path.name for path in (tmp_path / "set").glob(".*")] == [folder.LOCK]
-    monkeypatch.setattr(simulate, "shoot", shoot)
+    monkeypatch.setattr(shots, "shoot", shoot)
     assert paramisp(*words)[0] == 0
     assert len(data.load(tmp_path / "set")) == 4

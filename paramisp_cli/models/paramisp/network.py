@@ -25,7 +25,7 @@ from paramisp_cli import isp
 from paramisp_cli.models.base import Geometry, IspModel, Params
 from paramisp_cli.models.optics import EQUALISATION, equalise
 from paramisp_cli.models.paramisp.attention import attended
-from paramisp_cli.types import Direction, Kind
+from paramisp_cli.types import CanonicalParams, Direction, Kind, OpticalParams
 
 WIDTH = 64
 """Channels of z, of GlobalNet and of LocalNet between its blocks."""
@@ -262,7 +262,7 @@ _DISPLAY_GAMMA = {Kind.SRGB: math.log(2.2), Kind.RAW: math.log(1 - math.log(2.2)
 class PlainParamISP(IspModel):
     """The network of the paper's figure. Checkpoints store its arguments; the paper's ablations change them.
 
-    color_matrix_row_sum  rule by which ``Params.cam_to_srgb`` is scaled for these weights (see ``IspModel``)
+    color_matrix_row_sum  rule by which ``Params.cam_to_srgb`` is scaled for these weights (``color.cam_to_srgb``)
     use_paramnet          False: no z at all (table 1, first row; 0.68 M parameters)
     equalise              False: optical values enter as bare numbers (table 1, second row)
     optical_dropout       probability [0, 1) with which training drops an optical parameter (table 1, third row: 0);
@@ -328,6 +328,10 @@ class PlainParamISP(IspModel):
         self.paramnet = ParamNet(optical, equalise, optical_dropout) if use_paramnet else None
         self.globalnet = GlobalNet(use_paramnet) if use_global else None
         self.localnet = LocalNet(use_paramnet) if use_local else None
+
+    def params_of(self, canonical: CanonicalParams, optical: OpticalParams) -> Params:
+        """Make the parameters of one shot by the row sum of these weights."""
+        return Params.of(canonical, optical, self.color_matrix_row_sum)
 
     def facts(self) -> dict[str, str]:
         """Return the row sum for a checkpoint's header."""

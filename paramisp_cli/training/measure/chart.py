@@ -1,4 +1,4 @@
-"""A ColorChecker in a photograph: found by its grid of flat patches, believed by their colours."""
+"""Search for a ColorChecker in a photograph, by the grid of its flat patches and by their colours."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from paramisp_cli import color
 
 ROWS, COLUMNS = 4, 6
 
-# The chart's 24 patches in sRGB, from dark skin to black, row by row: published by its maker.
+# The 24 patches in sRGB, from dark skin to black, row by row, as published by the maker.
 _PATCHES = np.array(
     [
         (115, 82, 68), (194, 150, 130), (98, 122, 157), (87, 108, 67), (133, 128, 177), (103, 189, 170),
@@ -22,50 +22,51 @@ _PATCHES = np.array(
 )  # fmt: skip
 
 _SIDES = (640, 1280, 320)
-"""Longer sides [px] of the reduced pictures to search, the likeliest first."""
+"""Longer sides [px] of the reduced pictures that are searched, the likeliest first."""
 _FLAT = (0.03, 0.06, 0.015)
 """Differences between neighbours up to which an area counts as flat: noise, vignetting."""
 _FEWEST = 13
-"""Patches that must be seen by themselves; the rest follow from the grid (black is lost in its frame)."""
+"""Smallest number of patches found one by one; the grid gives the others (black merges with the frame)."""
 _MOST = 40
-"""Patches of a grid that is something else's: tiles, windows, a checkerboard."""
+"""Number of patches from which a grid is something else: tiles, windows, a checkerboard."""
 _SURE = 0.75
-"""Correlation with the chart's colours, and with their hues alone, from which it is one. Chance gives about 0 ± 0.2."""
+"""Smallest correlation with the colours of the chart, and with the hues alone. Chance gives about 0 ± 0.2."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chart:
     """A chart in a photograph.
 
-    ``terms`` (K, 2) map a place on the chart, (row, column) with patch centres at whole numbers, to the pixel (y, x);
-    patch (0, 0) is dark skin, (3, 5) black. ``score`` is the correlation with the chart's colours (0 to 1).
+    terms  (K, 2) polynomial that maps a place on the chart, (row, column) with patch centres at whole numbers, to the
+           pixel (y, x); patch (0, 0) is dark skin, (3, 5) black
+    score  correlation with the colours of the chart (0 to 1)
     """
 
     terms: np.ndarray
     score: float
 
     def at(self, row: np.ndarray, column: np.ndarray) -> np.ndarray:
-        """(…, 2) pixel positions (y, x) of places on the chart."""
-        positions: np.ndarray = _powers(row, column, len(self.terms)) @ self.terms
-        return positions
+        """Return the pixels (y, x) of places on the chart, (…, 2)."""
+        places: np.ndarray = _powers(row, column, len(self.terms)) @ self.terms
+        return places
 
     def corners(self, half: float = 0.25) -> np.ndarray:
-        """(24, 4, 2) corners (y, x) of the part of each patch that is measured, clockwise from the first."""
+        """Return the corners (y, x) of the measured square of each patch, (24, 4, 2), clockwise from the first."""
         row, column = (x.ravel()[:, None] for x in np.mgrid[:ROWS, :COLUMNS])
         return self.at(row + half * np.array([-1, -1, 1, 1]), column + half * np.array([-1, 1, 1, -1]))
 
     def means(self, picture: np.ndarray) -> np.ndarray:
-        """(24, 3) mean linear light in the middle of each patch of an sRGB picture (H, W, 3) in [0, 1]."""
+        """Return the mean linear light (24, 3) in the middle of each patch, of an sRGB picture (H, W, 3) in [0, 1]."""
         place = self.at(*_places(np.linspace(-0.25, 0.25, 24))).round().astype(int)
         means: np.ndarray = color.srgb_decode(picture[place[..., 0], place[..., 1]].astype(np.float64)).mean(1)
         return means
 
 
 def find(picture: np.ndarray) -> Chart | None:
-    """The ColorChecker in an sRGB picture (H, W, 3) uint8; None if there is none, or none to be sure of.
+    """Find the ColorChecker in an sRGB picture (H, W, 3) uint8; None if there is none, or an uncertain one.
 
-    Any turn, perspective and a lens's distortion; patches of at least about 1/80 of the picture's longer side, and
-    all of the chart inside it.
+    The chart may be turned, seen in perspective and distorted by the lens. All of it must be in the picture, with
+    patches of at least about 1/80 of the longer side.
     """
     done = set()
     best: Chart | None = None
@@ -88,7 +89,7 @@ def find(picture: np.ndarray) -> Chart | None:
 
 
 def _shrunk(picture: np.ndarray, step: int) -> np.ndarray:
-    """Means over ``step`` × ``step``, float32 in [0, 1]."""
+    """Compute means over ``step`` × ``step`` pixels, float32 in [0, 1]."""
     h, w = picture.shape[0] // step, picture.shape[1] // step
     rows = np.add.reduceat(picture[: h * step, : w * step].astype(np.float32), np.arange(0, h * step, step), 0)
     return np.add.reduceat(rows, np.arange(0, w * step, step), 1) / np.float32(255 * step * step)
@@ -96,13 +97,14 @@ def _shrunk(picture: np.ndarray, step: int) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class _Blobs:
-    """Flat areas that may be patches: centres (N, 2) as (y, x), areas (N,) [px]."""
+    """Flat spots that may be patches: centres (N, 2) as (y, x), areas (N,) [px]."""
 
     at: np.ndarray
     area: np.ndarray
 
 
 def _search(small: np.ndarray, flat: float) -> Chart | None:
+    """Find the most likely chart in a reduced picture."""
     blobs = _blobs(small, flat)
     best: Chart | None = None
     for grid in _grids(blobs):
@@ -113,7 +115,7 @@ def _search(small: np.ndarray, flat: float) -> Chart | None:
 
 
 def _blobs(small: np.ndarray, flat: float) -> _Blobs:
-    """Connected areas without edges that fill a parallelogram about as wide as high."""
+    """Find connected areas without edges that fill a parallelogram about as wide as high."""
     step_y, step_x = np.zeros(small.shape[:2]), np.zeros(small.shape[:2])
     step_y[1:-1] = np.abs(small[2:] - small[:-2]).max(-1)
     step_x[:, 1:-1] = np.abs(small[:, 2:] - small[:, :-2]).max(-1)
@@ -124,12 +126,12 @@ def _blobs(small: np.ndarray, flat: float) -> _Blobs:
     area = np.bincount(label).astype(float)
     safe = np.maximum(area, 1)
     my, mx = np.bincount(label, y) / safe, np.bincount(label, x) / safe
-    # A pixel is a square, not a point: 1/12 each.
+    # A pixel is a square, whose variance is 1/12 each way.
     yy = np.bincount(label, (y - my[label]) ** 2) / safe + 1 / 12
     xx = np.bincount(label, (x - mx[label]) ** 2) / safe + 1 / 12
     yx = np.bincount(label, (y - my[label]) * (x - mx[label])) / safe
     root = np.sqrt(np.maximum(yy * xx - yx * yx, 1e-9))
-    fill = area / (12 * root)  # 1 for any parallelogram, less for frames, letters and fringes
+    fill = area / (12 * root)  # 1 for a parallelogram, less for frames, letters and fringes
     aspect = (yy + xx) / (2 * root)  # 1 for a square, 1.7 for 3:1
     keep = (area >= 12) & (area < mask.size / 30) & (fill > 0.8) & (aspect < 1.7)
     index = np.flatnonzero(keep)
@@ -138,8 +140,8 @@ def _blobs(small: np.ndarray, flat: float) -> _Blobs:
 
 
 def _components(mask: np.ndarray) -> np.ndarray:
-    """A number for each true pixel (in the order of ``np.nonzero``): the same for pixels that touch by a side."""
-    stride = mask.shape[1] + 1  # a false column at the end keeps runs of two rows apart
+    """Label the true pixels, in the order of ``np.nonzero``: one number for all pixels that are connected by sides."""
+    stride = mask.shape[1] + 1  # a false column at the end separates the runs of two rows
     line = np.zeros(mask.shape[0] * stride + 2, np.int8)
     line[1:-1].reshape(mask.shape[0], stride)[:, :-1] = mask
     change = np.diff(line)
@@ -166,14 +168,14 @@ Grid = dict[tuple[int, int], int]
 
 
 def _grids(blobs: _Blobs) -> Iterator[Grid]:
-    """Grids grown from blobs that have a neighbour below, one to the right, and one across; each blob starts one."""
+    """Grow grids from blobs with a neighbour below, one to the right and one across; a blob is in one grid only."""
     if len(blobs.at) < _FEWEST:
         return
     away = blobs.at[None] - blobs.at[:, None]
     distance = np.hypot(away[..., 0], away[..., 1])
     ratio = blobs.area[None] / blobs.area[:, None]
     side = np.sqrt(np.maximum(blobs.area[None], blobs.area[:, None]))
-    # Patches are 1.0 to 1.5 of their own sides apart, seen flat; an edge's width is lost from each.
+    # Centres of patches are 1.0 to 1.5 of their sides apart; each blob lacks the width of an edge.
     near = (ratio > 0.4) & (ratio < 2.5) & (distance > 0.9 * side) & (distance < 2.4 * side)
     used: set[int] = set()
     for seed in range(len(blobs.at)):
@@ -198,13 +200,14 @@ def _grids(blobs: _Blobs) -> Iterator[Grid]:
 
 
 def _nearest(blobs: _Blobs, place: np.ndarray, within: float) -> int | None:
+    """Return the number of the blob nearest to a place; None if it is farther than ``within``."""
     d = np.hypot(*(blobs.at - place).T)
     best = int(d.argmin())
     return best if d[best] <= within else None
 
 
 def _grown(blobs: _Blobs, grid: Grid) -> Grid:
-    """The grid with every blob that lies where its neighbours' spacing says; the spacing may change on the way."""
+    """Add all blobs at the places that the spacing of their neighbours predicts; the spacing may change gradually."""
     taken = set(grid.values())
     frontier = list(grid)
     while frontier and len(grid) < _MOST:
@@ -226,7 +229,7 @@ def _grown(blobs: _Blobs, grid: Grid) -> Grid:
 
 
 def _step(blobs: _Blobs, grid: Grid, cell: tuple[int, int], way: tuple[int, int]) -> np.ndarray | None:
-    """The way to the next cell, from the nearest two cells of the grid that lie in that direction of each other."""
+    """Predict the distance to the next cell from the nearest two cells of the grid that lie in this direction."""
     dy, dx = way
     best, closest = None, 99
     for y, x in grid:
@@ -238,21 +241,21 @@ def _step(blobs: _Blobs, grid: Grid, cell: tuple[int, int], way: tuple[int, int]
 
 
 def _powers(row: np.ndarray, column: np.ndarray, count: int) -> np.ndarray:
-    """(…, count) powers of (row, column) up to the second degree (6) or the third (10), the constant first."""
+    """Compute powers (…, count) of (row, column) up to the second degree (6) or the third (10), the constant first."""
     r, c = np.broadcast_arrays(np.asarray(row, float) - 1.5, np.asarray(column, float) - 2.5)
     powers = [np.ones_like(r), r, c, r * r, r * c, c * c, r**3, r * r * c, r * c * c, c**3]
     return np.stack(powers[:count], -1)
 
 
 def _places(spread: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(row, column), each (24, n²): a square of places around each patch's centre."""
+    """Return (row, column), each (24, n²), of a square of places around the centre of each patch."""
     row, column = (x.ravel()[:, None] for x in np.mgrid[:ROWS, :COLUMNS])
     dy, dx = (x.ravel()[None] for x in np.meshgrid(spread, spread, indexing="ij"))
     return row + dy, column + dx
 
 
 def _windows(small: np.ndarray, blobs: _Blobs, grid: Grid) -> Iterator[Chart]:
-    """Every way to lay the chart on the grid that has enough patches and the right colours."""
+    """Yield every position of the chart on the grid with enough patches and the right colours."""
     rows, columns = ({cell[axis] for cell in grid} for axis in (0, 1))
     for high, wide in ((ROWS, COLUMNS), (COLUMNS, ROWS)):
         for top in range(min(rows) - 2, max(rows) - high + 4):
@@ -263,19 +266,19 @@ def _windows(small: np.ndarray, blobs: _Blobs, grid: Grid) -> Iterator[Chart]:
                 if len(inside) < _FEWEST or min(len({c[axis] for c in inside}) for axis in (0, 1)) < 3:
                     continue
                 for flip in (False, True):
-                    chart = _believed(small, blobs, {_turned(c, high, flip): i for c, i in inside.items()})
+                    chart = _accepted(small, blobs, {_turned(c, high, flip): i for c, i in inside.items()})
                     if chart is not None:
                         yield chart
 
 
 def _turned(cell: tuple[int, int], high: int, flip: bool) -> tuple[int, int]:
-    """A cell of a window 4 or 6 high as the chart's own (row, column): as it lies, or a quarter turn; or half more."""
+    """Return the (row, column) on the chart of a cell in a window 4 or 6 high; ``flip`` turns the chart by a half."""
     y, x = cell if high == ROWS else (cell[1], COLUMNS - 1 - cell[0])
     return (ROWS - 1 - y, COLUMNS - 1 - x) if flip else (y, x)
 
 
-def _believed(small: np.ndarray, blobs: _Blobs, cells: Grid) -> Chart | None:
-    """The chart, if its grid is smooth, inside the picture, and shows the chart's colours."""
+def _accepted(small: np.ndarray, blobs: _Blobs, cells: Grid) -> Chart | None:
+    """Return the chart if its grid is smooth, lies inside the picture, and shows the colours of the chart."""
     row, column = np.array(list(cells), float).T
     at = blobs.at[list(cells.values())]
     powers = _powers(row, column, 10 if len(cells) >= 20 else 6)
@@ -294,9 +297,9 @@ def _believed(small: np.ndarray, blobs: _Blobs, cells: Grid) -> Chart | None:
 
 
 def _likeness(seen: np.ndarray) -> float:
-    """Correlation of (24, 3) linear colours with the chart's, of all and of hues alone: the lower of the two.
+    """Correlate (24, 3) linear colours with those of the chart, in all and in hues alone; return the lower value.
 
-    In logarithms less each channel's mean: neither exposure, white balance nor a gamma changes it.
+    The colours are logarithms less the mean of each channel, which exposure, white balance and gamma do not change.
     """
     known = color.srgb_decode(_PATCHES / 255)
     one, two = (x - x.mean(0) for x in (np.log(seen + 0.01 * seen.max() + 1e-6), np.log(known + 0.01)))

@@ -1,4 +1,4 @@
-"""Scene radiance for simulated cameras: Radiance panoramas and RAW photographs, and the views taken of them."""
+"""Scenes for simulated cameras: radiance of panoramas (Radiance .hdr) and RAW photographs, and views of them."""
 
 from __future__ import annotations
 
@@ -13,32 +13,33 @@ from torch import Tensor
 
 from paramisp_cli import formats
 from paramisp_cli.errors import FileAccessError, FormatError, InputMissingError
+from paramisp_cli.mosaic import linear_sites, superpixels
 from paramisp_cli.types import RawImage
 
 SUFFIXES = (".hdr", *formats.RAW_SUFFIXES)
-_MAX_PIXELS = 200_000_000  # a panorama of 20 000 × 10 000; what claims more is damaged or means harm
+_MAX_PIXELS = 200_000_000  # a panorama of 20 000 × 10 000; a larger claim is damage or an attack
 _FRAME = 36.0
-"""Width of the frame [mm] that focal lengths are taken for."""
+"""Width of the frame [mm] to which focal lengths refer."""
 _WIDEST = 100.0
-"""Widest view [°]: beyond it the corners of a perspective picture are drawn out."""
+"""Widest view [°]: in a wider one, perspective stretches the corners."""
 _COARSEST = 1.25
-"""Pixels of a view to one of the panorama, at most: beyond it no picture would have fine texture."""
+"""Largest number of view pixels to a panorama pixel: with more, no picture would have fine texture."""
 _STEEPEST = 35.0
-"""Highest and lowest view [°]: above and below are lamps, and the tripod."""
+"""Highest and lowest view [°]: above are lamps, below is the tripod."""
 _CRISP = 0.8
-"""Second differences beside first ones (see ``_detail``): 1.2 to 1.4 in sharp panoramas, half as much for each doubling
-of their size by interpolation, of which there are many."""
+"""Smallest ``_detail`` of a sharp panorama. Sharp ones have 1.2 to 1.4; each doubling by interpolation halves it, and
+many panoramas were enlarged."""
 _SMALLEST = 1024
 _TRIES = 8
 _TEXTURE = 0.5
-"""Spread (standard deviation) of log2 luminance from which a view is taken as it comes: walls teach little."""
+"""Standard deviation of log2 luminance from which a view is accepted at once: walls teach little."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
     """Linear sRGB radiance (3, H, W) float32, ≥ 0, of any scale.
 
-    A panorama covers 360° × 180° (equirectangular), and has one column more at each side, the other end's: no seam.
+    A panorama covers 360° × 180° (equirectangular). One more column at each side repeats the other end: no seam.
     """
 
     radiance: Tensor
@@ -46,7 +47,7 @@ class Scene:
 
 
 def find(paths: Sequence[Path | str]) -> list[Path]:
-    """Find the scene files named or below the folders named, each once; raises InputMissingError if there is none."""
+    """Find scene files among files and below folders, each once; raises InputMissingError if there is none."""
     found: dict[Path, None] = {}
     for path in map(Path, paths):
         if not path.exists():
@@ -59,7 +60,7 @@ def find(paths: Sequence[Path | str]) -> list[Path]:
 
 
 def load(path: Path | str) -> Scene:
-    """Read a panorama (.hdr, known by its content) or a RAW photograph.
+    """Read a panorama (.hdr, recognised by its content) or a RAW photograph.
 
     Raises FormatError, FileAccessError or InputMissingError, naming the file.
     """
@@ -81,10 +82,10 @@ def load(path: Path | str) -> Scene:
 
 
 def _detail(radiance: Tensor) -> float:
-    """How much of a panorama's change from pixel to pixel is fine: mean second over mean first difference in a row."""
+    """Compute the mean second difference in a row over the mean first difference: small for enlarged panoramas."""
     height = radiance.shape[1]
     luminance = radiance.mean(0)
-    around = luminance[height // 3 : height * 2 // 3]  # the poles are drawn out
+    around = luminance[height // 3 : height * 2 // 3]  # without the stretched poles
     steps = torch.log2(around + 0.05 * luminance.mean() + 1e-9).diff(dim=1)
     return float(steps.diff(dim=1).abs().mean() / (steps.abs().mean() + 1e-9))
 
@@ -93,9 +94,9 @@ def _detail(radiance: Tensor) -> float:
 
 
 def read_hdr(path: Path) -> np.ndarray:
-    """(H, W, 3) float32 linear RGB, ≥ 0, of a Radiance picture, flat or run-length encoded; scale as in the file.
+    """Read linear RGB (H, W, 3) float32, ≥ 0, of a Radiance picture, flat or run-length encoded, without scaling.
 
-    Raises FormatError if it is damaged, XYZ, or not stored from the top-left in rows; OSError if it cannot be read.
+    Raises FormatError if it is damaged, XYZ, or not stored in rows from the top left; OSError if it cannot be read.
     """
     data = path.read_bytes()
     try:
@@ -109,25 +110,25 @@ def read_hdr(path: Path) -> np.ndarray:
 
 
 def _hdr_header(data: bytes) -> tuple[int, int, int]:
-    """(height, width, where the rows begin)."""
+    """Parse (height, width, offset of the first row)."""
     end = data.find(b"\n\n")
     if not data.startswith(b"#?") or end < 0:
         raise FormatError("not a Radiance .hdr picture, or its header is damaged")
-    told = [line.removeprefix(b"FORMAT=") for line in data[:end].splitlines() if line.startswith(b"FORMAT=")]
-    if told and told[-1].strip() != b"32-bit_rle_rgbe":
-        raise FormatError(f"holds {told[-1].decode('ascii', 'replace')[:40]}; only 32-bit_rle_rgbe is read")
+    kinds = [line.removeprefix(b"FORMAT=") for line in data[:end].splitlines() if line.startswith(b"FORMAT=")]
+    if kinds and kinds[-1].strip() != b"32-bit_rle_rgbe":
+        raise FormatError(f"holds {kinds[-1].decode('ascii', 'replace')[:40]}; only 32-bit_rle_rgbe is read")
     line = data[end + 2 : end + 102].split(b"\n")[0]
     words = line.split()
     if len(words) != 4 or words[0] != b"-Y" or words[2] != b"+X" or not (words[1].isdigit() and words[3].isdigit()):
         raise FormatError(f"its size reads {line.decode('ascii', 'replace')[:40]!r} and not '-Y height +X width'")
     height, width = int(words[1]), int(words[3])
     if not 0 < height * width <= _MAX_PIXELS:
-        raise FormatError(f"claims {width}×{height} pixels; damaged, or more than is read")
+        raise FormatError(f"claims {width}×{height} pixels; the largest size is {_MAX_PIXELS} pixels")
     return height, width, end + 2 + len(line) + 1
 
 
 def _hdr_rows(data: memoryview, height: int, width: int) -> np.ndarray:
-    """(H, W, 4) uint8: every row is flat, or its four planes are run-length encoded one after the other."""
+    """Decode (H, W, 4) uint8: a row is flat, or its four planes are run-length encoded one after the other."""
     mark = bytes((2, 2, width >> 8 & 255, width & 255))
     rows, at = np.empty((height, 4 * width), np.uint8), 0
     for row in rows:
@@ -143,7 +144,7 @@ def _hdr_rows(data: memoryview, height: int, width: int) -> np.ndarray:
 
 
 def _hdr_planes(data: memoryview, at: int, length: int) -> tuple[bytearray, int]:
-    """(``length`` bytes unpacked, where the packed ones end): count > 128 repeats a byte, else count bytes follow."""
+    """Unpack ``length`` bytes → (bytes, offset of the end): a count > 128 repeats a byte, else count bytes follow."""
     out = bytearray()
     try:
         while len(out) < length:
@@ -167,7 +168,7 @@ def _hdr_planes(data: memoryview, at: int, length: int) -> tuple[bytearray, int]
 
 
 def _read_raw(path: Path) -> np.ndarray:
-    """(H / 2, W / 2, 3) float32 linear sRGB of a RAW: each 2×2 becomes a pixel, so nothing is interpolated."""
+    """Read linear sRGB (H / 2, W / 2, 3) float32 of a RAW: each 2×2 becomes a pixel, without interpolation."""
     raw = formats.read(path)
     if not isinstance(raw, RawImage):
         raise FormatError(f"{path}: is a picture; scenes are .hdr panoramas and RAW files")
@@ -175,15 +176,9 @@ def _read_raw(path: Path) -> np.ndarray:
         raise FormatError(f"{path}: was made by paramisp: no camera's RAW")
     raw = raw.cropped()
     c = raw.canonical
-    camera = np.zeros((raw.mosaic.shape[0] // 2, raw.mosaic.shape[1] // 2, 3), np.float32)
-    for place, color in enumerate(c.cfa):
-        y, x = divmod(place, 2)
-        black = c.black_level[y, x] if raw.mosaic.dtype == np.uint16 else 0.0
-        white = c.white_level if raw.mosaic.dtype == np.uint16 else 1.0
-        site = (raw.mosaic[y::2, x::2] - np.float32(black)) / np.float32(white - black)
-        camera[..., "RGB".index(color)] += site * np.float32(0.5 if color == "G" else 1)
+    camera = superpixels(linear_sites(raw.mosaic, c.black_level, c.white_level, dtype=np.float32), c.cfa)
     gains = c.wb_gains
-    # Clipped where the first channel clips, so that blown highlights are white.
+    # Clip all channels at the level of the first that clips: blown highlights are white.
     balanced = np.clip(camera * gains.astype(np.float32), 0, np.float32(gains.min()))
     linear: np.ndarray = np.clip(balanced @ c.cam_to_srgb().T.astype(np.float32), 0, None)
     return linear
@@ -193,10 +188,11 @@ def _read_raw(path: Path) -> np.ndarray:
 
 
 def view(scene: Scene, size: int, focal_length: float, rng: np.random.Generator) -> Tensor:
-    """(3, size, size) linear sRGB: a random view of a panorama, or a random crop of a photograph, mirrored or not.
+    """Take a random view of a panorama, or a random crop of a photograph: (3, size, size) linear sRGB.
 
-    The focal length [mm] sets a panorama's field of view as far as its pixels allow. Of several random views the first
-    with some texture is taken. FormatError if a photograph is smaller than ``size``.
+    The focal length [mm] sets the field of view in a panorama as far as its pixels allow. The view is the first of
+    several random ones with some texture, mirrored at random. Raises FormatError for a photograph smaller than
+    ``size``.
     """
     for _ in range(_TRIES):
         pixels = _perspective(scene, size, focal_length, rng) if scene.panorama else _crop(scene, size, rng)
@@ -207,11 +203,12 @@ def view(scene: Scene, size: int, focal_length: float, rng: np.random.Generator)
 
 
 def _perspective(scene: Scene, size: int, focal_length: float, rng: np.random.Generator) -> Tensor:
+    """Project a random view of a panorama."""
     height, width = scene.radiance.shape[1], scene.radiance.shape[2] - 2
     sharpest = 360 / width * size / _COARSEST
     degrees = min(max(2 * np.degrees(np.arctan(_FRAME / 2 / focal_length)), sharpest), _WIDEST)
     yaw, pitch = rng.uniform(-np.pi, np.pi), np.radians(rng.uniform(-_STEEPEST, _STEEPEST))
-    fine = 2 * size  # four samples to a pixel: a wide view shrinks the panorama, and it must not alias
+    fine = 2 * size  # four samples to a pixel: a wide view reduces the panorama, and would alias
     across = (torch.arange(fine) + 0.5) / fine * 2 - 1
     x = (across * np.tan(np.radians(degrees / 2)))[None, :].expand(fine, fine)
     y = -x.T
@@ -222,16 +219,17 @@ def _perspective(scene: Scene, size: int, focal_length: float, rng: np.random.Ge
     column = torch.remainder(longitude / (2 * np.pi) + 0.5, 1) * width
     row = (0.5 - latitude / np.pi) * height
     grid = torch.stack([(column + 1) / (width + 2) * 2 - 1, row / height * 2 - 1], -1)
-    seen = F.grid_sample(scene.radiance[None], grid[None].float(), padding_mode="border", align_corners=False)
-    return F.avg_pool2d(seen, 2)[0]
+    samples = F.grid_sample(scene.radiance[None], grid[None].float(), padding_mode="border", align_corners=False)
+    return F.avg_pool2d(samples, 2)[0]
 
 
 def _crop(scene: Scene, size: int, rng: np.random.Generator) -> Tensor:
+    """Cut a random square of a photograph and reduce it."""
     height, width = scene.radiance.shape[1:]
     room = min(height, width) / size
     if room < 1:
         raise FormatError(f"its {width}×{height} pixels (half the RAW's) hold no view of {size}; use a smaller --size")
     span = int(size * min(rng.uniform(1, 3), room))
     top, left = int(rng.integers(height - span + 1)), int(rng.integers(width - span + 1))
-    part = scene.radiance[None, :, top : top + span, left : left + span]
-    return F.interpolate(part, size=(size, size), mode="bilinear", antialias=True)[0].clamp(min=0)
+    square = scene.radiance[None, :, top : top + span, left : left + span]
+    return F.interpolate(square, size=(size, size), mode="bilinear", antialias=True)[0].clamp(min=0)

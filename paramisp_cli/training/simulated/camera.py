@@ -1,9 +1,8 @@
-"""Simulated cameras: a sensor with a real camera's colours, levels and noise, and an invented picture processing.
+"""Simulated cameras: a sensor with the colours, levels and noise of a real camera, and an invented processing.
 
-The processing is that of an adaptive ISP: how much it denoises, sharpens, brightens and so on are smooth functions of
-ISO, exposure time, f-number and focal length. What kind of functions is common to all cameras (more denoising at high
-ISO, …), their size is each camera's own: ``Personality``. A network that is told the settings can follow them, one that
-is not has to guess.
+The processing is an adaptive ISP: its denoising, sharpening, brightness and other controls are smooth functions of ISO,
+exposure time, f-number and focal length. The directions are common to all cameras (more denoising at high ISO, …); the
+slopes are each camera's own (``Personality``). A network that gets the settings can follow them.
 """
 
 from __future__ import annotations
@@ -17,15 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from paramisp_cli import isp
+from paramisp_cli import isp, mosaic
 from paramisp_cli.cameras import CameraFacts
 from paramisp_cli.formats import raster
 from paramisp_cli.types import CFA_PATTERNS, CanonicalParams, OpticalParams
 
 _ADAPTS = 1.0
-"""How strongly the processing follows the settings: 0 not at all, 1 visibly."""
+"""Strength with which the processing follows the settings: 0 not at all, 1 visibly."""
 
-# Middle and reach of log2 of each setting: ISO 100 … 6400, 1/4000 … 1/4 s, f/1.8 … f/16, 18 … 200 mm are −1 … 1.
+# Middle and half-width of log2 of each setting: ISO 100 … 6400, 1/4000 … 1/4 s, f/1.8 … f/16, 18 … 200 mm are −1 … 1.
 _SETTINGS = {
     "iso": (np.log2(800), 3.0),
     "exposure_time": (np.log2(1 / 32), 5.0),
@@ -36,7 +35,7 @@ _SETTINGS = {
 
 @dataclass(frozen=True, slots=True)
 class _Control:
-    """A control's value in the middle of all settings, how much cameras differ in it, and its slopes."""
+    """A control: its value in the middle of all settings, the spread between cameras, slopes, lower bound."""
 
     base: float
     spread: float
@@ -61,11 +60,14 @@ _CONTROLS = {
 
 @dataclass(frozen=True, slots=True)
 class Personality:
-    """What is a simulated camera's own: its controls (see ``settings``), tone curve, chroma and JPEG.
+    """The processing of one simulated camera.
 
-    shoulder: how early highlights bend, and with it how much darker tones are lifted; chroma (2, 2): a small twist and
-    stretch of (Cb, Cr); hue: how far the tone curve keeps the ratios of the channels, 0–1; quality and chroma_half: of
-    the JPEG, 4:2:0 or 4:4:4.
+    controls     see ``settings``
+    shoulder     bend of the highlights; a larger value lifts darker tones more
+    chroma       (2, 2) small rotation and stretch of (Cb, Cr)
+    hue          share (0–1) of a tone curve on luminance, which preserves the ratios of the channels
+    quality      of the JPEG
+    chroma_half  whether the JPEG halves the chroma (4:2:0) or not (4:4:4)
     """
 
     controls: dict[str, _Control]
@@ -76,20 +78,20 @@ class Personality:
     chroma_half: bool
 
     def settings(self, optical: OpticalParams) -> dict[str, float]:
-        """The value of every control for a shot; every optical parameter must be known."""
-        reach = {}
+        """Compute the value of every control for a shot; every optical parameter must be known."""
+        positions = {}
         for name, (middle, width) in _SETTINGS.items():
-            # Bent gently, so that what lies far outside does no more than twice what the ends do.
-            reach[name] = 2 * np.tanh((np.log2(getattr(optical, name)) - middle) / width / 2)
+            # A gentle bend: the most extreme setting has no more than twice the effect of the ends.
+            positions[name] = 2 * np.tanh((np.log2(getattr(optical, name)) - middle) / width / 2)
         values = {}
         for name, control in self.controls.items():
-            follows = sum(getattr(control, setting) * at for setting, at in reach.items())
+            follows = sum(getattr(control, setting) * position for setting, position in positions.items())
             values[name] = max(float(control.base + _ADAPTS * follows), control.low)
         return values
 
 
 def personality(camera: str, seed: int) -> Personality:
-    """The processing of the camera of this name: the same for the same name and seed, on every machine."""
+    """Make the processing of a camera: the same for the same name and seed, on every machine."""
     digest = hashlib.sha256(f"{seed} {camera}".encode()).digest()
     rng = np.random.default_rng(np.frombuffer(digest, np.uint32))
     controls = {}
@@ -112,7 +114,7 @@ def personality(camera: str, seed: int) -> Personality:
 
 
 def lacks(facts: CameraFacts) -> str | None:
-    """What of a camera the table does not know and a simulation needs, in words; None if it can be simulated."""
+    """Name the facts that a simulation needs and the camera table lacks; None if the camera can be simulated."""
     needs = {
         "colour matrix": facts.color_matrix is None,
         "daylight white balance": facts.daylight_neutral is None,
@@ -124,7 +126,7 @@ def lacks(facts: CameraFacts) -> str | None:
 
 
 def canonical(facts: CameraFacts, iso: float, neutral: np.ndarray) -> CanonicalParams:
-    """The parameters of a shot with a camera that ``lacks`` nothing."""
+    """Make the parameters of a shot with a camera that ``lacks`` nothing."""
     assert facts.cfa is not None
     assert facts.color_matrix is not None
     black, white = facts.levels(iso)
@@ -134,18 +136,18 @@ def canonical(facts: CameraFacts, iso: float, neutral: np.ndarray) -> CanonicalP
 def expose(
     scene: Tensor, params: CanonicalParams, noise: np.ndarray, blur: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """(H, W) uint16 mosaic of the scene (3, H, W), linear sRGB in which white just clips the sensor's green.
+    """Expose a scene (3, H, W) → mosaic (H, W) uint16; linear sRGB 1 just clips the green of the sensor.
 
-    ``noise`` (3, 2) is the camera's profile at the ISO, ``blur`` the lens's σ [px]. Light beyond clipping is clipped.
+    ``noise`` (3, 2) is the profile of the camera at the ISO, ``blur`` the σ [px] of the lens.
     """
-    light = gaussian(scene.clamp(0, 30)[None], blur)  # a bare lamp would shine through the whole blur
+    light = gaussian(scene.clamp(0, 30)[None], blur)  # a bare lamp would outshine everything within the blur
     balanced = isp.apply_matrix(light, _tensor(np.linalg.inv(params.cam_to_srgb()))).clamp(min=0)
     linear = isp.mosaic(isp.apply_gains(balanced, _tensor(1 / params.wb_gains)), params.cfa)
-    height, width = linear.shape[-2:]
-    profile = torch.from_numpy(np.array([noise["RGB".index(c)] for c in params.cfa]).reshape(2, 2, 2)).float()
-    scale, offset = (profile[..., i].repeat(height // 2, width // 2)[None, None] for i in (0, 1))
+    by_site = noise[["RGB".index(letter) for letter in params.cfa]].reshape(2, 2, 2).astype(np.float32)
+    size = tuple(linear.shape[-2:])
+    scale, offset = (torch.from_numpy(mosaic.repeated(by_site[..., i], size)) for i in (0, 1))
     sigma = (scale * linear.clamp(0, 1) + offset).sqrt()
-    noisy = linear + sigma * torch.from_numpy(rng.standard_normal((1, 1, height, width), np.float32))
+    noisy = linear + sigma * torch.from_numpy(rng.standard_normal((1, 1, *size), np.float32))
     codes = isp.quantise(noisy, _tensor(params.black_level)[0], params.white_level)
     return codes[0, 0].numpy().astype(np.uint16)
 
@@ -156,22 +158,22 @@ _TO_YCC = torch.tensor([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5
 """RGB → Y, Cb, Cr (JFIF)."""
 _FROM_YCC = torch.linalg.inv(_TO_YCC)
 _PIVOT = 0.42
-"""Encoded value that contrast leaves where it is: a little below middle grey."""
+"""Encoded value that contrast does not change: a little below middle grey."""
 
 
-def develop(mosaic: np.ndarray, params: CanonicalParams, optical: OpticalParams, own: Personality) -> np.ndarray:
-    """(H, W, 3) uint8 sRGB: the mosaic (H, W) uint16 as the camera's own processing and JPEG would show it."""
-    set_to = own.settings(optical)
-    raw = torch.from_numpy(mosaic.astype(np.float32))[None, None]
+def develop(codes: np.ndarray, params: CanonicalParams, optical: OpticalParams, own: Personality) -> np.ndarray:
+    """Process a mosaic (H, W) uint16 as the camera would, JPEG included → sRGB (H, W, 3) uint8."""
+    controls = own.settings(optical)
+    raw = torch.from_numpy(codes.astype(np.float32))[None, None]
     linear = isp.normalise(raw, _tensor(params.black_level)[0], params.white_level)
     camera = isp.apply_gains(isp.demosaic(linear, params.cfa), _tensor(params.wb_gains)).clamp(0, 1)
     light = isp.apply_matrix(camera, _tensor(params.cam_to_srgb())).clamp(0, 1)
-    light = _denoised(light, set_to["luma_noise"], set_to["chroma_blur"])
-    encoded = _toned(light, set_to, own)
+    light = _denoised(light, controls["luma_noise"], controls["chroma_blur"])
+    encoded = _toned(light, controls, own)
     y, chroma = _split(encoded)
-    y = y + set_to["sharpening"] * (y - gaussian(y, 1.0))
-    y = y + set_to["local_contrast"] * (y - _wide(y))
-    twist = torch.from_numpy(own.chroma).float() * set_to["saturation"]
+    y = y + controls["sharpening"] * (y - gaussian(y, 1.0))
+    y = y + controls["local_contrast"] * (y - _wide(y))
+    twist = torch.from_numpy(own.chroma).float() * controls["saturation"]
     chroma = torch.einsum("ij,njhw->nihw", twist, chroma)
     pixels = _joined(y, chroma).clamp(0, 1)[0].permute(1, 2, 0).mul(255).round().byte().numpy()
     jpeg = raster.encode_jpeg(pixels, own.quality, own.chroma_half)
@@ -179,7 +181,7 @@ def develop(mosaic: np.ndarray, params: CanonicalParams, optical: OpticalParams,
 
 
 def _denoised(light: Tensor, sigma: float, chroma_blur: float) -> Tensor:
-    """Linear (1, 3, H, W): fine structure of luma below about σ smoothed (a guided filter), chroma blurred."""
+    """Smooth the luma of linear (1, 3, H, W) where its contrast is below about σ (a guided filter); blur the chroma."""
     y, chroma = _split(isp.srgb_encode(light))
     mean = F.avg_pool2d(_mirrored(y, 2), 5, 1)
     variance = (F.avg_pool2d(_mirrored(y * y, 2), 5, 1) - mean * mean).clamp(min=0)
@@ -188,37 +190,39 @@ def _denoised(light: Tensor, sigma: float, chroma_blur: float) -> Tensor:
     return isp.srgb_decode(_joined(keep * y + mean, gaussian(chroma, chroma_blur)).clamp(0, 1))
 
 
-def _toned(light: Tensor, set_to: dict[str, float], own: Personality) -> Tensor:
-    """Linear → sRGB-encoded values through the camera's tone curve, on channels and on luminance, mixed by ``hue``."""
-    light = light * 2 ** set_to["brightness"]
+def _toned(light: Tensor, controls: dict[str, float], own: Personality) -> Tensor:
+    """Apply the tone curve to channels and to luminance, mixed by ``hue``: linear → sRGB-encoded values."""
+    light = light * 2 ** controls["brightness"]
     luminance = light.mean(1, keepdim=True).clamp(1e-4, 1)
-    ratio = isp.srgb_decode(_curve(luminance, set_to, own)) / luminance
-    return torch.lerp(_curve(light, set_to, own), isp.srgb_encode((light * ratio).clamp(0, 1)), own.hue)
+    ratio = isp.srgb_decode(_curve(luminance, controls, own)) / luminance
+    return torch.lerp(_curve(light, controls, own), isp.srgb_encode((light * ratio).clamp(0, 1)), own.hue)
 
 
-def _curve(light: Tensor, set_to: dict[str, float], own: Personality) -> Tensor:
-    """Linear → encoded, rising, 0 → 0: a shoulder that lifts what is dark, then contrast about the pivot."""
+def _curve(light: Tensor, controls: dict[str, float], own: Personality) -> Tensor:
+    """Apply the shoulder, which lifts dark tones, and the contrast about the pivot: linear → encoded, rising, 0 → 0."""
     k = own.shoulder
     encoded = isp.srgb_encode(((1 - torch.exp(-k * light)) / (1 - np.exp(-k))).clamp(0, 1))
-    encoded = encoded + set_to["shadows"] * encoded * (1 - encoded) ** 3
+    encoded = encoded + controls["shadows"] * encoded * (1 - encoded) ** 3
     odds = (encoded / (1 - encoded).clamp(min=1e-6)) * ((1 - _PIVOT) / _PIVOT)
-    odds = odds.clamp(1e-6) ** set_to["contrast"] * (_PIVOT / (1 - _PIVOT))
+    odds = odds.clamp(1e-6) ** controls["contrast"] * (_PIVOT / (1 - _PIVOT))
     return odds / (1 + odds)
 
 
 def _wide(y: Tensor) -> Tensor:
-    """(1, 1, H, W) blurred with a σ of about a 24th of the height, by way of a smaller copy."""
+    """Blur (1, 1, H, W) with a σ of about a 24th of the height, by means of a smaller copy."""
     step = max(y.shape[2] // 64, 1)
     small = F.avg_pool2d(y, step, ceil_mode=True, count_include_pad=False)
     return F.interpolate(gaussian(small, 2.5), size=y.shape[2:], mode="bilinear")
 
 
 def _split(rgb: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (luma (N, 1, H, W), chroma (N, 2, H, W)) of RGB."""
     ycc = torch.einsum("ij,njhw->nihw", _TO_YCC, rgb)
     return ycc[:, :1], ycc[:, 1:]
 
 
 def _joined(y: Tensor, chroma: Tensor) -> Tensor:
+    """Return RGB of luma and chroma: the inverse of ``_split``."""
     return torch.einsum("ij,njhw->nihw", _FROM_YCC, torch.cat([y, chroma], 1))
 
 
@@ -227,7 +231,7 @@ def _mirrored(x: Tensor, by: int) -> Tensor:
 
 
 def gaussian(x: Tensor, sigma: float) -> Tensor:
-    """(N, C, H, W) blurred with σ [px], the border mirrored; as it is for σ below 0.05."""
+    """Blur (N, C, H, W) with σ [px] and a mirrored border; return it unchanged for σ below 0.05."""
     if sigma < 0.05:
         return x
     reach = max(int(np.ceil(3 * sigma)), 1)
@@ -238,5 +242,5 @@ def gaussian(x: Tensor, sigma: float) -> Tensor:
 
 
 def _tensor(values: np.ndarray) -> Tensor:
-    """A batch of one, float32; a copy, for parameters are read-only and torch knows no such thing."""
+    """Return a batch of one, float32; a copy, because torch has no read-only tensors."""
     return torch.tensor(values, dtype=torch.float32)[None]

@@ -1,4 +1,4 @@
-"""Where a camera's JPEG lies over its RAW: orientation, scale, offset, and whether one offset fits the whole frame."""
+"""Alignment of a camera's JPEG with its RAW: offsets of windows, measured on edges, and one offset fitted to them."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from dataclasses import dataclass
 import numpy as np
 
 TILE = 256
-"""Side [px] of the windows whose own offsets are measured."""
+"""Side [px] of the windows whose offsets are measured."""
 
 _GOOD = 0.55
-"""Normalised correlation from which a window's offset is believed."""
+"""Normalised correlation from which the offset of a window is accepted."""
 
 _OUTLIER = 6.0
-"""Pixels from the median beyond which a window's offset is a mistake."""
+"""Distance [px] from the median beyond which the offset of a window is a mistake."""
 
 Geometry = tuple[float, float, float, float]
-"""How a picture lies on a RAW: RAW position (y, x) of the picture's corner, and RAW pixels a picture pixel (y, x)."""
+"""Place of a picture on a RAW: position (y, x) of its corner on the RAW, and RAW pixels to a picture pixel (y, x)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A window of the JPEG, its offset to the RAW in pixels (RAW = JPEG + offset), and how sure that is (−1 to 1)."""
+    """A window of the JPEG, its offset to the RAW in pixels (RAW = JPEG + offset), and its correlation (−1 to 1)."""
 
     top: int
     left: int
@@ -33,9 +33,9 @@ class Window:
 
 
 def detail(image: np.ndarray, radius: int = 8) -> np.ndarray:
-    """(H, W) with its local mean taken out and its local contrast evened, float32: what is left is edges.
+    """Extract the edges of (H, W): local mean 0 and local contrast 1, float32.
 
-    Makes a tone curve, vignetting and white balance drop out, so that RAW and JPEG can be compared.
+    Tone curve, vignetting and white balance then hardly matter, so that RAW and JPEG can be compared.
     """
     x = np.asarray(image, np.float32)
     mean = box_blur(x, radius)
@@ -46,7 +46,7 @@ def detail(image: np.ndarray, radius: int = 8) -> np.ndarray:
 
 
 def box_blur(x: np.ndarray, radius: int) -> np.ndarray:
-    """Mean over (2·radius + 1)², the border repeated."""
+    """Compute means over (2·radius + 1)² pixels; the border is repeated."""
     size = 2 * radius + 1
     for axis in (0, 1):
         pad = [(0, 0), (0, 0)]
@@ -58,28 +58,28 @@ def box_blur(x: np.ndarray, radius: int) -> np.ndarray:
     return x
 
 
-def shift_of(part: np.ndarray, whole: np.ndarray) -> tuple[float, float, float]:
-    """(y, x, score): where in ``whole`` the smaller ``part`` lies best, to a fraction of a pixel.
+def shift_of(window: np.ndarray, image: np.ndarray) -> tuple[float, float, float]:
+    """Find the best place (y, x) of a window in an image, to a fraction of a pixel → (y, x, score).
 
-    score is the normalised correlation there (−1 to 1). By FFT; both should be ``detail`` images.
+    The score is the normalised correlation there (−1 to 1). Both should be ``detail`` images; computed by FFT.
     """
-    h, w = part.shape
-    height, width = whole.shape
-    part = part - part.mean()
+    h, w = window.shape
+    height, width = image.shape
+    window = window - window.mean()
     shape = (height, width)
-    cross = np.fft.irfft2(np.fft.rfft2(whole, shape) * np.conj(np.fft.rfft2(part, shape)), shape)
+    cross = np.fft.irfft2(np.fft.rfft2(image, shape) * np.conj(np.fft.rfft2(window, shape)), shape)
     cross = cross[: height - h + 1, : width - w + 1]
-    energy = _window_energy(whole, h, w)
-    score = cross / (np.sqrt(energy * float((part * part).sum())) + 1e-9)
+    energy = _window_energy(image, h, w)
+    score = cross / (np.sqrt(energy * float((window * window).sum())) + 1e-9)
     y, x = np.unravel_index(int(score.argmax()), score.shape)
     peak = float(score[y, x])
     return y + _vertex(score[:, x], int(y)), x + _vertex(score[y], int(x)), peak
 
 
-def _window_energy(whole: np.ndarray, h: int, w: int) -> np.ndarray:
-    """Σ(value − window mean)² of every h×w window."""
+def _window_energy(image: np.ndarray, h: int, w: int) -> np.ndarray:
+    """Compute Σ(value − window mean)² of every h×w window."""
     sums = []
-    for x in (whole.astype(np.float64), whole.astype(np.float64) ** 2):
+    for x in (image.astype(np.float64), image.astype(np.float64) ** 2):
         c = np.pad(x.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
         sums.append(c[h:, w:] - c[:-h, w:] - c[h:, :-w] + c[:-h, :-w])
     energy: np.ndarray = np.maximum(sums[1] - sums[0] ** 2 / (h * w), 1e-9)
@@ -87,7 +87,7 @@ def _window_energy(whole: np.ndarray, h: int, w: int) -> np.ndarray:
 
 
 def _vertex(line: np.ndarray, at: int) -> float:
-    """How far from sample ``at`` the parabola through it and its neighbours has its maximum, in (−½, ½)."""
+    """Return the distance from sample ``at`` to the top of the parabola through it and its neighbours, in [−½, ½]."""
     if not 0 < at < len(line) - 1:
         return 0.0
     left, here, right = (float(v) for v in line[at - 1 : at + 2])
@@ -96,26 +96,27 @@ def _vertex(line: np.ndarray, at: int) -> float:
 
 
 def coarse(jpeg: np.ndarray, raw: np.ndarray) -> tuple[float, float, float]:
-    """(dy, dx, score) of a JPEG's luma over a RAW's at the same scale, either being allowed to stick out by a sixth.
+    """Find (dy, dx, score) of a JPEG's luma on a RAW's at the same scale; a sixth of either may lie outside the other.
 
-    Works on both reduced to at most about 1000 px, so offsets are good to that reduction's pixel.
+    Both are reduced to about 1000 px, so the offset is exact to a pixel of the reduced images.
     """
     step = max(max(jpeg.shape) // 1000, 1)
-    small, large = (_shrink(x, step) for x in (jpeg, raw))
+    small, large = (shrunk(x, step) for x in (jpeg, raw))
     margin_y, margin_x = small.shape[0] // 6, small.shape[1] // 6
     core = detail(small)[margin_y:-margin_y, margin_x:-margin_x]
     y, x, score = shift_of(core, detail(large))
     return (y - margin_y) * step, (x - margin_x) * step, score
 
 
-def _shrink(x: np.ndarray, step: int) -> np.ndarray:
+def shrunk(x: np.ndarray, step: int) -> np.ndarray:
+    """Compute means (h, w) over ``step`` × ``step`` pixels of (H, W), float32."""
     h, w = x.shape[0] // step * step, x.shape[1] // step * step
     small: np.ndarray = x[:h, :w].reshape(h // step, step, w // step, step).mean((1, 3), dtype=np.float32)
     return small
 
 
 def windows(jpeg: np.ndarray, raw: np.ndarray, dy: float, dx: float, reach: int = 40, size: int = TILE) -> list[Window]:
-    """Offsets of textured windows all over the JPEG, each searched within ``reach`` px of (dy, dx)."""
+    """Measure textured windows all over the JPEG, each within ``reach`` px of the offset (dy, dx)."""
     jpeg_detail, raw_detail = detail(jpeg), detail(raw)
     found = []
     rows = np.linspace(0, jpeg.shape[0] - size, max(jpeg.shape[0] // size, 1)).astype(int)
@@ -131,14 +132,14 @@ def windows(jpeg: np.ndarray, raw: np.ndarray, dy: float, dx: float, reach: int 
 def measure(
     jpeg: np.ndarray, raw: np.ndarray, corner: tuple[int, int], dy: float, dx: float, reach: int, size: int
 ) -> Window | None:
-    """One window's offset; None if it has too little texture or no clear match. Both are ``detail`` images."""
+    """Measure one window of ``detail`` images; None if it has too little texture or no clear match."""
     top, left = corner
-    part = jpeg[top : top + size, left : left + size]
+    inside = jpeg[top : top + size, left : left + size]
     y0, x0 = max(round(top + dy) - reach, 0), max(round(left + dx) - reach, 0)
     area = raw[y0 : round(top + dy) + size + reach, x0 : round(left + dx) + size + reach]
-    if part.shape != (size, size) or min(area.shape) < size + 2 or part.std() < 0.05:
+    if inside.shape != (size, size) or min(area.shape) < size + 2 or inside.std() < 0.05:
         return None
-    y, x, score = shift_of(part, area)
+    y, x, score = shift_of(inside, area)
     if score < _GOOD:
         return None
     return Window(top, left, size, y + y0 - top, x + x0 - left, score)
@@ -146,7 +147,7 @@ def measure(
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """How the windows agree: the median offset, the share of them within one pixel of it, the largest distance."""
+    """Agreement of windows: median offset, share within one pixel of it, largest distance, number of windows."""
 
     dy: float
     dx: float
@@ -155,25 +156,25 @@ class Fit:
     count: int
 
 
-def fit(found: list[Window]) -> Fit | None:
-    """One offset for all windows; None if there are fewer than three."""
-    if len(found) < 3:
+def fit(measured: Sequence[Window]) -> Fit | None:
+    """Fit one offset to all windows; None for fewer than three."""
+    if len(measured) < 3:
         return None
-    offsets = np.array([(w.dy, w.dx) for w in found])
+    offsets = np.array([(w.dy, w.dx) for w in measured])
     middle = np.median(offsets, 0)
     away = np.abs(offsets - middle).max(1)
-    return Fit(float(middle[0]), float(middle[1]), float((away <= 1).mean()), float(away.max()), len(found))
+    return Fit(float(middle[0]), float(middle[1]), float((away <= 1).mean()), float(away.max()), len(measured))
 
 
-def refined(geometry: Geometry, found: Sequence[Window]) -> Geometry:
-    """The geometry with what the windows' offsets say of position and scale added, outliers left out."""
-    parts = []
+def refined(geometry: Geometry, measured: Sequence[Window]) -> Geometry:
+    """Correct position and scale by a line fitted to the offsets of the windows, without outliers."""
+    axes = []
     for axis in (0, 1):
-        at = np.array([(w.top, w.left)[axis] + w.size / 2 for w in found])
-        off = np.array([(w.dy, w.dx)[axis] for w in found])
-        near = np.abs(off - np.median(off)) < _OUTLIER
-        line = near.sum() > 4 and np.ptp(at[near]) > 0
-        slope, start = np.polyfit(at[near], off[near], 1) if line else (0.0, np.median(off))
+        middle = np.array([(w.top, w.left)[axis] + w.size / 2 for w in measured])
+        offset = np.array([(w.dy, w.dx)[axis] for w in measured])
+        near = np.abs(offset - np.median(offset)) < _OUTLIER
+        line = near.sum() > 4 and np.ptp(middle[near]) > 0
+        slope, start = np.polyfit(middle[near], offset[near], 1) if line else (0.0, np.median(offset))
         scale = geometry[2 + axis]
-        parts.append((float(geometry[axis] + start * scale), float(scale * (1 + slope))))
-    return parts[0][0], parts[1][0], parts[0][1], parts[1][1]
+        axes.append((float(geometry[axis] + start * scale), float(scale * (1 + slope))))
+    return axes[0][0], axes[1][0], axes[0][1], axes[1][1]

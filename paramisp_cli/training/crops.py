@@ -1,0 +1,140 @@
+"""Crops for training: the same area of both sides of a pair, mirrored at random, always with the same CFA."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from paramisp_cli import isp, mosaic
+from paramisp_cli.errors import ConfigError
+from paramisp_cli.formats import raster
+from paramisp_cli.models.base import Params
+from paramisp_cli.training.dataset import LoadedPair, Region
+from paramisp_cli.types import CanonicalParams, OpticalParams
+
+CFA = "RGGB"
+"""CFA of every crop: a batch has one, and moving or mirroring turns any CFA into any other."""
+_SLACK = 2
+"""Pixels by which a region must exceed a crop, whose corner moves by up to one for the phase of the CFA."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """srgb (N, 3, H, W) and mosaic (N, 1, H, W), float32, linear RAW with black 0 and white 1, and the parameters.
+
+    ``code`` (N,) is one raw unit on the scale of the mosaic: 1 / (white − black).
+    """
+
+    srgb: Tensor
+    mosaic: Tensor
+    params: Params
+    code: Tensor
+
+
+def largest_side(item: LoadedPair) -> int:
+    """Return the side [px] of the largest square that can be cropped from a region of a pair; 0 if there is none."""
+    return max((min(region.height, region.width) - _SLACK for region in item.pair.regions), default=0)
+
+
+class Sampler:
+    """Random crops: each camera as often as any other, and each pair of a camera as often as any other.
+
+    Where a data set holds photographs, simulated pairs give the share ``simulated`` of the crops. A pair none of whose
+    regions holds a crop gives none of that size.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[LoadedPair],
+        params_of: Callable[[CanonicalParams, OpticalParams], Params] = Params.of,
+        lens_shading: Sequence[Sequence[float]] | None = None,
+        simulated: float = 0.0,
+        random_balance: float = 0.0,
+    ) -> None:
+        """``params_of`` and ``lens_shading`` are those of the model; the mosaics come without the shading."""
+        self.pairs, self.params_of, self.lens_shading = pairs, params_of, lens_shading
+        self.simulated, self.random_balance = simulated, random_balance
+        self._groups: dict[int, list[list[list[LoadedPair]]]] = {}
+
+    def _groups_for(self, crop: int) -> list[list[list[LoadedPair]]]:
+        """Return the pairs that hold such crops, by camera: those of photographs first, then simulated ones."""
+        if crop not in self._groups:
+            groups: dict[bool, dict[str, list[LoadedPair]]] = {}
+            for item in self.pairs:
+                if largest_side(item) >= crop:
+                    groups.setdefault(item.pair.is_simulated, {}).setdefault(item.camera, []).append(item)
+            if not groups:
+                raise ConfigError(f"no aligned part of any photograph holds a crop of {crop} px; use a smaller one")
+            self._groups[crop] = [list(groups[simulated].values()) for simulated in sorted(groups)]
+        return self._groups[crop]
+
+    def batch(self, count: int, crop: int, generator: torch.Generator) -> Batch:
+        """Draw ``count`` crops of ``crop`` × ``crop`` px; all randomness comes from the generator."""
+
+        def pick(n: int) -> int:
+            return int(torch.randint(n, (1,), generator=generator))
+
+        srgbs, mosaics, parameters, codes = [], [], [], []
+        groups = self._groups_for(crop)
+        for _ in range(count):
+            cameras = groups[len(groups) > 1 and float(torch.rand(1, generator=generator)) < self.simulated]
+            items = cameras[pick(len(cameras))]
+            item = items[pick(len(items))]
+            fitting = [r for r in item.pair.regions if min(r.height, r.width) >= crop + _SLACK]
+            areas = torch.tensor([float(r.height * r.width) for r in fitting])
+            region = fitting[int(torch.multinomial(areas, 1, generator=generator))]
+            spot = pick((region.height - crop) // 2), pick((region.width - crop) // 2)
+            srgb, raw = cut(item, region, spot, crop, 1 + pick(4), self.lens_shading)
+            srgbs.append(srgb)
+            mosaics.append(raw)
+            codes.append(1 / (item.canonical.white_level - float(item.canonical.black_level.mean())))
+            parameters.append((replace(item.canonical, cfa=CFA), item.pair.optical))
+        if self.random_balance:
+            for number, (canonical, optical) in enumerate(parameters):
+                red, blue = (self.random_balance * torch.randn(2, generator=generator)).exp().tolist()
+                planes = mosaic.sites(mosaics[number][0])
+                planes[CFA.index("R")] *= red
+                planes[CFA.index("B")] *= blue
+                neutral = canonical.as_shot_neutral * (red, 1, blue)
+                parameters[number] = replace(canonical, as_shot_neutral=neutral), optical
+        return Batch(
+            torch.from_numpy(np.stack(srgbs)),
+            torch.from_numpy(np.stack(mosaics)),
+            Params.cat([self.params_of(canonical, optical) for canonical, optical in parameters]),
+            torch.tensor(codes, dtype=torch.float32),
+        )
+
+
+def cut(
+    item: LoadedPair,
+    region: Region,
+    spot: tuple[int, int],
+    crop: int,
+    orientation: int,
+    lens_shading: Sequence[Sequence[float]] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cut (srgb (3, crop, crop) in [0, 1], mosaic (1, crop, crop) with ``CFA``) at twice ``spot`` in the region.
+
+    ``orientation`` 1–4 mirrors both; ``lens_shading`` is taken out of the mosaic. The corner moves by up to one pixel
+    to give the crop its CFA.
+    """
+    for dy, dx in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        top, left = region.top + 2 * spot[0] + dy, region.left + 2 * spot[1] + dx
+        canonical = item.canonical.shifted(top + region.dy, left + region.dx)
+        if mosaic.named(raster.apply_orientation(mosaic.pattern(canonical.cfa), orientation)) == CFA:
+            break
+    srgb = item.srgb[top : top + crop, left : left + crop]
+    top, left = top + region.dy, left + region.dx
+    codes = item.mosaic[top : top + crop, left : left + crop]
+    black = mosaic.repeated(canonical.black_level, codes.shape)
+    raw = (codes - black) / (canonical.white_level - black)
+    if lens_shading is not None:
+        frame_top, frame_left, *size = item.frame or (0, 0, *item.mosaic.shape)
+        frame = (frame_top + top, frame_left + left, *size)
+        raw = raw * isp.shading_gain(lens_shading, canonical.cfa, (0, crop), frame, crop)[0, 0].numpy()
+    srgb, raw = (raster.apply_orientation(side, orientation) for side in (srgb, raw))
+    return (srgb.transpose(2, 0, 1) / 255).astype(np.float32), raw[None].astype(np.float32)

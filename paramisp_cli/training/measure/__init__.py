@@ -1,0 +1,1 @@
+"""Quality of models and baselines on aligned pairs."""

@@ -1,0 +1,1 @@
+"""Data sets without photographs: shots of linear scenes by simulated cameras."""

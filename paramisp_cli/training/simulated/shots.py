@@ -1,0 +1,270 @@
+"""Shots of scenes by simulated cameras, stored as a data set of pairs.
+
+Every shot follows from the seed and its number alone: a second run, after an interruption or with a larger count, makes
+only the missing shots.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from paramisp_cli import cameras, formats, isp
+from paramisp_cli.cameras import CameraFacts
+from paramisp_cli.errors import ConfigError, FormatError, ParamispError
+from paramisp_cli.models.base import Params
+from paramisp_cli.models.parametric import Parametric
+from paramisp_cli.training.dataset import (
+    CONTACT_SHEET,
+    INDEX,
+    SIMULATED,
+    Pair,
+    Region,
+    arrays_path,
+    locked,
+    read_arrays,
+    read_index,
+    write_arrays,
+    write_index,
+)  # fmt: skip
+from paramisp_cli.training.simulated import camera, scenes
+from paramisp_cli.types import Camera, Direction, OpticalParams, SrgbImage
+
+_VERSION = 1
+"""Version of the shots, in their names: raise it when the same numbers give other pixels."""
+_SIZES = (96, 4096)
+_ISOS = np.array(
+    [50, 64, 80, 100, 125, 160, 200, 250, 320, 400, 500, 640, 800, 1000, 1250, 1600, 2000, 2500, 3200, 4000, 5000, 6400,
+     8000, 10000, 12800, 16000, 20000, 25600]
+)  # fmt: skip
+_TIMES = 1 / np.array(
+    [4000, 3200, 2500, 2000, 1600, 1250, 1000, 800, 640, 500, 400, 320, 250, 200, 160, 125, 100, 80, 60, 50, 40, 30, 25,
+     20, 15, 13, 10, 8, 6, 5, 4]
+)  # fmt: skip
+_F_NUMBERS = np.array([1.8, 2, 2.2, 2.5, 2.8, 3.2, 3.5, 4, 4.5, 5, 5.6, 6.3, 7.1, 8, 9, 10, 11, 13, 14, 16])
+_FOCAL_LENGTHS = (18, 200)
+_EV100 = (4.0, 15.0)
+"""Brightness of scenes, from a dim room to open sunlight, in EV at ISO 100."""
+_GREY = 0.18
+_CLIPPED = 0.04
+"""Share of a view that may clip before the simulated metering exposes less."""
+_REDUCTION = 1.0
+"""Largest reduction of the exposure [EV]: in a room with windows, the room counts."""
+_SHEET = 60
+"""Largest number of shots on the contact sheet."""
+_INDEX_SECONDS = 5.0
+"""Time between two writes of the index: it is written whole, and a run may make thousands of shots."""
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """A series of ``count`` shots of ``size`` × ``size`` px with these cameras; raises ConfigError for bad numbers."""
+
+    count: int
+    size: int
+    seed: int
+    cameras: tuple[CameraFacts, ...]
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ConfigError(f"--count must be at least 1, not {self.count}")
+        if self.seed < 0:
+            raise ConfigError(f"--seed must not be negative, not {self.seed}")
+        if self.size % 2 or not _SIZES[0] <= self.size <= _SIZES[1]:
+            raise ConfigError(f"--size must be even and {_SIZES[0]} to {_SIZES[1]}, not {self.size}")
+
+
+def pick_cameras(names: Sequence[str]) -> tuple[CameraFacts, ...]:
+    """Return the cameras of these names, or all that can be simulated; raises ConfigError for any other name."""
+    if not names:
+        return tuple(facts for facts in cameras.all_cameras() if camera.lacks(facts) is None)
+    picked: dict[str, CameraFacts] = {}
+    for name in names:
+        facts = cameras.find_by_name(name)
+        if facts is None:
+            close = cameras.close_names(name)
+            hint = f"; did you mean {' or '.join(close)}?" if close else ""
+            raise ConfigError(f"--camera {name}: not in the camera table (see `paramisp cameras`){hint}")
+        if lacking := camera.lacks(facts):
+            raise ConfigError(f"--camera {name}: the table does not know its {lacking}, so it cannot be simulated")
+        picked[facts.name] = facts
+    return tuple(picked.values())
+
+
+def make(paths: Sequence[Path | str], dataset: Path | str, series: Series) -> Iterator[Pair]:
+    """Make the shots that ``dataset`` lacks, scene by scene; yield every shot of the series, and refused scenes.
+
+    Shot n shows scene n modulo the number of scenes. Other pairs of the data set stay. A scene that cannot be used
+    gives a refused pair, and its shots are left out. The data set is locked until the end. Raises InputMissingError,
+    FileAccessError, or ConfigError if another process works in the data set.
+    """
+    dataset = Path(dataset)
+    files = scenes.find(paths)
+    with locked(dataset):
+        yield from _made(files, dataset, series)
+
+
+def _made(files: Sequence[Path], dataset: Path, series: Series) -> Iterator[Pair]:
+    """Make the shots, in a locked data set."""
+    pairs = read_index(dataset) if (dataset / INDEX).exists() else []
+    pairs = [pair for pair in pairs if (pair.status, pair.jpeg) != ("refused", SIMULATED)]
+    known = {pair.name: pair for pair in pairs}
+    written = -_INDEX_SECONDS
+    shots: list[Pair] = []
+    try:
+        for place, path in enumerate(files):
+            scene = None
+            for number in range(place, series.count, len(files)):
+                name = _name(series, number, path)
+                pair = known.get(name)
+                if pair is None or not arrays_path(dataset, name).exists():
+                    try:
+                        scene = scene or scenes.load(path)
+                        pair, mosaic, srgb = shoot(series, number, path, scene)
+                    except ParamispError as error:
+                        reason = str(error).removeprefix(f"{path}: ")
+                        pair = Pair(f"{path.stem}-refused", str(path), SIMULATED, "refused", reason)
+                    else:
+                        write_arrays(dataset, name, mosaic, srgb)  # first: the index never names a missing shot
+                    if name not in known:
+                        pairs.append(pair)
+                    if time.monotonic() - written > _INDEX_SECONDS:
+                        write_index(dataset, pairs)
+                        written = time.monotonic()
+                yield pair
+                if pair.status == "refused":
+                    break
+                shots.append(pair)
+    finally:
+        write_index(dataset, pairs)
+    if shots:
+        sheet = contact_sheet(dataset, shots[:: -(-len(shots) // _SHEET)])
+        formats.write(SrgbImage(sheet), dataset / CONTACT_SHEET, overwrite=True)
+
+
+def _name(series: Series, number: int, path: Path) -> str:
+    """Return the name of a shot: the scene, the number, and a hash of everything that decides the pixels."""
+    names = [facts.name for facts in series.cameras]
+    decisive = [_VERSION, series.seed, series.size, number, path.name, path.stat().st_size, *names]
+    return f"{path.stem}-{number:05d}-{hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:6]}"
+
+
+# One shot ------------------------------------------------------------------------------------------------------------
+
+
+def shoot(series: Series, number: int, path: Path, scene: scenes.Scene) -> tuple[Pair, np.ndarray, np.ndarray]:
+    """Take a shot → (pair, mosaic (size, size) uint16, srgb (size, size, 3) uint8); the same every time."""
+    rng = np.random.default_rng((_VERSION, series.seed, number))
+    facts = series.cameras[int(rng.integers(len(series.cameras)))]
+    optical = draw_optical(facts, rng)
+    assert optical.iso is not None
+    assert optical.focal_length is not None
+    try:
+        view = scenes.view(scene, series.size, optical.focal_length, rng)
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}") from error
+    params = camera.canonical(facts, optical.iso, draw_neutral(facts, rng))
+    noise = facts.noise_profile(optical.iso)
+    assert noise is not None
+    light, bias = metered(view, rng)
+    mosaic = camera.expose(light, params, noise, rng.uniform(0.5, 0.9), rng)
+    srgb = camera.develop(mosaic, params, optical, camera.personality(facts.name, series.seed))
+    settings = f"ISO {optical.iso:g}, {_time(optical)} s, f/{optical.f_number:g}, {optical.focal_length:g} mm"
+    name = _name(series, number, path)
+    pair = Pair(
+        name=name,
+        raw=str(path),
+        jpeg=SIMULATED,
+        status="pair",
+        reason=f"simulated: {path.stem}, {facts.name}, {settings}, {bias:+.1f} EV",
+        camera=Camera(facts.exif_make, facts.exif_model),
+        optical=optical,
+        canonical=params,
+        score=1.0,
+        regions=(Region(0, 0, series.size, series.size),),
+        size=(series.size, series.size),
+        source_hash=hashlib.sha256(name.encode()).hexdigest()[:16],
+    )
+    return pair, mosaic, srgb
+
+
+def _time(optical: OpticalParams) -> str:
+    """Word the exposure time, such as 1/125."""
+    assert optical.exposure_time is not None
+    return f"1/{round(1 / optical.exposure_time)}"
+
+
+def draw_optical(facts: CameraFacts, rng: np.random.Generator) -> OpticalParams:
+    """Draw settings for a scene between a dim room and sunlight, at ISO speeds of the camera."""
+    assert facts.noise_rows is not None
+    low, high = facts.noise_rows[0, 0], facts.noise_rows[-1, 0]
+    if high < 4 * low:  # measured at hardly more than one speed: the noise profile extrapolates in proportion
+        low, high = min(low, 100), max(high, 1600)
+    isos = _ISOS[(low * 0.9 <= _ISOS) & (high * 1.1 >= _ISOS)]
+    pick = partial(rng.integers, 0)
+    iso = float(isos[pick(len(isos))]) if len(isos) else float(low)
+    while True:  # two of three draws are accepted
+        f_number, time = float(_F_NUMBERS[pick(len(_F_NUMBERS))]), float(_TIMES[pick(len(_TIMES))])
+        if _EV100[0] <= np.log2(f_number**2 / time * 100 / iso) <= _EV100[1]:
+            break
+    shortest, longest = np.log(_FOCAL_LENGTHS)
+    return OpticalParams(iso, time, f_number, float(round(np.exp(rng.uniform(shortest, longest)))))
+
+
+def draw_neutral(facts: CameraFacts, rng: np.random.Generator) -> np.ndarray:
+    """Draw an as-shot neutral (3,), G = 1: daylight, warmer (down to lamps) or cooler (shade) light, with an error."""
+    assert facts.daylight_neutral is not None
+    kind = rng.random()
+    warmth = rng.normal(0, 0.05) if kind < 0.5 else rng.uniform(0.05, 0.4) if kind < 0.85 else rng.uniform(-0.15, -0.05)
+    off = rng.normal(0, 0.03, 2)
+    shift = np.exp([warmth + off[0], 0, -1.2 * warmth + off[1]])
+    # A neutral above 1 would clip red or blue before green, and tint highlights: cameras avoid it.
+    neutral: np.ndarray = np.minimum(facts.daylight_neutral / facts.daylight_neutral[1] * shift, [0.95, 1, 0.95])
+    return neutral
+
+
+def metered(view: Tensor, rng: np.random.Generator) -> tuple[Tensor, float]:
+    """Scale a view so that 1 clips → (view, deviation [EV] from the middle grey of the meter).
+
+    The meter sets the geometric mean to middle grey, and exposes less where much of the view would clip.
+    """
+    luminance = view.mean(0).flatten()
+    middle = float(torch.exp(torch.log(luminance + 0.02 * luminance.mean() + 1e-9).mean()))
+    bright = float(torch.quantile(luminance[:: max(len(luminance) // 65536, 1)], 1 - _CLIPPED))
+    bias = float(np.clip(rng.normal(0, 0.5), -1, 1))
+    reduction = float(np.clip(np.log2(_GREY / middle * bright), 0, _REDUCTION))
+    gain = _GREY / middle * 2 ** (bias - reduction)
+    return view * gain, bias - reduction
+
+
+# The contact sheet ---------------------------------------------------------------------------------------------------
+
+
+def contact_sheet(dataset: Path | str, shots: Sequence[Pair]) -> np.ndarray:
+    """Draw each picture beside its mosaic, rendered by the parametric model, three to a row: (H, W, 3) uint8."""
+    model = Parametric(Direction.RENDER)
+    tiles = []
+    for pair in shots:
+        mosaic, srgb = read_arrays(dataset, pair)
+        c = pair.canonical
+        assert c is not None
+        raw = torch.from_numpy(mosaic.astype(np.float32))[None, None]
+        linear = isp.normalise(raw, torch.tensor(c.black_level, dtype=torch.float32), c.white_level)
+        with torch.inference_mode():
+            rendered = model(linear, Params.of(c, pair.optical))
+        picture = torch.from_numpy(srgb).permute(2, 0, 1)[None].float() / 255
+        both = torch.cat([picture, rendered.clamp(0, 1)], 3)
+        small = torch.nn.functional.interpolate(both, size=(224, 448), mode="bilinear", antialias=True)
+        tile = small.clamp(0, 1)[0].permute(1, 2, 0).mul(255).round().byte().numpy()
+        tiles.append(np.pad(tile, ((4, 4), (4, 4), (0, 0))))
+    tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % 3)
+    return np.concatenate([np.concatenate(tiles[i : i + 3], 1) for i in range(0, len(tiles), 3)])
