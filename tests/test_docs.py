@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -148,12 +149,25 @@ def test_ray_recipe(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def helps() -> dict[str, str]:
-    """Return --help of every command; "" is the program's own."""
-    found = {}
-    for name in ("", *COMMANDS):
-        words = [sys.executable, "-m", "paramisp_cli", *name.split(), "--help"]
-        done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT)
-        found[name] = done.stdout
+    """Return --help of every command; "" is the program's own. One interpreter prints them all."""
+    script = (
+        "import contextlib, io, json, sys\n"
+        "from paramisp_cli.cli import app\n"
+        "found = {}\n"
+        "for name in json.loads(sys.argv[1]):\n"
+        "    sys.argv, told = ['paramisp', *name.split(), '--help'], io.StringIO()\n"
+        "    with contextlib.redirect_stdout(told):\n"
+        "        try:\n"
+        "            app.main()\n"
+        "        except SystemExit as stop:\n"
+        "            assert stop.code == 0, name\n"
+        "    found[name] = told.getvalue()\n"
+        "print(json.dumps(found))\n"
+    )
+    words = [sys.executable, "-c", script, json.dumps(["", *COMMANDS])]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT)
+    found: dict[str, str] = json.loads(done.stdout)
+    assert all(f"paramisp {name}".strip() in text for name, text in found.items())
     return found
 
 
