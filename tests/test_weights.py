@@ -344,7 +344,7 @@ def test_other_files_are_refused(tmp_path):
         weights.load_model(legacy)
     with zipfile.ZipFile(tmp_path / "z.ckpt", "w") as archive:
         archive.writestr("readme", "x")
-    with pytest.raises(WeightsError, match="not one that torch wrote"):
+    with pytest.raises(WeightsError, match="torch did not write it"):
         weights.load_model(tmp_path / "z.ckpt")
     for content in ([1, 2], {"weights": 1}, {"state_dict": 3}):
         torch.save(content, tmp_path / "c.ckpt")
@@ -375,14 +375,14 @@ def test_bombs_and_absurd_sizes(tmp_path):
     rewritten(path, lambda _, data: (data, stored))
     weights.load_model(path)
     rewritten(path, lambda name, data: (data, deflated if "/data/" in name else stored))
-    with pytest.raises(WeightsError, match="data/0 is compressed, not one that torch writes"):
+    with pytest.raises(WeightsError, match="data/0 is compressed, so torch did not write it"):
         weights.load_model(path)
     rewritten(path, lambda name, data: (data, stored))
     rewritten(path, lambda name, data: (data[:-4] if "/data/" in name else data, stored))
     with pytest.raises(WeightsError, match="storage"):
         weights.load_model(path)
     rewritten(path, lambda name, data: (data * 9, deflated) if name.endswith("data.pkl") else (data, stored))
-    with pytest.raises(WeightsError, match="not one that torch writes"):
+    with pytest.raises(WeightsError, match="torch did not write it"):
         weights.load_model(path)
     path = checkpoint(tmp_path / "b.ckpt", published_state(network()))
     huge_memo = b"\x80\x02}r\xff\xff\xff\x7f."  # LONG_BINPUT at index 2³¹ − 1: of an array of 16 GB in pickle's C code
