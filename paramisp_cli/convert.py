@@ -1,4 +1,4 @@
-"""unprocess and render as a library: from a file, an image, an array, a tensor or a PIL picture to an image."""
+"""The library's ``unprocess`` and ``render``, from a file, image, array, tensor or PIL picture to an image."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from paramisp_cli.runner import Runner
 
 SMALLEST_MOSAIC = 24
-"""Sides of the smallest mosaic that is made: LibRaw opens no DNG of less than 22 pixels a side."""
+"""Smallest side of a mosaic that ``unprocess`` makes: LibRaw opens no DNG of less than 22 pixels a side."""
 
 _PIXEL_TYPES: dict[int, type[np.generic]] = {8: np.uint8, 16: np.uint16, 32: np.float32}
 
@@ -49,11 +49,11 @@ def unprocess(
     source       a path (JPEG, PNG, TIFF), an ``SrgbImage``, or sRGB-encoded pixels of any size, as stored:
                  a numpy array (H, W, 3), uint8 (0–255), uint16 (0–65535), float32 or float64 (0–1);
                  a torch tensor (3, H, W) or (1, 3, H, W) on any device, uint8 (0–255) or floating point (0–1);
-                 a PIL picture, read as its file would be: grey becomes RGB, alpha is dropped, its ICC profile and EXIF
-                 are used
+                 a PIL picture, converted like a file: grey becomes RGB, alpha is dropped, its ICC profile and EXIF are
+                 used
     camera, optical, orientation
-                 parameters of the shot, for arrays, tensors and PIL pictures, whose EXIF they override; a path and an
-                 ``SrgbImage`` have their own, and ``settings`` overrides those of any source
+                 parameters of the shot, for arrays, tensors and PIL pictures (they override its EXIF); a path and an
+                 ``SrgbImage`` have their own, and ``settings`` overrides the parameters of any source
 
     The result has a uint16 mosaic (float32 with a ``bit_depth`` of 32) at full resolution, padded by reflection to even
     sides of at least ``SMALLEST_MOSAIC``; its ``crop`` is the true size. Raises MetadataError for an array of the wrong
@@ -89,10 +89,10 @@ def render(
     source       a path (DNG or camera RAW), a ``RawImage``, or a mosaic of even sides:
                  a numpy array (H, W), uint16 in raw units, or float32 or float64, linear, black 0, white 1;
                  a torch tensor (H, W), (1, H, W) or (1, 1, H, W) on any device, uint16 or floating point likewise
-    canonical    CFA, levels, white balance and colour matrix of the mosaic; an array and a tensor need it
+    canonical    CFA, levels, white balance and colour matrix of the mosaic, required for an array or a tensor
     camera, optical, orientation
                  further parameters of the shot, for arrays and tensors; a path and a ``RawImage`` have their own, and
-                 ``settings`` overrides those of any source
+                 ``settings`` overrides the parameters of any source
 
     Raises MetadataError for an array of the wrong shape, type or range, ConfigError for wrong arguments, and otherwise
     a ParamispError that names the file.
@@ -114,13 +114,13 @@ def render(
     return result
 
 
-# --- with everything decided ------------------------------------------------------------------------------------------
+# --- conversion -------------------------------------------------------------------------------------------------------
 
 
 def check(settings: Settings, direction: Direction) -> None:
-    """Find mistakes in the settings before any file is read: errors as of ``parameters.check``, and for the device."""
+    """Find mistakes in the settings before any file is read: those of ``parameters.check``, and the device's."""
     parameters.check(settings, direction)
-    if settings.device not in ("auto", "cpu"):  # these need no look, and no torch
+    if settings.device not in ("auto", "cpu"):  # these always exist: do not import torch to check them
         from paramisp_cli import devices
 
         devices.pick(settings.device)
@@ -129,7 +129,8 @@ def check(settings: Settings, direction: Direction) -> None:
 def affordable(conversion: Conversion, settings: Settings, size: tuple[int, int]) -> Conversion:
     """Return the conversion with a memory plan for a picture of ``size``.
 
-    Where no plan fits, it is by the parametric model with a notice; or ConfigError if the user asked for the network.
+    If no plan fits, fall back to the parametric model with a notice, or raise ConfigError if the user requested the
+    network.
     """
     from paramisp_cli.runner import NotEnoughMemoryError
 
@@ -145,7 +146,7 @@ def affordable(conversion: Conversion, settings: Settings, size: tuple[int, int]
 
 
 def run(image: SrgbImage | RawImage, conversion: Conversion, settings: Settings) -> SrgbImage | RawImage:
-    """Convert an image by a completed conversion: a picture to a RAW, a RAW to a picture."""
+    """Convert an image with completed parameters: a picture to a RAW, a RAW to a picture."""
     return (
         _render(image, conversion, settings) if isinstance(image, RawImage) else _unprocess(image, conversion, settings)
     )
@@ -235,7 +236,7 @@ def _stepped_down(conversion: Conversion, used: str) -> tuple[str, ...]:
     """Return a notice if memory ran out during the work."""
     if conversion.memory_plan in (None, used):
         return ()
-    return (f"memory ran out: went on with the plan {used!r}, which needs less and takes longer",)
+    return (f"memory ran out: continued with the memory plan {used!r}, which needs less and takes longer",)
 
 
 def _render_exposure(
@@ -243,8 +244,8 @@ def _render_exposure(
 ) -> tuple[float, tuple[str, ...]]:  # fmt: skip
     """Return the digital gain [EV] and notices.
 
-    A trained network knows its camera's brightness. The parametric model does not: cameras leave different headroom
-    above their metering, so without ``exposure`` it is set to that of the RAW's own camera JPEG.
+    A trained network has learned its camera's brightness. The parametric model has not, and cameras leave different
+    headroom above their metering, so without ``exposure`` the brightness is matched to the RAW's own camera JPEG.
     """
     if conversion.architecture != "parametric":
         return settings.exposure or 0.0, ()
@@ -283,7 +284,7 @@ Image = TypeVar("Image", SrgbImage, RawImage)
 
 
 def _described(image: Image, own: dict[str, Any]) -> Image:
-    """The image with those of the caller's parameters that are given; ConfigError if one is of the wrong type."""
+    """Return the image with the caller's parameters that are not None; ConfigError for a wrong type."""
     given = {name: value for name, value in own.items() if value is not None}
     for name, value in given.items():
         if not isinstance(value, _KINDS[name]):
@@ -292,7 +293,7 @@ def _described(image: Image, own: dict[str, Any]) -> Image:
 
 
 def _refuse(own: dict[str, Any], source: str) -> None:
-    """Raise ConfigError if parameters are given beside a source that has its own."""
+    """Raise ConfigError for parameters passed with a source that has its own."""
     given = [f"{name}=" for name, value in own.items() if value is not None]
     if given:
-        raise ConfigError(f"{', '.join(given)}: for arrays and tensors; {source} has its own, which Settings overrides")
+        raise ConfigError(f"{', '.join(given)}: for arrays and tensors; {source} has its own; Settings overrides it")

@@ -214,7 +214,7 @@ def test_a_closed_terminal_ends_as_a_polite_kill(paramisp, photo, make_jpeg, mon
     before = signal.getsignal(signal.SIGHUP)
     code, _, err = paramisp("unprocess", photo, make_jpeg(photo.with_name("b.jpg")), *KNOWN)
     assert code == 130
-    assert err[-1].endswith("go on with --on-exists skip")
+    assert err[-1].endswith("resume with --on-exists skip")
     assert signal.getsignal(signal.SIGHUP) is before
     assert not list(photo.parent.glob(".paramisp-*"))
 
@@ -264,7 +264,7 @@ def test_files_left_out_are_counted(paramisp, photo, tmp_path):
     code, _, err = paramisp("unprocess", tmp_path, *KNOWN)
     assert code == 0
     assert err[0] == (
-        "left out 5 files: 2 HEIC (cannot be read), 1 RAW (`paramisp render` takes them), 2 other (.txt, no suffix)"
+        "left out 5 files: 2 HEIC (cannot be read), 1 RAW (`paramisp render` converts them), 2 other (.txt, no suffix)"
     )
     assert paramisp("unprocess", tmp_path, "-q", "--on-exists", "overwrite", *KNOWN)[2] == []
 

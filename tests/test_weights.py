@@ -84,7 +84,7 @@ TAIL = "localnet.tail.bias"
 @pytest.mark.parametrize(
     ("tensors", "header", "message"),
     [
-        ({TAIL: None}, {}, "misses 1 .*localnet.tail.bias"),
+        ({TAIL: None}, {}, "lacks 1 .*localnet.tail.bias"),
         ({"extra": torch.zeros(1)}, {}, "unknown 1 .*extra"),
         ({TAIL: torch.zeros(4)}, {}, r"shape \(4,\).*\(3,\)"),
         ({TAIL: torch.tensor([0, float("nan"), 0])}, {}, "not finite"),
