@@ -88,7 +88,7 @@ def render(
 
     source       a path (DNG or camera RAW), a ``RawImage``, or a mosaic of even sides:
                  a numpy array (H, W), uint16 in raw units, or float32 or float64, linear, black 0, white 1;
-                 a torch tensor (H, W), (1, H, W) or (1, 1, H, W) on any device, uint16 or floating point likewise
+                 a torch tensor (H, W), (1, H, W) or (1, 1, H, W) on any device, uint16 or floating point
     canonical    CFA, levels, white balance and colour matrix of the mosaic, required for an array or a tensor
     camera, optical, orientation
                  further parameters of the shot, for arrays and tensors; a path and a ``RawImage`` have their own, and
@@ -118,7 +118,7 @@ def render(
 
 
 def check(settings: Settings, direction: Direction) -> None:
-    """Find mistakes in the settings before any file is read: those of ``parameters.check``, and the device's."""
+    """Find mistakes in the settings, including the device, before any file is read; see ``parameters.check``."""
     parameters.check(settings, direction)
     if settings.device not in ("auto", "cpu"):  # these always exist: do not import torch to check them
         from paramisp_cli import devices

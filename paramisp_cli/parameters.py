@@ -276,7 +276,7 @@ def _canonical_of_table(
     """Return the values of the camera table, else of an average camera; prefer the MakerNote's white balance."""
     facts = known or cameras.GENERIC
     average = "an average camera"
-    source = f"camera table ({known.name})" if known else f"{average} (this one is not in the table)"
+    source = f"camera table ({known.name})" if known else f"{average} (the camera is not in the table)"
     matrix, neutral = facts.color_matrix, facts.daylight_neutral
     level, white = facts.levels(iso)
     origin |= dict.fromkeys(("black_level", "white_level", "color_matrix"), source)

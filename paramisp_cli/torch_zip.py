@@ -149,7 +149,7 @@ class _Constructor:
         return self._call(*args)
 
     def __setattr__(self, name: str, value: object) -> None:
-        raise pickle.UnpicklingError("a pickle wants to change a constructor")
+        raise pickle.UnpicklingError("a pickle tries to change a constructor")
 
 
 _KNOWN = {
@@ -333,7 +333,7 @@ class Archive:
             raise
         except MemoryError as error:
             raise WeightsError(
-                f"{self.path} wants more memory than there is; the file is damaged or hostile"
+                f"{self.path} needs more memory than there is; the file is damaged or hostile"
             ) from error
         except Exception as error:  # a damaged pickle may provoke any error in the unpickler
             reason = " ".join(str(error).split())[:200]

@@ -39,7 +39,7 @@ __all__ = [
 ENVIRONMENT = "PARAMISP_WEIGHTS"
 GENERIC = "generic"
 _PREFERRED = architectures(needs_weights=True)
-"""Architectures searched first if none is requested, best first; others follow by name."""
+"""Architectures searched first unless one is requested, best first; others follow by name."""
 
 
 @dataclass(frozen=True, slots=True)

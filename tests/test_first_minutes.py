@@ -143,7 +143,7 @@ def test_an_unreadable_file_costs_only_itself(paramisp, photo, make_jpeg, monkey
     monkeypatch.setattr(Path, "open", opened)
     code, out, err = paramisp("unprocess", photo, other, *KNOWN)
     assert (code, out) == (1, [str(other.with_suffix(".dng"))])
-    assert err[0] == f"paramisp: {photo}: no permission to read it; check who owns the file and its folder"
+    assert err[0] == f"paramisp: {photo}: no permission to read it; check the owner of file and folder"
     assert paramisp("inspect", photo, other)[0] == 1
 
 

@@ -243,8 +243,8 @@ def _by_model(model: str) -> CameraFacts | None:
 def close_names(name: str) -> list[str]:
     """Return up to three names of the table for a name that is not in it; for error messages.
 
-    Cameras whose name has every word of ``name``, or a word that begins with it, come first; without any, the names of
-    the most similar spelling.
+    First choice are cameras whose names contain every word of ``name`` at the beginning of a word; if there are none,
+    names with similar spelling.
     """
     words = name.replace("/", " ").lower().split()
     known_names = [row["name"] for row in _rows()]

@@ -124,7 +124,7 @@ def serve(read_file: Callable[..., SrgbImage | RawImage], name: str, seconds: st
     except ParamispError as error:
         image = error
     except MemoryError:
-        image = FormatError(f"{path}: the RAW decoder wants more memory than a file of this size needs; it is damaged")
+        image = FormatError(f"{path}: the RAW decoder uses more memory than a file of this size needs; it is damaged")
     _send(image, channel)
     channel.close()
 
