@@ -67,7 +67,7 @@ class Settings:
     bit_depth      bits of a rendered channel: 8, 16, or 32 for float32 in [0, 1]; with 32, unprocess returns a float32
                    mosaic, black 0 and white 1, neither rounded nor clipped to the camera's codes
     max_pixels     pictures of more pixels are refused before they are decoded; None: ``formats.MAX_PIXELS``
-    isolate        decode RAW files in a process of their own, so that a damaged or hostile file can crash only that
+    isolate        decode RAW files in a process of their own: a damaged or hostile file can crash only this process
 
     Raises ConfigError for a value out of range; the error's ``field`` names the setting.
     """

@@ -131,7 +131,7 @@ def _checked_file(path: Path, direction: Direction, architecture: str | None, ho
 
 
 def candidates(camera: Camera | str | Sequence[str] | None) -> list[str]:
-    """List the file names for a search: from a Camera's name and its make and model, or from each given name."""
+    """List the distinct file names for a search: from a Camera's name and its make and model, or from each name."""
     if camera is None:
         names: Iterable[str] = ()
     elif isinstance(camera, Camera):

@@ -133,7 +133,7 @@ def test_missing_file_and_foreign_safetensors(tmp_path):
 
 def test_verify_finds_useless_weights(saved):
     changed(saved, {"globalnet.last.0.bias": torch.full((39,), 1e30)})
-    with pytest.raises(WeightsError, match="no use"):
+    with pytest.raises(WeightsError, match="are unusable"):
         weights.verify(saved)
 
 
@@ -321,7 +321,7 @@ def test_direction_and_row_sum_must_be_known(tmp_path):
     [
         ({"localnet.conv_tail.bias": None}, "misses|repeat"),
         ({"embed_color.bias": None}, "lacks 1 .*embed_color.bias"),
-        ({"tonenet.extra": torch.zeros(1)}, "does not: tonenet.extra"),
+        ({"tonenet.extra": torch.zeros(1)}, "does not have: tonenet.extra"),
         ({"discriminator.weight": torch.zeros(1)}, "discriminator"),
         ({"hypertonenet.target.fcs.0.bias": torch.zeros(64)}, "differs"),
         ({"embed_color.bias": torch.zeros(63)}, "shape"),

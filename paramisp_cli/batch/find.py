@@ -95,7 +95,7 @@ def _inputs_of(path: Path, suffixes: Collection[str], recursive: bool, left_out:
 
 
 def _nothing_in(path: Path, suffixes: Collection[str], recursive: bool, has_others: bool) -> InputMissingError:
-    """Return the error for a folder without a fitting file; it advises -r only if the folder has subfolders."""
+    """Return the error for a folder without a fitting file; advise -r if it has subfolders but no files."""
     some = f"{', '.join(list(suffixes)[:8])}{', …' if len(suffixes) > 8 else ''}"
     advise = not recursive and not has_others and any(entry.is_dir() for entry in os.scandir(path))
     hint = "; pass -r to search its subfolders" if advise else ""
