@@ -285,15 +285,15 @@ Image = TypeVar("Image", SrgbImage, RawImage)
 
 def _described(image: Image, own: dict[str, Any]) -> Image:
     """Return the image with the caller's parameters that are not None; ConfigError for a wrong type."""
-    given = {name: value for name, value in own.items() if value is not None}
-    for name, value in given.items():
+    values = {name: value for name, value in own.items() if value is not None}
+    for name, value in values.items():
         if not isinstance(value, _KINDS[name]):
             raise ConfigError(f"{name}= must be of type {_KINDS[name].__name__}, got {type(value).__name__}")
-    return replace(image, **given)
+    return replace(image, **values)
 
 
 def _refuse(own: dict[str, Any], source: str) -> None:
     """Raise ConfigError for parameters passed with a source that has its own."""
-    given = [f"{name}=" for name, value in own.items() if value is not None]
-    if given:
-        raise ConfigError(f"{', '.join(given)}: for arrays and tensors; {source} has its own; Settings overrides it")
+    names = [f"{name}=" for name, value in own.items() if value is not None]
+    if names:
+        raise ConfigError(f"{', '.join(names)}: for arrays and tensors; {source} has its own; Settings overrides it")

@@ -254,7 +254,7 @@ class Runner:
         """
         model, device, geometry = self.model, self.device, self.model.geometry
         lower = self.dtype != torch.float32
-        given = reflecting(source, size, (geometry.padded(size[0]), geometry.padded(size[1])))
+        padded_source = reflecting(source, size, (geometry.padded(size[0]), geometry.padded(size[1])))
         down, across = (
             spans(side, length, geometry.multiple, geometry.halo, geometry.smallest)
             for side, length in zip(size, tile, strict=True)
@@ -263,7 +263,7 @@ class Runner:
         def strip(rows: Span) -> Tensor:
             inside = slice(rows.begin - rows.first, rows.end - rows.first)
             with torch.inference_mode(), torch.autocast(device.type, self.dtype, enabled=lower):
-                x = given(rows.first, rows.last).to(device)
+                x = padded_source(rows.first, rows.last).to(device)
                 tiles = [
                     model(x[..., columns.first : columns.last], params)[
                         :, :, inside, columns.begin - columns.first : columns.end - columns.first

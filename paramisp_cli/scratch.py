@@ -83,14 +83,14 @@ class Scratch(_Store):
 
     def transfer(self, rows: Tensor, place: int, *, write: bool) -> None:
         """Write or read rows; raises FileAccessError."""
-        left = rows.numpy().data.cast("B")
+        rest = rows.numpy().data.cast("B")
         try:
             self.file.seek(place)
-            while left:
-                done = self.file.write(left) if write else self.file.readinto(left)
+            while rest:
+                done = self.file.write(rest) if write else self.file.readinto(rest)
                 if not done:
                     raise OSError("the file ends early")
-                left = left[done:]
+                rest = rest[done:]
         except OSError as error:
             raise FileAccessError(f"{self.folder}: the scratch file: {error.strerror or error}") from None
 

@@ -141,15 +141,15 @@ def interruptible() -> Iterator[Callable[[], None]]:
     Python drops an exception raised in a destructor or in a callback from C, and an interrupt may arrive there, so
     call the check at every place where the work can stop. A signal ignored from outside (``nohup``) stays ignored.
     """
-    seen = False
+    interrupted = False
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        nonlocal seen
-        seen = True
+        nonlocal interrupted
+        interrupted = True
         signal.default_int_handler(number, frame)
 
     def check() -> None:
-        if seen:
+        if interrupted:
             raise KeyboardInterrupt
 
     signals = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]

@@ -227,8 +227,8 @@ class _Report:
         self._show_notices()
         if not self.single and not batch.quiet:
             verb = "planned" if batch.dry_run else "done"
-            left = f", {self.total - tally.count} not tried" if tally.count < self.total else ""
-            say(f"{tally.done} {verb}, {tally.skipped} skipped, {len(tally.failures)} failed{left}")
+            untried = f", {self.total - tally.count} not tried" if tally.count < self.total else ""
+            say(f"{tally.done} {verb}, {tally.skipped} skipped, {len(tally.failures)} failed{untried}")
             if tally.failures:
                 say("failed: " + ", ".join(str(failure.job.source) for failure in tally.failures))
         return tally.exit_code(self.single)
