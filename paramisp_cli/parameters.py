@@ -321,7 +321,7 @@ def _parameters_of(path: Path, stamp: tuple[int, int], max_pixels: int | None, i
     """
     raw = read(path, Settings(max_pixels=max_pixels, isolate=isolate))
     if not isinstance(raw, RawImage):
-        raise ConfigError(f"`like` {path}: is a picture; pass a RAW file")
+        raise ConfigError(f"`like` {path}: is a picture; it must be a RAW file")
     raw = raw.cropped()
     return replace(raw, mosaic=raw.mosaic[:2, :2].copy(), crop=None, metadata=Metadata(source_name=path.name))
 

@@ -45,7 +45,7 @@ def weights_list(json_lines: Json = False) -> None:
         else:
             result(f"{header['architecture']:<12} {header['direction']:<10} {header['camera']:<32} {checkpoint.path}")
     if not checkpoints and not json_lines:
-        say("no weights found; `paramisp doctor` shows the search path. --model parametric needs no weights")
+        say("no weights found; `paramisp doctor` shows the search path. --model parametric needs none")
 
 
 @app.command("info", cls=Command, epilog="paramisp weights info generic\nparamisp weights info my.safetensors --json")
