@@ -1,6 +1,6 @@
 """paramisp: a JPEG back to the RAW its camera must have seen, and a RAW to the picture it would have made.
 
-``import paramisp_cli as paramisp``; a name is loaded when it is first used, so the import costs nothing.
+``import paramisp_cli as paramisp``; a name is loaded on first use, so the import costs nothing.
 
     raw = paramisp.unprocess("photo.jpg")           # or an array, a tensor, a PIL picture
     paramisp.write(raw, "photo.dng")

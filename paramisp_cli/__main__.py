@@ -1,4 +1,4 @@
-"""``python -m paramisp_cli``."""
+"""Entry point of ``python -m paramisp_cli``."""
 
 from paramisp_cli.cli.app import main
 

@@ -1,4 +1,4 @@
-"""Pixels that the library takes: numpy arrays and torch tensors, checked and brought to one form."""
+"""Check the library's inputs, numpy arrays and torch tensors, and convert them to one form."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MOSAIC = "a path, a RawImage, an array (H, W) or a tensor (1, H, W)"
 
 
 def picture(source: object) -> np.ndarray:
-    """Return (H, W, 3) uint8, uint16 or float32 pixels of an array or tensor.
+    """Return (H, W, 3) uint8, uint16 or float32 pixels from an array or tensor.
 
     Raises MetadataError for a wrong shape, type or range, ConfigError for any other object.
     """
@@ -35,7 +35,7 @@ def picture(source: object) -> np.ndarray:
 
 
 def mosaic(source: object) -> np.ndarray:
-    """Return a mosaic (H, W) uint16 or float32 of an array or tensor. Errors as of ``picture``."""
+    """Return a mosaic (H, W) uint16 or float32 from an array or tensor. Raises the errors of ``picture``."""
     if _is_tensor(source):
         array = _from_tensor(source, "a mosaic", "(1, H, W)", 1)
         if array.ndim == 3 and array.shape[0] == 1:
@@ -52,7 +52,7 @@ def mosaic(source: object) -> np.ndarray:
 
 
 def _is_tensor(source: object) -> bool:
-    """Tell whether it is a torch tensor; torch is not imported to find out."""
+    """Tell whether an object is a torch tensor, without importing torch."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(source, torch.Tensor)
 

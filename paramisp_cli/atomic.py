@@ -1,8 +1,8 @@
-"""Write files atomically: a reader sees the old file or the whole new one, and a killed writer leaves nothing for long.
+"""Write files atomically: a reader sees the old file or the complete new file, and leftovers of writers are removed.
 
-A file is written under a temporary name in its own folder, held by a lock, and renamed. `sweep` removes temporary files
-whose writer is gone. Temporary names carry the machine's identity: a lock that is free on the machine of the writer
-proves that the writer has ended, a lock seen across a network proves nothing.
+A file is written under a temporary name in its own folder, locked, and renamed. `sweep` removes temporary files of
+ended writers. Temporary names contain the machine's identity: a free lock on the writer's machine proves that the
+writer has ended, a free lock across a network proves nothing.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def replacing(path: Path, *, overwrite: bool) -> Iterator[Path]:
     """
     if not overwrite and os.path.lexists(path):
         raise FileExistsError(f"{path}: exists already")
-    # The name does not contain the output's, which may have the greatest length that names can have.
+    # The name does not contain the output's name, which may already have the greatest possible length.
     temporary = path.with_name(f"{_PREFIX}{_machine()}-{secrets.token_hex(6)}{_SUFFIX}")
     with _locked(temporary):
         try:
@@ -60,9 +60,9 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def stamp(path: Path) -> tuple[int, int]:
-    """Return size [bytes] and time of change [ns] of a file, by which a cache notices that it was replaced.
+    """Return size [bytes] and time of change [ns] of a file, as a cache key that changes with the file.
 
-    (0, 0) for a file that cannot be looked at: its reader reports the error.
+    (0, 0) if the system refuses them: the reader of the file reports the error.
     """
     try:
         status = path.stat()
@@ -73,11 +73,11 @@ def stamp(path: Path) -> tuple[int, int]:
 
 def sweep(folder: Path) -> None:
     """Remove temporary files of ended writers from ``folder``; do nothing if the folder cannot be read."""
-    found: list[Path] = []
+    leftovers: list[Path] = []
     if fcntl is not None:
         with suppress(OSError):  # the later write reports a missing or unreadable folder
-            found = [Path(entry.path) for entry in os.scandir(folder) if _is_temporary(entry.name)]
-    for path in found:
+            leftovers = [Path(entry.path) for entry in os.scandir(folder) if _is_temporary(entry.name)]
+    for path in leftovers:
         with suppress(OSError), path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while a writer holds it
             age = time.time() - os.fstat(file.fileno()).st_mtime
@@ -91,7 +91,7 @@ def _is_temporary(name: str) -> bool:
 
 @cache
 def _machine() -> str:
-    """Eight hexadecimal digits that identify the running kernel: within it, file locks are reliable."""
+    """Return eight hexadecimal digits that identify the running kernel: within it, file locks are reliable."""
     try:
         identity = _BOOT_ID.read_text("ascii")
     except (OSError, ValueError):
@@ -116,7 +116,7 @@ def _locked(temporary: Path) -> Iterator[None]:
 
 
 def _publish(temporary: Path, path: Path) -> None:
-    """Rename without ever replacing a file: another worker may have been faster. Raises FileExistsError."""
+    """Rename without replacing a file: another worker may have been faster. Raises FileExistsError."""
     try:
         os.link(temporary, path)
     except FileExistsError:

@@ -1,6 +1,6 @@
-"""A checkpoint file: safetensors with a header that tells what it is; written, read, and verified to the last tensor.
+"""Write, read and verify checkpoint files: safetensors with a header that describes the network.
 
-Its header holds strings only (``HEADER``). Nothing in the file can run. Reading a header costs no ``import torch``.
+The header holds only strings (``HEADER``). A checkpoint contains no code. Reading a header does not import torch.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ def _read_header(path: Path) -> dict[str, Any]:
         raise WeightsError(f"{path} is damaged: its header is not a table of tensors; fetch it again")
     data = size - 8 - length
     ends = [_span(entry)[1] for name, entry in header.items() if name != "__metadata__"]
-    if (told := max(ends, default=0)) != data:
-        raise WeightsError(f"{path} is damaged: {data} bytes of tensors, its header says {told}; fetch it again")
+    if (claimed := max(ends, default=0)) != data:
+        raise WeightsError(f"{path} is damaged: {data} bytes of tensors, its header says {claimed}; fetch it again")
     return header
 
 
 def _span(entry: object) -> tuple[int, int]:
-    """Return (begin, end) of a tensor in the data; (0, −1), which fits no file, if the entry is damaged."""
+    """Return (begin, end) of a tensor in the data; (0, −1), which is invalid for any file, if the entry is damaged."""
     span = entry.get("data_offsets") if isinstance(entry, dict) else None
     if isinstance(span, list) and len(span) == 2 and all(isinstance(v, int) for v in span):
         return span[0], span[1]
@@ -59,10 +59,10 @@ def _span(entry: object) -> tuple[int, int]:
 
 
 def info(path: Path | str) -> dict[str, str]:
-    """Read a checkpoint's header: the keys of ``HEADER`` and any others it has. Raises WeightsError."""
+    """Read a checkpoint's header: the keys of ``HEADER`` and any further keys. Raises WeightsError."""
     path = Path(path)
     if not path.exists():
-        raise WeightsError(f"{path} does not exist; `paramisp weights list` shows what there is")
+        raise WeightsError(f"{path} does not exist; `paramisp weights list` shows the available weights")
     metadata = {str(key): str(value) for key, value in _read_header(path).get("__metadata__", {}).items()}
     if missing := [key for key in _REQUIRED if key not in metadata]:
         raise WeightsError(f"{path} is not a paramisp checkpoint: its header has no {', '.join(missing)}")
@@ -92,12 +92,12 @@ def save(
     extra: Mapping[str, str] | None = None,
     half: bool = False,
 ) -> Path:
-    """Write a checkpoint, tensors and header, under a temporary name that is then renamed → its path.
+    """Write a checkpoint, tensors and header, atomically; return its path.
 
     camera: "GoPro HERO7 Black", or "generic" · recipe: the training recipe's name · training: data and schedule ·
-    metrics: what was measured, on what · licence: of the weights · source_hash: SHA-256 of the code or of the file
-    that they come from · extra: more strings for the header · half: store numbers in 16 bits; between the results
-    and those of 32 bits the PSNR was 97 dB or more.
+    metrics: measurements and their data · licence: licence of the weights · source_hash: SHA-256 of the code or file
+    from which the weights come · extra: more strings for the header · half: store numbers in 16 bits; the PSNR between
+    results with 16 and with 32 bits was 97 dB or more.
     """
     from safetensors.torch import save as to_bytes
 
@@ -128,9 +128,9 @@ def save(
 
 
 def load(path: Path | str, device: torch.device | str = "cpu") -> IspModel:
-    """Load a checkpoint as a model in ``eval`` mode: every tensor of the architecture, no other, each of its shape.
+    """Load a checkpoint as a model in ``eval`` mode; names and shapes must match the architecture's tensors exactly.
 
-    float16 tensors are widened to float32. Raises WeightsError, in one line, for anything else that does not fit.
+    float16 tensors are widened to float32. Raises WeightsError, in one line, for any other mismatch.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load as from_bytes
@@ -147,7 +147,7 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> IspModel:
 
 
 def _finite(value: Any) -> Any:
-    """Return a value from JSON; raises ValueError if a number in it is not finite (Python reads NaN and 1e999)."""
+    """Return a value from JSON; raises ValueError if one of its numbers is not finite (Python reads NaN and 1e999)."""
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{value} is not a finite number")
     for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
@@ -156,7 +156,7 @@ def _finite(value: Any) -> Any:
 
 
 def build(where: str, name: str, config: str, direction: str, tensors: Mapping[str, torch.Tensor]) -> IspModel:
-    """Build the architecture with these tensors, verified; ``where`` is for the messages. Raises WeightsError."""
+    """Build the architecture with verified tensors; ``where`` names the source in messages. Raises WeightsError."""
     import torch
 
     from paramisp_cli.models import architecture
@@ -172,7 +172,7 @@ def build(where: str, name: str, config: str, direction: str, tensors: Mapping[s
     if model.direction != direction:
         raise WeightsError(f"{where} contradicts itself: direction {direction} and {model.direction}")
     wanted = model.state_dict()
-    for problem, names in (("misses", wanted.keys() - tensors), ("has unknown", tensors.keys() - wanted)):
+    for problem, names in (("lacks", wanted.keys() - tensors), ("has unknown", tensors.keys() - wanted)):
         if names:
             some = ", ".join(sorted(names)[:4]) + (" …" if len(names) > 4 else "")
             raise WeightsError(f"{where} {problem} {len(names)} of {name}'s tensors: {some}; fetch or convert it again")
@@ -180,9 +180,9 @@ def build(where: str, name: str, config: str, direction: str, tensors: Mapping[s
     for key, target in wanted.items():
         tensor = tensors[key]
         if tensor.shape != target.shape:
-            raise WeightsError(f"{where}: {key} has shape {tuple(tensor.shape)}, {name} wants {tuple(target.shape)}")
+            raise WeightsError(f"{where}: {key} has shape {tuple(tensor.shape)}, {name} needs {tuple(target.shape)}")
         if tensor.dtype not in (torch.float32, torch.float16):
-            raise WeightsError(f"{where}: {key} is {tensor.dtype}, float32 or float16 is wanted")
+            raise WeightsError(f"{where}: {key} is {tensor.dtype}, not float32 or float16")
         if not torch.isfinite(tensor).all():
             raise WeightsError(f"{where}: {key} has values that are not finite; the training that made it diverged")
         ready[key] = tensor.to(torch.float32)
@@ -203,5 +203,5 @@ def verify(path: Path | str) -> dict[str, str]:
     with torch.inference_mode():
         y = model(x[:, : model.direction.input.channels], params)
     if not torch.isfinite(y).all():
-        raise WeightsError(f"{path} gives values that are not finite for an ordinary image; the weights are of no use")
+        raise WeightsError(f"{path} gives values that are not finite for an ordinary image; the weights are unusable")
     return info(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-# IEC 61966-2-1 primaries with the D65 white of that standard.
+# Primaries and D65 white of IEC 61966-2-1.
 SRGB_TO_XYZ = np.array(
     [
         [0.4123907992659595, 0.35758433938387796, 0.1804807884018343],
@@ -14,7 +14,7 @@ SRGB_TO_XYZ = np.array(
 )
 XYZ_TO_SRGB = np.linalg.inv(SRGB_TO_XYZ)
 
-# Linear ProPhoto RGB (ROMM RGB, ISO 22028-2, white D50), the space in which a DNG reader applies ProfileToneCurve.
+# Linear ProPhoto RGB (ROMM RGB, ISO 22028-2, white D50): DNG readers apply ProfileToneCurve in this space.
 # White is adapted from D65 by the Bradford transform.
 SRGB_TO_PROPHOTO = np.array(
     [
@@ -33,18 +33,18 @@ ILLUMINANT_KELVIN = {
 
 
 def wb_gains(as_shot_neutral: np.ndarray) -> np.ndarray:
-    """(3,) white-balance multipliers with G = 1 from the camera RGB (3,) of a neutral object."""
+    """Return white-balance multipliers (3,) with G = 1 from the camera RGB (3,) of a neutral object."""
     neutral = np.asarray(as_shot_neutral, np.float64)
     gains: np.ndarray = neutral[1] / neutral
     return gains
 
 
 def cam_to_srgb(color_matrix: np.ndarray, row_sum: float | None = None) -> np.ndarray:
-    """(3, 3) white-balanced camera RGB → linear sRGB from ``color_matrix`` (XYZ → camera).
+    """Return (3, 3) white-balanced camera RGB → linear sRGB from ``color_matrix`` (XYZ → camera).
 
-    White must stay white, and there are two rules for that. None, as every DNG reader does it: the camera's channels
-    (columns) are scaled, as a white balance scales them. A number, as the ParamISP networks were trained: the rows are
-    scaled to sum to it (the published weights of four cameras want 3), which turns the hue of saturated colours.
+    Two rules preserve white. With ``row_sum`` None, the rule of DNG readers, the camera's channels (columns) are scaled
+    like by a white balance. With a number, the rule of the ParamISP networks' training, the rows are scaled to this sum
+    (3 for the published weights of four cameras), which changes the hue of saturated colours.
     """
     color_matrix = np.asarray(color_matrix, np.float64)
     if row_sum is None:
@@ -57,13 +57,13 @@ def cam_to_srgb(color_matrix: np.ndarray, row_sum: float | None = None) -> np.nd
 
 
 def nearest_to_d65(illuminants: list[int | None]) -> int:
-    """Index of the calibration illuminant (EXIF LightSource codes) nearest to D65 in reciprocal temperature."""
+    """Return the index of the illuminant (EXIF LightSource codes) nearest to D65 in reciprocal temperature."""
     mired = [1e6 / ILLUMINANT_KELVIN.get(code or 0, 2000) for code in illuminants]
     return int(np.argmin([abs(m - 1e6 / 6504) for m in mired]))
 
 
 def srgb_encode(linear: np.ndarray) -> np.ndarray:
-    """Linear light → sRGB transfer function (IEC 61966-2-1), odd-symmetric for negatives."""
+    """Encode linear light by the sRGB transfer function (IEC 61966-2-1), odd-symmetric for negatives."""
     a = np.abs(linear)
     encoded: np.ndarray = np.sign(linear) * np.where(
         a <= 0.0031308, 12.92 * a, 1.055 * np.maximum(a, 1e-12) ** (1 / 2.4) - 0.055
@@ -72,14 +72,14 @@ def srgb_encode(linear: np.ndarray) -> np.ndarray:
 
 
 def srgb_decode(encoded: np.ndarray) -> np.ndarray:
-    """sRGB transfer function → linear light, odd-symmetric for negatives."""
+    """Decode the sRGB transfer function to linear light, odd-symmetric for negatives."""
     a = np.abs(encoded)
     linear: np.ndarray = np.sign(encoded) * np.where(a <= 0.04045, a / 12.92, ((a + 0.055) / 1.055) ** 2.4)
     return linear
 
 
 def srgb_to_lab(linear: np.ndarray) -> np.ndarray:
-    """(…, 3) linear sRGB → CIE L*a*b*, D65 white (CIE 15)."""
+    """Convert (…, 3) linear sRGB to CIE L*a*b*, D65 white (CIE 15)."""
     xyz = linear @ SRGB_TO_XYZ.T / SRGB_TO_XYZ.sum(1)
     delta = 6 / 29
     f = np.where(xyz > delta**3, np.cbrt(np.maximum(xyz, 1e-12)), xyz / (3 * delta**2) + 4 / 29)
@@ -87,7 +87,7 @@ def srgb_to_lab(linear: np.ndarray) -> np.ndarray:
 
 
 def ciede2000(lab_1: np.ndarray, lab_2: np.ndarray) -> np.ndarray:
-    """(…, 3) two sets of L*a*b* → (…) colour difference ΔE00 (CIE 142; names as in Sharma, Wu, Dalal 2005)."""
+    """Return the colour difference ΔE00 (…) of two (…, 3) L*a*b* (CIE 142; names as in Sharma, Wu, Dalal 2005)."""
     (l1, a1, b1), (l2, a2, b2) = (np.moveaxis(np.asarray(x, np.float64), -1, 0) for x in (lab_1, lab_2))
     c_bar7 = ((np.hypot(a1, b1) + np.hypot(a2, b2)) / 2) ** 7
     g = 0.5 * (1 - np.sqrt(c_bar7 / (c_bar7 + 25.0**7)))

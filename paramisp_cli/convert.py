@@ -1,4 +1,4 @@
-"""unprocess and render as a library: from a file, an image, an array, a tensor or a PIL picture to an image."""
+"""The library's ``unprocess`` and ``render``, from a file, image, array, tensor or PIL picture to an image."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from paramisp_cli.runner import Runner
 
 SMALLEST_MOSAIC = 24
-"""Sides of the smallest mosaic that is made: LibRaw opens no DNG of less than 22 pixels a side."""
+"""Smallest side of a mosaic that ``unprocess`` makes: LibRaw opens no DNG of less than 22 pixels a side."""
 
 _PIXEL_TYPES: dict[int, type[np.generic]] = {8: np.uint8, 16: np.uint16, 32: np.float32}
 
@@ -50,11 +50,11 @@ def unprocess(
     source       a path (JPEG, PNG, TIFF), an ``SrgbImage``, or sRGB-encoded pixels of any size, as stored:
                  a numpy array (H, W, 3), uint8 (0–255), uint16 (0–65535), float32 or float64 (0–1);
                  a torch tensor (3, H, W) or (1, 3, H, W) on any device, uint8 (0–255) or floating point (0–1);
-                 a PIL picture, read as its file would be: grey becomes RGB, alpha is dropped, its ICC profile and EXIF
-                 are used
+                 a PIL picture, converted like a file: grey becomes RGB, alpha is dropped, its ICC profile and EXIF are
+                 used
     camera, optical, orientation
-                 parameters of the shot, for arrays, tensors and PIL pictures, whose EXIF they override; a path and an
-                 ``SrgbImage`` have their own, and ``settings`` overrides those of any source
+                 parameters of the shot, for arrays, tensors and PIL pictures (they override its EXIF); a path and an
+                 ``SrgbImage`` have their own, and ``settings`` overrides the parameters of any source
 
     The result has a uint16 mosaic (float32 with a ``bit_depth`` of 32) at full resolution, padded by reflection to even
     sides of at least ``SMALLEST_MOSAIC``; its ``crop`` is the true size. Raises MetadataError for an array of the wrong
@@ -89,11 +89,11 @@ def render(
 
     source       a path (DNG or camera RAW), a ``RawImage``, or a mosaic of even sides:
                  a numpy array (H, W), uint16 in raw units, or float32 or float64, linear, black 0, white 1;
-                 a torch tensor (H, W), (1, H, W) or (1, 1, H, W) on any device, uint16 or floating point likewise
-    canonical    CFA, levels, white balance and colour matrix of the mosaic; an array and a tensor need it
+                 a torch tensor (H, W), (1, H, W) or (1, 1, H, W) on any device, uint16 or floating point
+    canonical    CFA, levels, white balance and colour matrix of the mosaic, required for an array or a tensor
     camera, optical, orientation
                  further parameters of the shot, for arrays and tensors; a path and a ``RawImage`` have their own, and
-                 ``settings`` overrides those of any source
+                 ``settings`` overrides the parameters of any source
 
     Raises MetadataError for an array of the wrong shape, type or range, ConfigError for wrong arguments, and otherwise
     a ParamispError that names the file.
@@ -115,13 +115,13 @@ def render(
     return result
 
 
-# --- with everything decided ------------------------------------------------------------------------------------------
+# --- conversion -------------------------------------------------------------------------------------------------------
 
 
 def check(settings: Settings, direction: Direction) -> None:
-    """Find mistakes in the settings before any file is read: errors as of ``parameters.check``, and for the device."""
+    """Find mistakes in the settings, including the device, before any file is read; see ``parameters.check``."""
     parameters.check(settings, direction)
-    if settings.device not in ("auto", "cpu"):  # these need no look, and no torch
+    if settings.device not in ("auto", "cpu"):  # these always exist: do not import torch to check them
         from paramisp_cli import devices
 
         devices.pick(settings.device)
@@ -130,7 +130,8 @@ def check(settings: Settings, direction: Direction) -> None:
 def affordable(conversion: Conversion, settings: Settings, size: tuple[int, int]) -> Conversion:
     """Return the conversion with a memory plan for a picture of ``size``.
 
-    Where no plan fits, it is by the parametric model with a notice; or ConfigError if the user asked for the network.
+    If no plan fits, fall back to the parametric model with a notice, or raise ConfigError if the user requested the
+    network.
     """
     from paramisp_cli.runner import NotEnoughMemoryError
 
@@ -151,7 +152,7 @@ def run(
     settings: Settings,
     progress: Callable[[float], None] | None = None,
 ) -> SrgbImage | RawImage:
-    """Convert an image by a completed conversion: a picture to a RAW, a RAW to a picture.
+    """Convert an image with completed parameters: a picture to a RAW, a RAW to a picture.
 
     ``progress`` is told the share of the pixel work that is done, 0 to 1, from any thread.
     """
@@ -253,7 +254,7 @@ def _stepped_down(conversion: Conversion, used: str) -> tuple[str, ...]:
     """Return a notice if memory ran out during the work."""
     if conversion.memory_plan in (None, used):
         return ()
-    return (f"memory ran out: went on with the plan {used!r}, which needs less and takes longer",)
+    return (f"memory ran out: continued with the memory plan {used!r}, which needs less and takes longer",)
 
 
 def _render_exposure(
@@ -261,8 +262,8 @@ def _render_exposure(
 ) -> tuple[float, tuple[str, ...]]:  # fmt: skip
     """Return the digital gain [EV] and notices.
 
-    A trained network knows its camera's brightness. The parametric model does not: cameras leave different headroom
-    above their metering, so without ``exposure`` it is set to that of the RAW's own camera JPEG.
+    A trained network has learned its camera's brightness. The parametric model has not, and cameras leave different
+    headroom above their metering, so without ``exposure`` the brightness is matched to the RAW's own camera JPEG.
     """
     if conversion.architecture != "parametric":
         return settings.exposure or 0.0, ()
@@ -301,16 +302,16 @@ Image = TypeVar("Image", SrgbImage, RawImage)
 
 
 def _described(image: Image, own: dict[str, Any]) -> Image:
-    """The image with those of the caller's parameters that are given; ConfigError if one is of the wrong type."""
-    given = {name: value for name, value in own.items() if value is not None}
-    for name, value in given.items():
+    """Return the image with the caller's parameters that are not None; ConfigError for a wrong type."""
+    values = {name: value for name, value in own.items() if value is not None}
+    for name, value in values.items():
         if not isinstance(value, _KINDS[name]):
             raise ConfigError(f"{name}= must be of type {_KINDS[name].__name__}, got {type(value).__name__}")
-    return replace(image, **given)
+    return replace(image, **values)
 
 
 def _refuse(own: dict[str, Any], source: str) -> None:
-    """Raise ConfigError if parameters are given beside a source that has its own."""
-    given = [f"{name}=" for name, value in own.items() if value is not None]
-    if given:
-        raise ConfigError(f"{', '.join(given)}: for arrays and tensors; {source} has its own, which Settings overrides")
+    """Raise ConfigError for parameters passed with a source that has its own."""
+    names = [f"{name}=" for name, value in own.items() if value is not None]
+    if names:
+        raise ConfigError(f"{', '.join(names)}: for arrays and tensors; {source} has its own; Settings overrides it")

@@ -1,4 +1,4 @@
-"""Devices that compute: pick one, list them, and move pixels to and from them."""
+"""Pick and list computing devices, and move pixels to and from them."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from paramisp_cli.errors import ConfigError
 
 
 def pick(name: str) -> torch.device:
-    """Return the device of a name; "auto" is a GPU if there is one. Raises ConfigError for one that is not there."""
+    """Return the device of a name; "auto" is a GPU if there is one. Raises ConfigError for a missing device."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise ConfigError(f"`device` {name}: unknown; use auto, cpu, cuda, cuda:N or mps") from error
-    there = {
+    exists = {
         "cpu": True,
         "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
         "mps": torch.backends.mps.is_available(),
     }
-    if not there.get(device.type, False):
+    if not exists.get(device.type, False):
         raise ConfigError(f"`device` {name}: there is no such device here; use auto or cpu")
     return device
 
 
 def several(name: str) -> list[str]:
-    """List the devices that a name stands for: "auto" and "cuda" stand for all GPUs, any other name for itself."""
+    """List the devices for a name: all GPUs for "auto" and "cuda", the named device for other names."""
     device = pick(name)
     count = torch.cuda.device_count() if device.type == "cuda" and device.index is None else 0
     return [f"cuda:{number}" for number in range(count)] if count > 1 else [name]
 
 
 def describe() -> list[str]:
-    """Describe the devices to compute on, a line each, for ``paramisp doctor``."""
+    """Describe the available devices, one line each, for ``paramisp doctor``."""
     lines = [f"cpu: {os.cpu_count()} cores, {torch.get_num_threads()} threads, {memory.free() / 1e9:.1f} GB free"]
     for number in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(number)
@@ -50,14 +50,14 @@ def describe() -> list[str]:
 
 
 def free(device: torch.device, limit: int | None) -> int:
-    """Return the bytes that a network may use on a device: ``limit``, or the free memory; on a GPU the smaller one."""
+    """Return the bytes that a network may use on a device: ``limit``, or the free memory; on a GPU the smaller."""
     if device.type == "cuda":
         return int(min(limit or 1 << 62, torch.cuda.mem_get_info(device)[0]))
     return limit or memory.free()
 
 
 def release(device: torch.device) -> None:
-    """Give memory that is held for later use back to the system."""
+    """Return cached memory to the system."""
     memory.release()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -71,18 +71,18 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def codes_on(device: torch.device, codes: np.ndarray) -> Tensor:
-    """Return uint8, uint16 or float32 numbers as float32 on a device; they travel as they are, which is shorter."""
+    """Return uint8, uint16 or float32 numbers as float32 on a device; the transfer uses the smaller original type."""
     if device.type == "cpu":
         return torch.from_numpy(codes.astype(np.float32))
     plain = torch.from_numpy(np.ascontiguousarray(codes.view(np.int16) if codes.dtype == np.uint16 else codes))
-    there = (plain.pin_memory() if device.type == "cuda" else plain).to(device, non_blocking=True)
-    return (there.int() & 0xFFFF).float() if codes.dtype == np.uint16 else there.float()
+    on_device = (plain.pin_memory() if device.type == "cuda" else plain).to(device, non_blocking=True)
+    return (on_device.int() & 0xFFFF).float() if codes.dtype == np.uint16 else on_device.float()
 
 
 def codes_from(values: Tensor, dtype: np.dtype[Any]) -> np.ndarray:
-    """Return numbers on any device as float32, or whole ones as uint8 or uint16, converted before they leave it."""
+    """Return numbers on any device as float32, or whole numbers as uint8 or uint16, converted before the transfer."""
     if dtype == np.float32:
         return values.cpu().numpy()
     if dtype == np.uint8:
         return values.to(torch.uint8).cpu().numpy()
-    return values.int().short().cpu().numpy().view(np.uint16)  # the upper half travels as negative numbers
+    return values.int().short().cpu().numpy().view(np.uint16)  # int16 on the way: the upper half is negative

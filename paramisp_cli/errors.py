@@ -1,6 +1,6 @@
-"""What can go wrong because of the input or the set-up: one class per exit code of the command line.
+"""Errors caused by the input or the set-up: one class per exit code of the command line.
 
-Every message is one line that says what, where, the value, and the remedy.
+Every message is one line: problem, place, value, remedy.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import re
 
 
 class ParamispError(Exception):
-    """Base of every error that a user can cause or mend.
+    """Base of every error that a user can cause or correct.
 
-    ``exit_code`` is the command line's. ``field`` names the setting that mends the error, where one does ("iso"). In
+    ``exit_code`` is the command line's. ``field`` names the setting that avoids the error ("iso"), if there is one. In
     the message, names of settings stand in backticks (`iso`); the command line shows their flags instead.
     """
 
@@ -29,42 +29,42 @@ class ParamispError(Exception):
 
 
 class ConfigError(ParamispError):
-    """An option or a combination of options makes no sense (usage)."""
+    """A wrong option or combination of options (usage)."""
 
     exit_code = 2
 
 
 class FileAccessError(ParamispError):
-    """A file or folder cannot be read or written: permissions, a full disk, a broken device."""
+    """A file or folder that cannot be read or written: permissions, a full disk, a broken device."""
 
     exit_code = 4
 
 
 class InputMissingError(ParamispError):
-    """The input path does not exist, or a folder holds nothing to work on."""
+    """An input path that does not exist, or a folder without fitting files."""
 
     exit_code = 5
 
 
 class OutputExistsError(ParamispError):
-    """The output is already there, or two inputs would be written to the same output."""
+    """An output that exists already, or that two inputs share."""
 
     exit_code = 6
 
 
 class FormatError(ParamispError):
-    """The file is damaged, or of a kind that cannot be handled."""
+    """A damaged file, or a file of an unsupported kind."""
 
     exit_code = 7
 
 
 class MetadataError(ParamispError):
-    """Metadata that the job cannot do without is missing or absurd."""
+    """Missing or absurd metadata that a conversion needs."""
 
     exit_code = 7
 
 
 class WeightsError(ParamispError):
-    """A checkpoint is missing, damaged, of the wrong shape, or for another direction."""
+    """A checkpoint that is missing, damaged, of the wrong shape, or for another direction."""
 
     exit_code = 8

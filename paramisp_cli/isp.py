@@ -28,17 +28,17 @@ _IDENTITY = torch.zeros(5, 5)
 _IDENTITY[2, 2] = 16
 
 DEMOSAIC_REACH = 2
-"""How far [px] a demosaiced pixel looks."""
+"""Reach [px] of demosaicing: a result depends on sites up to this far away."""
 
 
 def channel_of(cfa: str, row: int, column: int) -> int:
-    """Colour (0 R, 1 G, 2 B) of the mosaic at a position."""
+    """Return the colour (0 R, 1 G, 2 B) of the mosaic at a position."""
     return "RGB".index(cfa[2 * (row % 2) + column % 2])
 
 
 @lru_cache(maxsize=32)
 def _packed_demosaic_kernel(cfa: str, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """(12, 4, 3, 3): the four 5×5 kernels rewritten for the mosaic packed as four half-size planes.
+    """Return (12, 4, 3, 3): the four 5×5 kernels rewritten for the mosaic packed as four half-size planes.
 
     Output channel 4·colour + phase, input channel = phase, phase = 2·(row % 2) + column % 2.
     """
@@ -62,15 +62,15 @@ def _packed_demosaic_kernel(cfa: str, device: torch.device, dtype: torch.dtype) 
                         y, x = row + dy, column + dx
                         phase = 2 * (y % 2) + x % 2
                         kernel[4 * want + 2 * row + column, phase, y // 2 + 1, x // 2 + 1] += taps[dy + 2, dx + 2] / 16
-    # Cached for every later use: one made in inference mode could never take part in training.
+    # The kernel is cached: a tensor made in inference mode could never be used in training.
     with torch.inference_mode(False):
         return kernel.to(device, dtype, copy=True)
 
 
 def reflect_index(size: int, before: int, after: int, device: torch.device | str = "cpu") -> Tensor:
-    """Indices that extend [0, size) by reflection about its first and last sample (−k ↔ k), as far as asked.
+    """Return indices that extend [0, size) by reflection about its first and last sample (−k ↔ k), by any amount.
 
-    Reflection about a sample keeps the CFA phase, also when a tiny image is reflected many times over.
+    Reflection about a sample preserves the CFA phase, also when a tiny image is reflected many times.
     """
     period = max(2 * (size - 1), 1)
     index = torch.arange(-before, size + after, device=device) % period
@@ -78,7 +78,7 @@ def reflect_index(size: int, before: int, after: int, device: torch.device | str
 
 
 def reflect_pad(x: Tensor, left: int, right: int, top: int, bottom: int) -> Tensor:
-    """Extend the last two dimensions by reflection; unlike ``F.pad``, by more than the image's size if asked."""
+    """Extend the last two dimensions by reflection; unlike ``F.pad``, also by more than the image's size."""
     height, width = x.shape[-2:]
     if max(left, right) < width and max(top, bottom) < height:
         return F.pad(x, (left, right, top, bottom), mode="reflect") if left or right or top or bottom else x
@@ -87,50 +87,50 @@ def reflect_pad(x: Tensor, left: int, right: int, top: int, bottom: int) -> Tens
 
 
 def demosaic(mosaic: Tensor, cfa: str) -> Tensor:
-    """(N, 1, H, W) → (N, 3, H, W) by Malvar, He and Cutler (2004); the border is reflected, which keeps the phase."""
+    """Demosaic (N, 1, H, W) → (N, 3, H, W) by Malvar, He and Cutler (2004); a reflected border preserves the phase."""
     r = DEMOSAIC_REACH
     return demosaic_interior(reflect_pad(mosaic, r, r, r, r), cfa)
 
 
 def demosaic_interior(mosaic: Tensor, cfa: str) -> Tensor:
-    """(N, 1, H + 4, W + 4) → (N, 3, H, W): as ``demosaic``, with a border of two pixels given by the caller.
+    """Demosaic as ``demosaic``, with the caller's border of two pixels: (N, 1, H + 4, W + 4) → (N, 3, H, W).
 
-    ``cfa`` is that of the outermost corner, which is that of the result's corner too.
+    ``cfa`` begins at the input's corner; the result's corner has the same phase.
     """
     packed = _unshuffle(mosaic)
-    with torch.autocast(packed.device.type, enabled=False):  # lower precision is for networks
+    with torch.autocast(packed.device.type, enabled=False):  # only networks may run at lower precision
         return _shuffle(F.conv2d(packed, _packed_demosaic_kernel(cfa, packed.device, packed.dtype)))
 
 
 def _in_pairs(x: Tensor) -> bool:
-    """Whether two neighbours in a row may be looked at as one complex number, ten times faster than one by one."""
+    """Tell whether two neighbours in a row can be viewed as one complex number: ten times faster than single values."""
     plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled()
     return plain and x.is_contiguous() and x.storage_offset() % 2 == 0
 
 
 def _unshuffle(mosaic: Tensor) -> Tensor:
-    """``F.pixel_unshuffle(mosaic, 2)`` of (N, 1, H, W)."""
+    """Return ``F.pixel_unshuffle(mosaic, 2)`` of (N, 1, H, W)."""
     if not _in_pairs(mosaic):
         return F.pixel_unshuffle(mosaic, 2)
     pairs = torch.unflatten(mosaic.view(torch.complex64)[:, 0], 1, (-1, 2))  # (N, H/2, 2, W/2)
-    return torch.stack([part for row in pairs.unbind(2) for part in (row.real, row.imag)], 1)
+    return torch.stack([plane for row in pairs.unbind(2) for plane in (row.real, row.imag)], 1)
 
 
 def _shuffle(packed: Tensor) -> Tensor:
-    """``F.pixel_shuffle(packed, 2)`` of (N, 4·C, H, W)."""
+    """Return ``F.pixel_shuffle(packed, 2)`` of (N, 4·C, H, W)."""
     if not _in_pairs(packed):
         return F.pixel_shuffle(packed, 2)
     count, _, height, width = packed.shape
-    parts = packed.view(count, -1, 2, 2, height, width)
-    out = packed.new_empty(count, parts.shape[1], 2 * height, 2 * width)
+    phases = packed.view(count, -1, 2, 2, height, width)
+    out = packed.new_empty(count, phases.shape[1], 2 * height, 2 * width)
     pairs = torch.unflatten(out.view(torch.complex64), 2, (height, 2))
     for row in (0, 1):
-        torch.complex(parts[:, :, row, 0], parts[:, :, row, 1], out=pairs[:, :, :, row])
+        torch.complex(phases[:, :, row, 0], phases[:, :, row, 1], out=pairs[:, :, :, row])
     return out
 
 
 def mosaic(rgb: Tensor, cfa: str) -> Tensor:
-    """(N, 3, H, W) → (N, 1, H, W): keep at each site the colour that its filter passes."""
+    """Keep at each site the colour that its filter passes: (N, 3, H, W) → (N, 1, H, W)."""
     out = rgb.new_empty(rgb.shape[0], 1, *rgb.shape[2:])
     for row in (0, 1):
         for column in (0, 1):
@@ -139,45 +139,45 @@ def mosaic(rgb: Tensor, cfa: str) -> Tensor:
 
 
 def apply_matrix(rgb: Tensor, matrix: Tensor) -> Tensor:
-    """(N, 3, H, W) pixels as columns, times (N, 3, 3)."""
+    """Multiply pixels (N, 3, H, W), as columns, by matrices (N, 3, 3)."""
     with torch.autocast(rgb.device.type, enabled=False):
         return torch.baddbmm(rgb.new_zeros(()), matrix.to(rgb.dtype), rgb.flatten(2), beta=0).view_as(rgb)
 
 
 def apply_gains(rgb: Tensor, gains: Tensor) -> Tensor:
-    """(N, 3, H, W) times a gain per channel (N, 3)."""
+    """Multiply pixels (N, 3, H, W) by a gain per channel (N, 3)."""
     return rgb * gains[:, :, None, None]
 
 
 def srgb_encode(linear: Tensor) -> Tensor:
-    """Linear light in [0, 1] → sRGB transfer function (IEC 61966-2-1); negatives follow the linear part."""
+    """Encode linear light in [0, 1] by the sRGB transfer function (IEC 61966-2-1); negatives are encoded linearly."""
     powers = _power(linear.clamp(min=0.0031308), 1 / 2.4).mul_(1.055).sub_(0.055)
     return torch.where(linear <= 0.0031308, linear * 12.92, powers)
 
 
 def srgb_decode(encoded: Tensor) -> Tensor:
-    """sRGB transfer function → linear light; negatives follow the linear part."""
+    """Decode the sRGB transfer function to linear light; negatives are decoded linearly."""
     powers = _power(encoded.clamp(min=0.04045).add_(0.055).div_(1.055), 2.4)
     return torch.where(encoded <= 0.04045, encoded / 12.92, powers)
 
 
 def _power(base: Tensor, exponent: float) -> Tensor:
-    """base ** exponent for a positive base, which is used up: half as long by way of binary logarithms."""
+    """Return base ** exponent for a positive base, which is overwritten; binary logarithms halve the time."""
     return base**exponent if base.requires_grad else base.log2_().mul_(exponent).exp2_()
 
 
 def smoothstep(x: Tensor) -> Tensor:
-    """3x² − 2x³ on [0, 1]: the tone curve of Brooks et al. (CVPR 2019)."""
+    """Return 3x² − 2x³ on [0, 1]: the tone curve of Brooks et al. (CVPR 2019)."""
     return x * x * (3 - 2 * x)
 
 
 def inverse_smoothstep(y: Tensor) -> Tensor:
-    """The x in [0, 1] with 3x² − 2x³ = y, for y in [0, 1]."""
+    """Return the x in [0, 1] with 3x² − 2x³ = y, for y in [0, 1]."""
     return 0.5 - torch.sin(torch.asin((1 - 2 * y).clamp(-1, 1)) / 3)
 
 
 def _level_map(black_level: Tensor, height: int, width: int) -> Tensor:
-    """(2, 2) black levels repeated to (1, 1, H, W), or (1, 1, 1, 1) if they are one."""
+    """Repeat (2, 2) black levels to (1, 1, H, W), or return (1, 1, 1, 1) if they are equal."""
     if bool((black_level == black_level[0, 0]).all()):
         return black_level[:1, :1].view(1, 1, 1, 1)
     rows = black_level.repeat(1, (width + 1) // 2)[:, :width]
@@ -185,13 +185,13 @@ def _level_map(black_level: Tensor, height: int, width: int) -> Tensor:
 
 
 def normalise(raw: Tensor, black_level: Tensor, white_level: float) -> Tensor:
-    """Raw units (N, 1, H, W) → linear, black 0, white 1, not clipped; ``black_level`` (2, 2) by position."""
+    """Scale raw units (N, 1, H, W) to linear, black 0, white 1, not clipped; ``black_level`` (2, 2) by position."""
     black = _level_map(black_level, *raw.shape[-2:])
     return (raw - black) / (white_level - black)
 
 
 def quantise(linear: Tensor, black_level: Tensor, white_level: float) -> Tensor:
-    """The inverse of ``normalise``, rounded half to even and clipped to [0, white_level]; float values."""
+    """Invert ``normalise``, round half to even and clip to [0, white_level]; float values."""
     black = _level_map(black_level, *linear.shape[-2:])
     return (linear * (white_level - black) + black).round_().clamp_(0, white_level)
 
@@ -203,12 +203,12 @@ def shading_gain(
     frame: tuple[int, int, int, int],
     width: int,
 ) -> Tensor:
-    """What a mosaic's rows are multiplied by to undo the lens's fall-off of light: (1, 1, rows, width), float32.
+    """Return the factors that undo the lens's fall-off of light in a mosaic's rows: (1, 1, rows, width), float32.
 
-    coefficients  (R, G, B) × (k1, k2, k3): 1 + k1·ρ + k2·ρ² + k3·ρ³ is the share of light that arrives, ρ the squared
-                  distance from the middle of the picture as a fraction of that of its corners
-    span          first row and end row wanted, of a mosaic ``width`` px wide and of the CFA ``cfa``
-    frame         (top, left, height, width): where that mosaic's corner lies in the whole picture, and its size
+    coefficients  (R, G, B) × (k1, k2, k3): 1 + k1·ρ + k2·ρ² + k3·ρ³ is the fraction of light that arrives; ρ is the
+                  squared distance from the picture's centre, 1 at its corners
+    span          first row and end row of the result, in a mosaic ``width`` px wide with the CFA ``cfa``
+    frame         (top, left, height, width): position of the mosaic's corner in the whole picture, and its size
     """
     top, left, high, wide = frame
     y = torch.arange(span[0], span[1], dtype=torch.float32)[:, None] + (top + 0.5 - high / 2)

@@ -8,7 +8,7 @@ from paramisp_cli import color, mosaic
 from paramisp_cli.types import RawImage
 
 _SAMPLES = 512
-"""Quads looked at along the shorter side: enough for statistics, nothing beside the pixel work."""
+"""Sampled quads along the shorter side: enough for statistics, and fast."""
 
 
 def _quads(raw: RawImage, gains: np.ndarray) -> tuple[np.ndarray, int, int, int]:
@@ -24,7 +24,7 @@ def _quads(raw: RawImage, gains: np.ndarray) -> tuple[np.ndarray, int, int, int]
 
 
 def linear_srgb(raw: RawImage) -> np.ndarray:
-    """(h, w, 3) linear sRGB of a sample of the RAW's 2×2 sites, not clipped; empty if it is smaller than 2×2."""
+    """Return (h, w, 3) linear sRGB of a sample of the RAW's 2×2 sites, not clipped; empty for a RAW below 2×2."""
     camera, *_ = _quads(raw, raw.canonical.wb_gains)
     linear: np.ndarray = camera @ raw.canonical.cam_to_srgb().T
     return linear
@@ -33,14 +33,14 @@ def linear_srgb(raw: RawImage) -> np.ndarray:
 def fitted_curve(pixels: np.ndarray, raw: RawImage) -> np.ndarray | None:
     """Fit the DNG's tone curve: (N, 2) points, linear light → linear light, that make ``raw`` look like ``pixels``.
 
-    ``pixels`` is the picture that ``raw`` was made from: (H, W, 3), sRGB encoded, aligned with the crop, uint8, uint16
-    or float32. The curve goes from (0, 0) to (1, 1) in at most 64 points; x rises strictly and y never falls. It is
-    None for a picture of fewer than 64 sites.
+    ``pixels`` is the source picture of ``raw``: (H, W, 3), sRGB encoded, aligned with the crop, uint8, uint16 or
+    float32. The curve goes from (0, 0) to (1, 1) in at most 64 points; x rises strictly and y never falls. It is None
+    for a picture of fewer than 64 sites.
 
     The curve is a weighted isotonic regression of the picture's encoded values on the RAW's, in ProPhoto, where
-    ``toned`` and Adobe's programs apply it, and in sRGB, where simpler readers do. Near-neutral pixels, which are the
-    same in both, decide: a coloured pixel counts less, because no single curve restores colours, and enough to bridge
-    tones that have no neutral pixel. Black pixels count four times and stay black.
+    ``toned`` and Adobe's programs apply it, and in sRGB, where simpler readers apply it. Near-neutral pixels, equal in
+    both spaces, decide. Coloured pixels count less, because no single curve restores colours, but enough to bridge
+    tones without neutral pixels. Black pixels count four times and stay black.
     """
     gains = raw.canonical.wb_gains
     camera, top, left, step = _quads(raw, gains / gains.min())  # DNG readers let the channel that clips first set white
@@ -53,8 +53,8 @@ def fitted_curve(pixels: np.ndarray, raw: RawImage) -> np.ndarray | None:
     shown = np.zeros_like(linear)
     for site in mosaic.sites(pixels[top - raw.crop.top :, left - raw.crop.left :], step):
         shown += color.srgb_decode(site[:rows, :columns] / scale) / 4
-    seen = linear.max(-1) < _CLIPPED
-    linear, shown = linear[seen], shown[seen]  # (n, 3)
+    unclipped = linear.max(-1) < _CLIPPED
+    linear, shown = linear[unclipped], shown[unclipped]  # (n, 3)
     wide, target = (np.clip(light @ color.SRGB_TO_PROPHOTO.T, 0, 1) for light in (linear, shown))
     target = color.srgb_encode(target)
     encoded = color.srgb_encode(shown)
@@ -76,36 +76,37 @@ def fitted_curve(pixels: np.ndarray, raw: RawImage) -> np.ndarray | None:
 
 
 _CLIPPED = 0.999
-"""Linear light from which a pixel is clipped and tells nothing of the curve, which ends at (1, 1)."""
+"""Linear light from which a pixel counts as clipped and is not used for the curve, which ends at (1, 1)."""
 _NEUTRAL = 0.25
 """Saturation, of encoded values, up to which a pixel is near-neutral."""
 _SHADOW = 0.01
-"""Linear light up to which ProPhoto alone decides: in sRGB, low channels of saturated colours fill the shadows."""
+"""Linear light up to which only ProPhoto counts: in sRGB, low channels of saturated colours fill the shadows."""
 _COLOURED, _SRGB = 0.2, 0.6
-"""Weight of a coloured pixel beside a neutral one, and of sRGB beside ProPhoto: chosen on 13 JPEGs, so that the loss to
-each space's own optimum is small in both."""
+"""Weight of a coloured pixel relative to a neutral one, and of sRGB relative to ProPhoto. They were chosen on 13 JPEGs:
+in both spaces the loss against the space's own optimum is small."""
 _BLACK = 2 / 255
 """Encoded value of a black pixel's brightest channel."""
 _BLACK_SHARE = 0.75
-"""Share of the black pixels' channel values that the curve sends to 0.
+"""Share of the black pixels' channel values that the curve maps to 0.
 
-The networks' black is bluish: its red and green go to 0, and most of its blue. All of it would crush grey shadows.
+The networks' black is bluish: its red and green become 0, and most of its blue. Mapping all blue to 0 would crush grey
+shadows.
 """
 _ENOUGH = 32
-"""Values that a bin needs to be a point of the curve, and black pixels that a picture needs to have a black."""
+"""Fewest values of a bin that becomes a point of the curve, and fewest black pixels that count as black."""
 _BINS = 61  # with both ends and black: 64 points
 _GAP = 1e-6  # between x of neighbouring points
 
 
 def _saturation(encoded: np.ndarray) -> np.ndarray:
-    """(n,) saturation of (n, 3) encoded values, 0 to 1; small for shadows, whose channels differ by noise alone."""
+    """Return the saturation (n,) of (n, 3) encoded values, 0 to 1; small in shadows, where channels differ by noise."""
     high = encoded.max(-1)
     saturation: np.ndarray = (high - encoded.min(-1)) / (high + 0.1)
     return saturation
 
 
 def _isotonic_points(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Fit a rising curve to linear x and encoded y (n,): (m, 2) points, linear, both columns strictly rising.
+    """Fit a rising curve to linear x and encoded y (n,); return (m, 2) points, linear, both columns strictly rising.
 
     The bins are of equal width in the cube root of x, which is close to equal in lightness. Bins of one fitted y become
     one point, at their mean x, so that the curve has no flat stretch.
@@ -150,12 +151,12 @@ def toned(linear: np.ndarray, curve: np.ndarray) -> np.ndarray:
 
 
 def matched_exposure(raw: RawImage, preview: np.ndarray) -> float:
-    """EV that makes the parametric rendering of ``raw`` as bright, on average, as its camera's own preview.
+    """Return the EV that makes the parametric rendering of ``raw`` as bright, on average, as its camera's own preview.
 
-    ``preview`` (h, w, 3) uint8, any size. Mean of the encoded green-weighted luma, found by bisection in ±6 EV.
+    ``preview`` (h, w, 3) uint8, any size. A bisection in ±6 EV matches the mean of the encoded green-weighted luma.
     """
     weights = np.array([0.2126, 0.7152, 0.0722])
-    wanted = float((preview.reshape(-1, 3) @ weights).mean()) / 255
+    target = float((preview.reshape(-1, 3) @ weights).mean()) / 255
     camera, *_ = _quads(raw, raw.canonical.wb_gains)
     sample = camera[::2, ::2] if camera.shape[0] > 64 else camera
     matrix = raw.canonical.cam_to_srgb().T
@@ -164,5 +165,5 @@ def matched_exposure(raw: RawImage, preview: np.ndarray) -> float:
         middle = (low + high) / 2
         encoded = color.srgb_encode(np.clip(np.clip(sample * 2**middle, 0, 1) @ matrix, 0, 1))
         luma = ((encoded * encoded * (3 - 2 * encoded)) @ weights).mean()
-        low, high = (middle, high) if luma < wanted else (low, middle)
+        low, high = (middle, high) if luma < target else (low, middle)
     return round((low + high) / 2, 3)

@@ -1,4 +1,4 @@
-"""Main memory: how much is free, and large pieces of it that are kept from one picture to the next."""
+"""Main memory: the free amount, and large blocks that are reused from one picture to the next."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def free() -> int:
-    """Return the bytes of main memory that are free now, within a container's limit; ``kept`` memory counts as free."""
+    """Return the free main memory [bytes], within a container's limit; memory held for reuse counts as free."""
     available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 8 << 30
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
@@ -28,15 +28,15 @@ def free() -> int:
     if limit.exists() and used.exists() and (text := limit.read_text().strip()) != "max":
         stat = Path("/sys/fs/cgroup/memory.stat")
         counts = dict(line.split() for line in stat.read_text().splitlines()) if stat.exists() else {}
-        # The container gives up cached pages of files when something needs the memory.
-        taken = int(used.read_text()) - int(counts.get("inactive_file", 0))
-        available = min(available, max(int(text) - taken, 0))
+        # The container frees cached pages of files on demand.
+        occupied = int(used.read_text()) - int(counts.get("inactive_file", 0))
+        available = min(available, max(int(text) - occupied, 0))
     return available + sum(len(mapping) for mapping in _spare)
 
 
 @cache
 def keep_freed() -> None:
-    """Tell glibc to keep freed memory; does nothing with other C libraries.
+    """Make glibc reuse freed memory; do nothing with other C libraries.
 
     By default glibc maps, zeroes and unmaps every temporary over 128 kB, which is half of a network's time.
     """
@@ -57,9 +57,9 @@ _keepers: list[None] = []
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Keep memory from ``pool`` for the next picture, within this context.
+    """Reuse memory from ``pool`` for the next picture, within this context.
 
-    Giving it back to the system and having it zeroed again takes a twentieth to a seventh of a network's time.
+    Returning it to the system and getting it back zeroed takes a twentieth to a seventh of a network's time.
     """
     _keepers.append(None)
     try:
@@ -71,30 +71,30 @@ def kept() -> Iterator[None]:
 
 
 def release() -> None:
-    """Give memory that is kept and unused back to the system."""
+    """Return unused memory, held for reuse, to the system."""
     _spare.clear()
 
 
 def pool(count: int, like: Tensor) -> Tensor:
-    """Return (count,) uninitialised numbers, on 2-MB pages where the system has them (4-kB pages cost 1 s/GB)."""
+    """Return (count,) uninitialised numbers, on 2-MB pages if the system has them (4-kB pages cost 1 s/GB)."""
     import torch  # lazily: listing files must not load torch
 
     size = count * like.element_size()
     if like.device.type != "cpu" or not hasattr(mmap, "MADV_HUGEPAGE") or size < 8 << 20:
         return torch.empty(count, dtype=like.dtype, device=like.device)
-    mapping = next((spare for spare in _spare[:] if size <= len(spare) <= size * 1.1 and _taken(spare)), None)
+    mapping = next((spare for spare in _spare[:] if size <= len(spare) <= size * 1.1 and _claim(spare)), None)
     if mapping is None:
-        release()  # mappings of pictures of another size would only take room
-        mapping = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # a shared one gets no large pages
+        release()  # spare mappings of other sizes would only occupy memory
+        mapping = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # shared mappings get no large pages
         mapping.madvise(mmap.MADV_HUGEPAGE)
-    # The tensor holds this object and not the mapping: it ends with the tensor's last view and can report that.
+    # The tensor holds this object, not the mapping: it ends with the tensor's last view, and then ``_back`` is called.
     lent = (ctypes.c_char * len(mapping)).from_buffer(mapping)
     weakref.finalize(lent, _back, mapping).atexit = False
     return torch.frombuffer(lent, dtype=like.dtype, count=count)
 
 
-def _taken(mapping: mmap.mmap) -> bool:
-    """Take a spare mapping, unless another thread just has."""
+def _claim(mapping: mmap.mmap) -> bool:
+    """Claim a spare mapping; return False if another thread just claimed it."""
     try:
         _spare.remove(mapping)
     except ValueError:
@@ -103,6 +103,6 @@ def _taken(mapping: mmap.mmap) -> bool:
 
 
 def _back(mapping: mmap.mmap) -> None:
-    """Keep a mapping that is no longer used, or drop it, which unmaps it."""
+    """Store an unused mapping for reuse, or drop it, which unmaps it."""
     if _keepers:
         _spare.append(mapping)

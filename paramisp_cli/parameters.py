@@ -1,6 +1,6 @@
 """Complete the parameters of a shot, each with its origin, and pick the model of its conversion.
 
-Torch-free: ``inspect`` and ``--dry-run`` need nothing else. In messages, a setting's name stands in backticks
+This module does not import torch, for ``inspect`` and ``--dry-run``. In messages, a setting's name stands in backticks
 (`exposure_time`); the command line shows its flag instead.
 """
 
@@ -44,30 +44,30 @@ _OPTICAL_TEXT = {
     "f_number": ("FNumber", "f/{:g}"),
     "focal_length": ("FocalLength", "{:g} mm"),
 }
-"""Field of ``OpticalParams`` → its name in EXIF, the form of its value."""
+"""Field of ``OpticalParams`` → its name in EXIF, the format of its value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The user's choices; None means: find out.
+    """The user's choices; None means automatic.
 
     model          one of ``MODELS``; None: the camera's checkpoint, else the generic one, else parametric
     weights        a checkpoint's file, folder or name, instead of the camera's; paths may be strings
     device         "auto", "cpu", "cuda", "cuda:1", "mps"
     dtype          "auto", "fp32", "bf16", "fp16": precision of the convolutions
-    max_memory     bytes the network may use; None: what is free
-    scratch        a folder, not in memory, for a file of the feature maps that the network has no memory for
+    max_memory     bytes that the network may use; None: the free memory
+    scratch        a folder, not in memory, for a file of feature maps that do not fit into memory
     camera         "MAKE/MODEL" or a name of the camera table
     iso, exposure_time [s], f_number, focal_length [mm]
     wb             white-balance gains (R, G, B)
-    like           a RAW file of the same camera, for everything that only a RAW knows
+    like           a RAW file of the same camera, for values that only a RAW has
     cfa            "RGGB", "GRBG", "GBRG", "BGGR"
-    exposure       EV of digital gain: render brightens by it, unprocess darkens (and says so in the DNG); None: for
-                   render, what the RAW asks for, and with the parametric model what its camera JPEG shows
+    exposure       EV of digital gain: render brightens by it, unprocess darkens (and records it in the DNG); None: for
+                   render, the value in the RAW, and with the parametric model the brightness of its camera JPEG
     bit_depth      bits of a rendered channel: 8, 16, or 32 for float32 in [0, 1]; with 32, unprocess returns a float32
                    mosaic, black 0 and white 1, neither rounded nor clipped to the camera's codes
     max_pixels     pictures of more pixels are refused before they are decoded; None: ``formats.MAX_PIXELS``
-    isolate        decode RAW files in a process of their own, which a damaged or hostile file may crash
+    isolate        decode RAW files in a process of their own: a damaged or hostile file can crash only this process
 
     Raises ConfigError for a value out of range; the error's ``field`` names the setting.
     """
@@ -119,7 +119,7 @@ class Settings:
 
     @property
     def scratch_path(self) -> Path | None:
-        """``scratch`` as a path."""
+        """Folder ``scratch`` as a path."""
         return None if self.scratch is None else Path(self.scratch)
 
 
@@ -127,9 +127,9 @@ class Settings:
 class Conversion:
     """The parameters, the model and the checkpoint for one file, each with its origin.
 
-    ``optical`` keeps None for an unknown value. ``checkpoint`` is None for an architecture that needs no weights.
-    ``notices`` are sentences for the user, without the file's name. ``memory_plan`` names the network's use of memory,
-    once the runner has chosen it.
+    Unknown values of ``optical`` are None. ``checkpoint`` is None for an architecture that needs no weights.
+    ``notices`` are sentences for the user, without the file's name. ``memory_plan`` is set when the runner has chosen
+    the network's memory plan.
     """
 
     direction: Direction
@@ -165,14 +165,14 @@ class Conversion:
         }
 
     def without_network(self, notice: str) -> Conversion:
-        """Return the same conversion by the parametric model, with a notice of why the network is not used."""
+        """Return the same conversion by the parametric model, with a notice of the reason."""
         notices = (*(n for n in self.notices if n != _used_generic(self.camera)), notice)
         origin = {**self.origin, "model": "not enough memory for the trained weights"}
         return replace(self, architecture="parametric", checkpoint=None, notices=notices, origin=origin)
 
 
 def read(path: Path, settings: Settings = Settings()) -> SrgbImage | RawImage:
-    """Read an image file within the settings' limit of pixels, RAW files in their own process if the settings say so.
+    """Read an image file within the settings' limit of pixels; with ``isolate``, RAW files in their own process.
 
     Raises the errors of ``formats.read``.
     """
@@ -180,7 +180,7 @@ def read(path: Path, settings: Settings = Settings()) -> SrgbImage | RawImage:
 
 
 def check(settings: Settings, direction: Direction) -> None:
-    """Find mistakes in the settings before any file is read; the device apart.
+    """Find mistakes in the settings, except in the device, before any file is read.
 
     Raises ConfigError for an unknown camera, WeightsError for ``weights``, and the errors of reading ``like``.
     """
@@ -235,11 +235,11 @@ def _of_raw(raw: RawImage, settings: Settings) -> Conversion:
     return _with_model(Direction.RENDER, camera, canonical, optical, origin, list(raw.notes), known, settings)
 
 
-# --- where each value comes from --------------------------------------------------------------------------------------
+# --- the origin of each value -----------------------------------------------------------------------------------------
 
 
 def _pick_camera(settings: Settings, own: Camera | None, like: RawImage | None) -> tuple[Camera | None, str]:
-    """Return the camera and its origin. Raises ConfigError for a name that the table does not have."""
+    """Return the camera and its origin. Raises ConfigError for a name that the table lacks."""
     if settings.camera is not None:
         facts = cameras.find_by_name(settings.camera)
         if facts is not None:
@@ -260,7 +260,7 @@ def _pick_camera(settings: Settings, own: Camera | None, like: RawImage | None) 
 def _pick_optical(
     settings: Settings, own: OpticalParams, like: RawImage | None, origin: dict[str, str]
 ) -> OpticalParams:
-    """Return each value from the settings, else EXIF, else ``like``; write its origin."""
+    """Return each value from the settings, else EXIF, else ``like``; write the origins to ``origin``."""
     values: dict[str, float | None] = {}
     for name in _OPTICAL_TEXT:
         choices = [(getattr(settings, name), "flag"), (getattr(own, name), "EXIF")]
@@ -273,10 +273,10 @@ def _pick_optical(
 def _canonical_of_table(
     image: SrgbImage, known: cameras.CameraFacts | None, iso: float | None, origin: dict[str, str]
 ) -> CanonicalParams:
-    """Return the values of the camera table, else of an average camera; the white balance of the MakerNote first."""
+    """Return the values of the camera table, else of an average camera; prefer the MakerNote's white balance."""
     facts = known or cameras.GENERIC
     average = "an average camera"
-    source = f"camera table ({known.name})" if known else f"{average} (this one is not in the table)"
+    source = f"camera table ({known.name})" if known else f"{average} (the camera is not in the table)"
     matrix, neutral = facts.color_matrix, facts.daylight_neutral
     level, white = facts.levels(iso)
     origin |= dict.fromkeys(("black_level", "white_level", "color_matrix"), source)
@@ -294,7 +294,7 @@ def _canonical_of_table(
 
 
 def _with_flags(canonical: CanonicalParams, settings: Settings, origin: dict[str, str]) -> CanonicalParams:
-    """Return the values with those that the user set; write their origin."""
+    """Return the values, replaced by the user's settings; write their origins to ``origin``."""
     if settings.cfa is not None:
         canonical, origin["cfa"] = replace(canonical, cfa=settings.cfa), "flag"
     if settings.wb is not None:
@@ -315,13 +315,13 @@ def _name_of_like(like: RawImage) -> str:
 
 @lru_cache(maxsize=1)
 def _parameters_of(path: Path, stamp: tuple[int, int], max_pixels: int | None, isolate: bool) -> RawImage:
-    """Read a RAW file without its pixels, once for all files of a batch; its CFA begins where its picture does.
+    """Read a RAW file's parameters, once for all files of a batch; the CFA is shifted to the crop's corner.
 
-    ``stamp`` makes a replaced file another one.
+    ``stamp`` is a cache key that changes when the file is replaced.
     """
     raw = read(path, Settings(max_pixels=max_pixels, isolate=isolate))
     if not isinstance(raw, RawImage):
-        raise ConfigError(f"`like` {path}: must be a RAW file, and this is a picture")
+        raise ConfigError(f"`like` {path}: is a picture; it must be a RAW file")
     raw = raw.cropped()
     return replace(raw, mosaic=raw.mosaic[:2, :2].copy(), crop=None, metadata=Metadata(source_name=path.name))
 
@@ -340,12 +340,12 @@ def _with_model(
     settings: Settings,
 ) -> Conversion:
     """Pick the model, and finish the conversion with its notices."""
-    architecture, checkpoint, origin["model"], more = _pick_model(settings, camera, direction, known)
+    architecture, checkpoint, origin["model"], model_notices = _pick_model(settings, camera, direction, known)
     if direction == Direction.UNPROCESS and checkpoint is not None and settings.exposure:
         raise ConfigError(
             "`exposure`: a trained model sets it when unprocessing; leave it out or pass `model` parametric"
         )
-    notices += more + _silent_optics(optical, checkpoint)
+    notices += model_notices + _silent_optics(optical, checkpoint)
     facts = known or cameras.GENERIC
     return Conversion(
         direction, camera, canonical, optical, origin, architecture, checkpoint, tuple(notices), facts
@@ -358,9 +358,9 @@ def _pick_model(
     """Return the architecture, its checkpoint, their origin, and notices."""
     if settings.model in WEIGHTLESS and settings.weights is None:
         return settings.model, None, "--model", []
-    found = weights.find(known_as(camera, facts), direction, settings.model, settings.weights)
+    checkpoint = weights.find(known_as(camera, facts), direction, settings.model, settings.weights)
     shown = camera.name if camera else "an unknown camera"
-    if found is None:
+    if checkpoint is None:
         if settings.model is not None:
             raise WeightsError(
                 f"no {settings.model} weights for {shown} and no generic ones; pass `weights` or `model` parametric"
@@ -370,8 +370,8 @@ def _pick_model(
             "no trained weights for the camera and no generic ones: used the parametric model",
         )
         return "parametric", None, "no trained weights found", [notice]
-    notices: list[str] = [_used_generic(camera)] if found.is_generic else []
-    return weights.architecture_of(found.path), found.path, found.how, notices
+    notices: list[str] = [_used_generic(camera)] if checkpoint.is_generic else []
+    return weights.architecture_of(checkpoint.path), checkpoint.path, checkpoint.how, notices
 
 
 def known_as(camera: Camera | None, facts: cameras.CameraFacts | None) -> list[str]:
@@ -390,7 +390,7 @@ def _used_generic(camera: Camera | None) -> Notice:
 
 
 def _silent_optics(optical: OpticalParams, checkpoint: Path | None) -> list[str]:
-    """Tell in one notice which settings the file lacks and which values the network gets instead."""
+    """Return a notice of the settings that the file lacks and the values that the network gets instead."""
     if checkpoint is None:
         return []
     labels, values, remedies = [], [], []
@@ -405,6 +405,6 @@ def _silent_optics(optical: OpticalParams, checkpoint: Path | None) -> list[str]
     return [
         Notice(
             f"has no {', '.join(labels)}; used {', '.join(values)} (pass {', '.join(remedies)} or `like` RAW)",
-            "some settings are missing in EXIF; used stand-ins (-v shows them; pass `like` RAW, `iso`, …)",
+            "some settings are missing in EXIF; used default values (-v shows them; pass `like` RAW, `iso`, …)",
         )
     ]

@@ -1,7 +1,7 @@
-"""Checkpoints that other programs published (Lightning ``.ckpt``), as models.
+"""Read checkpoints published by other programs (Lightning ``.ckpt``) as models.
 
-``torch_zip`` reads the file and runs no code in it. The architecture is recognised by its tensors' names, and its own
-folder tells how to convert them. Importing this module costs no torch.
+``torch_zip`` reads the file and runs no code in it. The tensors' names determine the architecture, and the converter in
+the architecture's folder renames them. Importing this module does not import torch.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ __all__ = ["architecture_of", "content", "read"]
 def read(
     path: Path, direction: Direction | None, *, camera: str | None = None, row_sum: float | None = None
 ) -> dict[Direction, IspModel]:
-    """Read the networks of a published checkpoint by direction; of a joint one both, or the one asked for.
+    """Read a published checkpoint as networks by direction; a joint checkpoint as both, or the one for ``direction``.
 
-    ``camera`` and ``row_sum`` tell an architecture facts that its files lack; without ``camera``, the file's name and
-    a default decide. Raises WeightsError for the file, ConfigError for a fact that the caller must give.
+    ``camera`` and ``row_sum`` are facts that an architecture's files lack; without ``camera``, the file's name and a
+    default decide. Raises WeightsError for a bad file, ConfigError for a missing fact.
     """
     import torch
 
@@ -54,7 +54,7 @@ def architecture_of(path: Path) -> str:
 
 
 def _opened(path: Path) -> Foreign:
-    """Open a file; its tensors are read when asked for."""
+    """Open a file; its tensors are read on request."""
     archive = Archive(path)
     saved = archive.saved()
     state = saved.get("state_dict") if isinstance(saved, dict) else None
@@ -75,7 +75,7 @@ def _array(archive: Archive, path: Path, key: str, value: object) -> np.ndarray:
 
 
 def _recognised(foreign: Foreign) -> Entry:
-    """Return the architecture that knows most of the tensors' names. Raises WeightsError if none knows any."""
+    """Return the architecture that recognises most of the tensors' names. Raises WeightsError if none does."""
     known = {entry: _converter(entry).count_known(foreign.tensors) for entry in REGISTRY if entry.published}
     best = max(known, key=lambda entry: known[entry])
     if not known[best]:

@@ -1,6 +1,6 @@
-"""Run a model over an image of any size: arrays in, arrays out. Nothing else runs a network over a picture.
+"""Run a model over an image of any size: arrays in, arrays out. Only this module runs networks over pictures.
 
-A model that pools over the picture runs by one of its memory plans; any other runs tile by tile. The result depends
+A model that pools over the picture runs by one of its memory plans; other models run tile by tile. The result depends
 neither on the plan nor on the tiles.
 """
 
@@ -26,22 +26,22 @@ from paramisp_cli.scratch import HostMemory, Scratch
 from paramisp_cli.types import CanonicalParams, Direction, Kind, OpticalParams
 
 _STRIP_PIXELS = 1 << 18
-"""Pixels a strip: a few megabytes of float32, which the allocator keeps; half as many take longer."""
+"""Pixels of a strip: a few megabytes of float32, which the allocator reuses; half as many pixels take longer."""
 _STRIP_ROWS = 16
-"""Rows a strip, at least."""
+"""Fewest rows of a strip."""
 _TILE_COLUMNS = 128
-"""Columns of a tile, at least, where memory is short."""
+"""Fewest columns of a tile when memory is short."""
 _STRIP_THREADS = min(4, os.cpu_count() or 1)
-"""Strips worked on at a time."""
+"""Strips computed at a time."""
 
 Frame = tuple[int, int, int, int]
-"""(top, left, height, width): place of an image's corner in the picture that it was cut from, and that picture's size.
+"""(top, left, height, width): corner of an image in its original picture, and the size of this picture.
 
-Lens shading depends on the place."""
+Lens shading depends on the position in the picture."""
 
 
 class NotEnoughMemoryError(ConfigError):
-    """No memory plan of the network fits. ``need`` is the fact, ``remedy`` a way to run the network all the same."""
+    """No memory plan of the network fits. ``need`` states the sizes, ``remedy`` a way to run the network."""
 
     def __init__(self, need: str, remedy: str = "") -> None:
         super().__init__(f"{need}; pass {remedy and remedy + ', or '}`model` parametric")
@@ -49,7 +49,7 @@ class NotEnoughMemoryError(ConfigError):
 
 
 def load(path: Path, direction: Direction, device: torch.device) -> IspModel:
-    """Load a checkpoint onto a device, once for all pictures of a batch; a replaced file is loaded anew.
+    """Load a checkpoint onto a device, once for all pictures of a batch; a replaced file is loaded again.
 
     Raises WeightsError, or ConfigError if the checkpoint is for another direction.
     """
@@ -68,11 +68,11 @@ def _loaded(path: Path, stamp: tuple[int, int], direction: Direction, device: to
 class Runner:
     """A model on a device, and the memory that it may use.
 
-    dtype         of convolutions
+    dtype         type of the convolutions
     max_memory    bytes that the model may use (None: free memory)
     scratch       folder for the file of the memory plan ``DISK`` (None: without that plan)
-    memory_plan   plan of a model that pools over the picture (None: the fastest that fits). Where memory runs out all
-                  the same, the next plan is taken, and the sink may get rows again.
+    memory_plan   plan of a model that pools over the picture (None: the fastest that fits). If memory still runs out,
+                  the next plan follows, and the sink may get rows again.
     progress      is told the share of the work that is done, 0 to 1, from any thread
     """
 
@@ -94,7 +94,7 @@ class Runner:
         dtype: type[np.generic] = np.uint16,
         frame: Frame | None = None,
     ) -> tuple[np.ndarray, str]:
-        """Run the model over an sRGB picture → its mosaic, and the memory plan used.
+        """Run the model over an sRGB picture; return its mosaic and the memory plan used.
 
         pixels    (H, W, 3) uint8, uint16 or float32 in [0, 1]
         size      (height, width) of the mosaic, even; the picture is padded to it by reflection (None: even sides)
@@ -129,7 +129,7 @@ class Runner:
         dtype: type[np.generic] = np.uint8,
         frame: Frame | None = None,
     ) -> tuple[np.ndarray, str]:
-        """Run the model over a mosaic → (H, W, 3) sRGB pixels, and the memory plan used.
+        """Run the model over a mosaic; return (H, W, 3) sRGB pixels and the memory plan used.
 
         mosaic    (H, W), even: uint16 in raw units, or float32, linear, black 0, white 1
         gain      factor of the linear values
@@ -163,10 +163,10 @@ class Runner:
         frame: Frame | None = None,
         tile: tuple[int, int] | None = None,
     ) -> str:
-        """Run the model from rows to rows over an image of ``size`` (height, width), both even → the memory plan used.
+        """Run the model from rows to rows over an image of ``size`` (height, width), both even; return the memory plan.
 
-        source, sink  give the input's rows, from any device; take the output's, on ``device``
-        tile          height and width of the tiles of a model that does not pool (None: chosen), rounded up to the
+        source, sink  functions that return the input's rows, on any device, and take the output's rows, on ``device``
+        tile          height and width of tiles for a model that does not pool (None: chosen), rounded up to the
                       geometry's multiple
 
         Raises ConfigError if the memory does not suffice.
@@ -181,20 +181,20 @@ class Runner:
             self._run_in_tiles(params, size, source, self._counted(sink, size[0]), tile or self._tile(size))
             return plan
         names, usable = model.plans(device), self._usable(size)
-        left = [plan, *(name for name in names[names.index(plan) + 1 :] if name in usable)]
+        plans = [plan, *(name for name in names[names.index(plan) + 1 :] if name in usable)]
         while True:
             try:
                 with torch.inference_mode():
                     model.stream(
                         source, sink, size, params,
-                        dtype=self.dtype, plan=left[0], store=self._store_for(left[0]), progress=self.progress,
+                        dtype=self.dtype, plan=plans[0], store=self._store_for(plans[0]), progress=self.progress,
                     )  # fmt: skip
             except (MemoryError, RuntimeError) as error:
-                if len(left) == 1 or not devices.is_out_of_memory(error):
+                if len(plans) == 1 or not devices.is_out_of_memory(error):
                     raise
             else:
-                return left[0]
-            left = left[1:]
+                return plans[0]
+            plans = plans[1:]
             devices.release(device)
 
     def _counted(self, sink: Sink, height: int) -> Sink:
@@ -215,25 +215,25 @@ class Runner:
         """Choose the fastest of the model's memory plans that fits the memory. Raises NotEnoughMemoryError."""
         model, device = self.model, self.device
         if not model.geometry.pooled:
-            return WHOLE  # tiles need next to nothing
-        have = devices.free(device, self.max_memory)
+            return WHOLE  # tiles need little memory
+        available = devices.free(device, self.max_memory)
         needs = {plan: model.peak_bytes(*size, plan) for plan in self._usable(size)}
         for plan, need in needs.items():
-            if need <= have:
+            if need <= available:
                 return plan
         remedy = ""
-        if self.scratch is None and DISK in model.plans(device) and model.peak_bytes(*size, DISK) <= have:
+        if self.scratch is None and DISK in model.plans(device) and model.peak_bytes(*size, DISK) <= available:
             remedy = f"`scratch` DIR, a folder on a disk with {model.store_bytes(*size) / 1e9:.1f} GB free"
         elif device.type != "cpu":
             remedy = "`device` cpu"
         raise NotEnoughMemoryError(
-            f"{model.name} needs about {min(needs.values()) / 1e9:.1f} GB for these {size[0] * size[1] / 1e6:.1f} "
-            f"megapixels and has {have / 1e9:.1f} GB ({'`max_memory`' if self.max_memory else 'free now'})",
+            f"{model.name} needs about {min(needs.values()) / 1e9:.1f} GB for {size[0] * size[1] / 1e6:.1f} "
+            f"megapixels and has {available / 1e9:.1f} GB ({'`max_memory`' if self.max_memory else 'free now'})",
             remedy,
         )
 
     def _usable(self, size: tuple[int, int]) -> list[str]:
-        """Return the model's plans without those whose store has no place: a folder, or enough memory of the host."""
+        """Return the model's plans whose store is available: a folder, or enough memory of the host."""
         plans = self.model.plans(self.device)
         lacking = {DISK} if self.scratch is None else set()
         if HOST in plans and self.model.store_bytes(*size) > memory.free():
@@ -241,7 +241,7 @@ class Runner:
         return [plan for plan in plans if plan not in lacking]
 
     def _store_for(self, plan: str) -> MakeStore | None:
-        """Return how to make the store of a plan."""
+        """Return the function that makes the store of a plan, or None."""
         if plan == HOST:
             return HostMemory
         return partial(Scratch, folder=self.scratch) if plan == DISK and self.scratch is not None else None
@@ -249,7 +249,7 @@ class Runner:
     # --- tiles --------------------------------------------------------------------------------------------------------
 
     def _tile(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Choose the height and width of tiles: whole rows, and narrower where memory does not suffice."""
+        """Choose the height and width of tiles: whole rows, or narrower if memory does not suffice."""
         model, limit = self.model, devices.free(self.device, self.max_memory)
         multiple, halo = model.geometry.multiple, model.geometry.halo
         rows = max(_STRIP_PIXELS // size[1] // multiple * multiple, _STRIP_ROWS, 4 * halo)
@@ -263,14 +263,14 @@ class Runner:
     def _run_in_tiles(
         self, params: Params, size: tuple[int, int], source: Source, sink: Sink, tile: tuple[int, int]
     ) -> None:
-        """Run a model that sees no further than its halo, tile by tile.
+        """Run a model whose outputs depend only on inputs within its halo, tile by tile.
 
-        Tiles lie at multiples of the geometry's multiple, in the image padded as ``IspModel.forward`` pads it.
+        Tiles begin at multiples of the geometry's multiple, in the image padded as in ``IspModel.forward``.
         """
         model, device, geometry = self.model, self.device, self.model.geometry
         lower = self.dtype != torch.float32
         params = model.surveyed(lambda first, end: source(first, end).to(device), size, params)
-        given = reflecting(source, size, (geometry.padded(size[0]), geometry.padded(size[1])))
+        padded_source = reflecting(source, size, (geometry.padded(size[0]), geometry.padded(size[1])))
         down, across = (
             spans(side, length, geometry.multiple, geometry.halo, geometry.smallest)
             for side, length in zip(size, tile, strict=True)
@@ -279,7 +279,7 @@ class Runner:
         def strip(rows: Span) -> Tensor:
             inside = slice(rows.begin - rows.first, rows.end - rows.first)
             with torch.inference_mode(), torch.autocast(device.type, self.dtype, enabled=lower):
-                x = given(rows.first, rows.last).to(device)
+                x = padded_source(rows.first, rows.last).to(device)
                 tiles = [
                     model(x[..., columns.first : columns.last], params)[
                         :, :, inside, columns.begin - columns.first : columns.end - columns.first
@@ -305,7 +305,7 @@ def _shaded(
     width: int,
     direction: Direction,
 ) -> tuple[Source, Sink]:
-    """Return source and sink that take lens shading out of the RAW going in and put it into the RAW coming out."""
+    """Return source and sink that remove lens shading from an input RAW and add it to an output RAW."""
 
     def gain(first: int, end: int) -> Tensor:
         return isp.shading_gain(shading, cfa, (first, end), frame, width)
@@ -321,10 +321,10 @@ def _shaded(
 
 
 def _run_in_threads(strip: Callable[[Span], Tensor], down: Sequence[Span], sink: Sink) -> None:
-    """Send ``strip`` of each span to the sink in order; a few at a time, one thread a strip.
+    """Send ``strip`` of each span to the sink in order; a few at a time, one thread per strip.
 
-    Torch's own way, threads inside every small operation, makes them wait for each other hundreds of times a picture:
-    on cores that another program uses too, that costs many times the work itself.
+    Torch uses threads inside every small operation; they would wait for each other hundreds of times per picture. On
+    cores shared with another program, waiting costs many times the work itself.
     """
     memory.keep_freed()
     before = torch.get_num_threads()

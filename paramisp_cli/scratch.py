@@ -1,6 +1,6 @@
-"""Stores for tensors that do not fit the memory that computes: a file, or host memory beside a GPU.
+"""Stores for tensors that do not fit the computing device's memory: a file, or host memory beside a GPU.
 
-Some rows of a tensor are in a window in memory; the rest is in the store.
+A window holds some rows of a tensor in memory; the other rows are in the store.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 
 class _Store(ABC):
-    """Room for ``size`` bytes, given to tensors one after the other."""
+    """A store of ``size`` bytes, assigned to tensors one after the other."""
 
     def __init__(self, size: int) -> None:
         self.size, self.given = size, 0
 
     def rows(self, shape: tuple[int, ...], window: int, like: Tensor) -> Window:
-        """Give a tensor of this shape the next bytes; ``window`` rows of it are in memory at a time."""
+        """Assign the next bytes to a tensor of this shape; ``window`` rows of it are in memory at a time."""
         begin = self.given
         self.given += math.prod(shape) * like.element_size()
         return Window(self, begin, shape, min(window, shape[0]), like)
@@ -40,21 +40,21 @@ class _Store(ABC):
 
     @abstractmethod
     def expect(self, place: int, size: int) -> None:
-        """Prepare to read these bytes soon."""
+        """Prepare for reading these bytes soon."""
 
 
 class Scratch(_Store):
-    """A temporary file. It has no name, and ends with the context or the process."""
+    """A temporary file without a name. It ends with the context or the process."""
 
     def __init__(self, size: int, folder: Path | None = None) -> None:
-        """``size`` bytes in ``folder`` (None: the system's).
+        """Plan a file of ``size`` bytes in ``folder`` (None: the system's).
 
-        Raises ConfigError for a folder in memory, FileAccessError if the file does not fit.
+        Raises ConfigError for a folder in memory; entering raises FileAccessError if the file does not fit.
         """
         super().__init__(size)
         self.folder = folder or Path(tempfile.gettempdir())
         if _in_memory(self.folder):
-            raise ConfigError(f"{self.folder} lies in memory itself; pass `scratch` with a folder on a disk")
+            raise ConfigError(f"{self.folder} is in memory, not on a disk; pass `scratch` with a folder on a disk")
 
     def __enter__(self) -> Scratch:
         try:
@@ -65,15 +65,15 @@ class Scratch(_Store):
                 self.file.close()
                 raise
         except OSError as error:
-            why = f"no room for a file of {self.size / 1e9:.1f} GB: {error.strerror or error}"
-            raise FileAccessError(f"{self.folder}: {why}; pass `scratch` with another folder") from None
+            reason = f"no room for a file of {self.size / 1e9:.1f} GB: {error.strerror or error}"
+            raise FileAccessError(f"{self.folder}: {reason}; pass `scratch` with another folder") from None
         return self
 
     def __exit__(self, *_: object) -> None:
         self.file.close()
 
     def _reserve(self) -> None:
-        """Reserve the file's size, where the system can: a full disk shows now and not in the middle of the work."""
+        """Reserve the file's size, if the system can: a full disk then fails now, not in the middle of the work."""
         if hasattr(os, "posix_fallocate"):
             try:
                 os.posix_fallocate(self.file.fileno(), 0, self.size)
@@ -83,31 +83,31 @@ class Scratch(_Store):
 
     def transfer(self, rows: Tensor, place: int, *, write: bool) -> None:
         """Write or read rows; raises FileAccessError."""
-        left = rows.numpy().data.cast("B")
+        rest = rows.numpy().data.cast("B")
         try:
             self.file.seek(place)
-            while left:
-                done = self.file.write(left) if write else self.file.readinto(left)
+            while rest:
+                done = self.file.write(rest) if write else self.file.readinto(rest)
                 if not done:
                     raise OSError("the file ends early")
-                left = left[done:]
+                rest = rest[done:]
         except OSError as error:
             raise FileAccessError(f"{self.folder}: the scratch file: {error.strerror or error}") from None
 
     def expect(self, place: int, size: int) -> None:
-        """Have the system read ahead."""
+        """Ask the system to read ahead."""
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self.file.fileno(), place, size, os.POSIX_FADV_WILLNEED)
 
 
 class HostMemory(_Store):
-    """Host memory beside a GPU, pinned on CUDA: copies then run at the bus's speed, ordered with the computation."""
+    """Host memory beside a GPU, pinned on CUDA: copies run at the bus's speed, in order with the computation."""
 
     def __enter__(self) -> HostMemory:
         import torch
 
         self.bytes = torch.empty(self.size, dtype=torch.uint8)
-        # Registered by hand: torch's own pinned memory would be rounded up to a power of two.
+        # Registered here: torch's own pinned memory would be rounded up to a power of two.
         self.pinned = torch.cuda.is_available() and self._register() == 0
         self.device: torch.device | None = None
         return self
@@ -122,37 +122,37 @@ class HostMemory(_Store):
         del self.bytes
 
     def _register(self) -> int:
-        """Pin the memory → CUDA's error code, 0 for success."""
+        """Pin the memory; return CUDA's error code, 0 for success."""
         import torch
 
         cudart: Any = torch.cuda.cudart
         return int(cudart().cudaHostRegister(self.bytes.data_ptr(), self.size, 0))
 
     def transfer(self, rows: Tensor, place: int, *, write: bool) -> None:
-        """Copy rows to or from the host, in the device's own order of operations if the memory is pinned."""
+        """Copy rows to or from the host; pinned memory is copied in the device's order of operations."""
         self.device = rows.device
-        there = self.bytes[place : place + rows.numel() * rows.element_size()].view(rows.dtype).view(rows.shape)
-        target, source = (there, rows) if write else (rows, there)
+        stored = self.bytes[place : place + rows.numel() * rows.element_size()].view(rows.dtype).view(rows.shape)
+        target, source = (stored, rows) if write else (rows, stored)
         target.copy_(source, non_blocking=self.pinned)
 
     def expect(self, place: int, size: int) -> None:
-        """Do nothing: memory needs no reading ahead."""
+        """Do nothing: memory needs no read-ahead."""
 
 
 class Window:
-    """A tensor in a store, a window of whose rows is in memory and slides down over it again and again."""
+    """A tensor in a store, with a window of its rows in memory that slides down over the tensor repeatedly."""
 
     def __init__(self, store: _Store, begin: int, shape: tuple[int, ...], window: int, like: Tensor) -> None:
         self.store, self.begin, self.count, self.window = store, begin, shape[0], window
         self.row = math.prod(shape[1:]) * like.element_size()
         self.room = memory.pool(window * math.prod(shape[1:]), like).view(window, *shape[1:])
-        self.first = self.end = 0  # rows of the tensor in the room
-        self.changed = 0, 0  # rows among them that the store does not have
+        self.first = self.end = 0  # rows of the tensor in the window
+        self.changed = 0, 0  # rows in the window that are not yet written to the store
 
     def __call__(self, first: int, end: int, *, fresh: bool = False, change: bool = False) -> Tensor:
-        """Return rows [first, end), a view until the next call that goes further down or back up.
+        """Return rows [first, end), a view that is valid until the next call that moves the window.
 
-        ``fresh``: the caller overwrites them, so they need not be read. ``change``: write them back to the store.
+        ``fresh``: the caller overwrites the rows, so they are not read. ``change``: the rows are written back.
         """
         if not self.first <= first or end > self.end:
             self._slide(first, end, fresh)
@@ -162,7 +162,7 @@ class Window:
         return self.room[first - self.first : end - self.first]
 
     def _slide(self, first: int, end: int, fresh: bool) -> None:
-        ahead = self.first <= first < self.end  # else the window begins anew
+        ahead = self.first <= first < self.end  # else the window is refilled
         start, present = (max(end - self.window, self.first), self.end) if ahead else (first, first)
         low, high = self.changed
         if not ahead or low < start:  # write back rows leaving the window
@@ -186,13 +186,13 @@ _MOUNTS = Path("/proc/self/mountinfo")
 
 
 def _in_memory(folder: Path) -> bool:
-    """Tell whether a folder's files are in memory, as those of /tmp are on many systems."""
+    """Tell whether a folder's files are in memory, like /tmp on many systems."""
     if not _MOUNTS.exists():
         return False
     kinds: dict[Path, str] = {}
     for line in _MOUNTS.read_text().splitlines():
         place, _, about = line.partition(" - ")
-        mount = re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), place.split()[4])  # a space is \040 there
+        mount = re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), place.split()[4])  # \040 is a space
         kinds[Path(mount)] = about.split()[0]
     folder = folder.resolve()
     return next((kinds[f] for f in (folder, *folder.parents) if f in kinds), "") in ("tmpfs", "ramfs")

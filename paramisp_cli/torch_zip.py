@@ -1,7 +1,7 @@
 """Read the files of ``torch.save`` (a zip of a pickle and of storages) without running any code in them.
 
-Every class and function that the pickle names is replaced by an inert stub, except the few that make tensors, which are
-ours. All sizes are checked before anything is read. Importing this module costs no torch.
+Every class and function that the pickle names is replaced by an inert stub, except the few that make tensors: this
+module implements them. All sizes are checked before anything is read. Importing this module does not import torch.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MAX_GLOBALS = 1000
 
 
 def content(path: Path) -> bytes:
-    """The file's bytes; WeightsError if it cannot be read."""
+    """Return the file's bytes; WeightsError if it cannot be read."""
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
@@ -38,7 +38,7 @@ def content(path: Path) -> bytes:
         raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-# torch's storage classes by name → type of their numbers. bfloat16 has no numpy type and is in no published file.
+# Name of torch's storage class → type of its numbers. bfloat16 has no numpy type and is in no published file.
 _STORAGES = {
     "FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2", "LongStorage": "<i8", "IntStorage": "<i4",
     "ShortStorage": "<i2", "CharStorage": "<i1", "ByteStorage": "<u1", "BoolStorage": "<u1",
@@ -46,9 +46,9 @@ _STORAGES = {
 
 
 class Inert:
-    """Stands for every object that a pickle names and paramisp does not know: takes anything, does nothing.
+    """A stand-in for every unknown object that a pickle names: it accepts any call and does nothing.
 
-    It keeps named values as plain attributes, so that a published checkpoint's ``inverse`` can be read.
+    It stores named values as plain attributes, so that a published checkpoint's ``inverse`` can be read.
     """
 
     def __new__(cls, *args: object, **kwargs: object) -> Inert:  # noqa: D102
@@ -68,18 +68,18 @@ class Inert:
             self.__dict__[key] = value
 
     def append(self, item: object) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def extend(self, items: object) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def add(self, item: object) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Storage:
-    """Where a tensor's bytes are in the zip file, as the pickle tells it; nothing is trusted."""
+    """The location of a tensor's bytes in the zip file, as claimed by the pickle: untrusted."""
 
     member: object
     dtype: object
@@ -88,7 +88,7 @@ class _Storage:
 
 @dataclass(frozen=True, eq=False)
 class TensorRef:
-    """A tensor as the pickle describes it; nothing is trusted or read before ``array``."""
+    """A tensor as claimed by the pickle: untrusted, and neither checked nor read before ``array``."""
 
     storage: object
     offset: object
@@ -96,7 +96,7 @@ class TensorRef:
     stride: object
 
     def array(self, archive: Archive, where: str) -> np.ndarray:
-        """The numbers, float32 or float16; raises WeightsError unless they lie inside a storage of the stated size."""
+        """Read the numbers, float32 or float16; WeightsError unless they lie inside a storage of the stated size."""
         storage, shape, stride = self.storage, self.shape, self.stride
         if not (isinstance(storage, _Storage) and isinstance(shape, tuple) and isinstance(stride, tuple)):
             raise WeightsError(f"{where} is not a plain tensor; the file is damaged or hostile")
@@ -111,10 +111,10 @@ class TensorRef:
             raise WeightsError(f"{where} has an absurd shape or storage; the file is damaged or hostile")
         contiguous = [math.prod(shape[i + 1 :]) for i in range(len(shape))]
         if any(given != plain and size > 1 for given, plain, size in zip(stride, contiguous, shape, strict=True)):
-            raise WeightsError(f"{where} is not stored contiguously, which published checkpoints are")
+            raise WeightsError(f"{where} is not stored contiguously, unlike published checkpoints")
         data = archive.storage(member, where)
         if data.size != total * np.dtype(dtype).itemsize or start + math.prod(shape) > total:
-            raise WeightsError(f"{where}: {data.size} bytes do not make its storage; the file is damaged")
+            raise WeightsError(f"{where}: its storage of {data.size} bytes does not fit it; the file is damaged")
         archive.spend(math.prod(shape), where)
         values: np.ndarray = data.view(dtype)[start : start + math.prod(shape)].reshape(shape)
         return values.copy() if dtype == "<f2" else values.astype(np.float32)
@@ -129,11 +129,11 @@ def _rebuild_parameter(data: object = None, *_: object) -> object:
 
 
 def _ordered_dict(pairs: Any = ()) -> OrderedDict[object, object]:
-    made: OrderedDict[object, object] = OrderedDict()
+    items: OrderedDict[object, object] = OrderedDict()
     for key, value in pairs:
         _check_keys([key])
-        made[key] = value
-    return made
+        items[key] = value
+    return items
 
 
 class _Constructor:
@@ -149,7 +149,7 @@ class _Constructor:
         return self._call(*args)
 
     def __setattr__(self, name: str, value: object) -> None:
-        raise pickle.UnpicklingError("a pickle wants to change a constructor")
+        raise pickle.UnpicklingError("a pickle tries to change a constructor")
 
 
 _KNOWN = {
@@ -161,10 +161,10 @@ _KNOWN = {
 
 
 def _check_keys(keys: Iterable[object]) -> None:
-    """Raise ValueError for a key of a dictionary or set whose hash costs much or collides by design.
+    """Raise ValueError for a key of a dictionary or set whose hash is slow or made to collide.
 
-    The hash of a nested tuple takes time by the number of paths through it (2^n for n operations), recursion deeper
-    than the stack, or (of tuples and of integers beyond 2^61) the same value for as many keys as an attacker likes.
+    The hash of a nested tuple may take 2^n time for n operations, or recursion deeper than the stack. An attacker can
+    give any number of tuples, or of integers beyond 2^61, the same hash.
     """
     for key in keys:
         if isinstance(key, tuple | frozenset) or (isinstance(key, int) and abs(key) >= 1 << 61):
@@ -172,7 +172,7 @@ def _check_keys(keys: Iterable[object]) -> None:
 
 
 class _Operations(Mapping[int, Callable[[Any], None]]):
-    """The pickle operations that plain data needs, by code; counts uses and raises ValueError beyond the bound."""
+    """The pickle operations for plain data, by code. It counts uses and raises ValueError beyond the bound."""
 
     def __init__(self, known: Mapping[int, Callable[[Any], None]]) -> None:
         self.known, self.left = known, _MAX_OPERATIONS
@@ -193,13 +193,13 @@ class _Operations(Mapping[int, Callable[[Any], None]]):
 
 
 class _Unpickler(pickle._Unpickler):
-    """Reads the data of a pickle and runs none of its code: a global outside ``_KNOWN`` becomes an inert class.
+    """A reader of pickles that runs none of their code: a global outside ``_KNOWN`` becomes an inert class.
 
-    It extends Python's interpreter of pickles and not the one in C: the memo is a dictionary (in C an array, for which
+    It extends the pickle interpreter in Python, not the one in C: its memo is a dictionary (in C it is an array, and
     one PUT at a huge index takes all memory), and operations can be counted, replaced and left out.
     """
 
-    # Python's interpreter makes these when it begins.
+    # The base class creates these when it starts.
     stack: list[Any]
     append: Callable[[object], None]
     read: Callable[[int], bytes]
@@ -211,7 +211,7 @@ class _Unpickler(pickle._Unpickler):
         self.dispatch: Any = _Operations(_OPERATIONS)  # type: ignore[misc]
 
     def find_class(self, module: str, name: str) -> Any:
-        """Never import. Each inert global has a class of its own, so that none can change another's."""
+        """Return a known constructor or an inert class, and never import; each inert global has its own class."""
         if (known := _KNOWN.get((module, name))) is not None:
             return known
         if len(self.inert) >= _MAX_GLOBALS:
@@ -219,20 +219,20 @@ class _Unpickler(pickle._Unpickler):
         return self.inert.setdefault((module, name), type("Inert", (Inert,), {}))
 
     def persistent_load(self, pid: Any) -> object:
-        """("storage", storage class, key, device, count) → _Storage; anything else is inert."""
+        """Return a _Storage for ("storage", storage class, key, device, count), an inert object for anything else."""
         if isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage":
             _, dtype, key, _, count = pid
             return _Storage(f"{self.folder}/data/{key}" if isinstance(key, str) else None, dtype, count)
         return Inert()
 
     def build(self) -> None:
-        """Give an inert object its attributes; those of other objects (state_dict._metadata) are not needed."""
+        """Set the attributes of an inert object; ignore attributes of other objects (state_dict._metadata)."""
         state = self.stack.pop()
         if isinstance(self.stack[-1], Inert):
             Inert.__setstate__(self.stack[-1], state)
 
     def bytearray8(self) -> None:
-        """Read a bytearray as bytes: Python's own method reserves the length that the pickle claims."""
+        """Read a bytearray as bytes: Python's own method allocates the length that the pickle claims."""
         (length,) = struct.unpack("<Q", self.read(8))
         if length > _MAX_PICKLE:
             raise ValueError(f"a bytearray of {length} bytes")
@@ -240,7 +240,7 @@ class _Unpickler(pickle._Unpickler):
 
 
 def _with_checked_keys(code: bytes, keys: Callable[[list[Any]], Iterable[object]]) -> Callable[[Any], None]:
-    """Python's method for an operation, once the ``keys`` that it takes from the stack are known to be harmless."""
+    """Return Python's method for an operation, preceded by a check of the ``keys`` that it takes from the stack."""
     method = pickle._Unpickler.dispatch[code[0]]
 
     def checked(unpickler: Any) -> None:
@@ -250,7 +250,7 @@ def _with_checked_keys(code: bytes, keys: Callable[[list[Any]], Iterable[object]
     return checked
 
 
-# Left out are the extension registry and out-of-band buffers. The stack begins at the last mark.
+# Without the extension registry and out-of-band buffers. The stack begins at the last mark.
 _OPERATIONS: dict[int, Callable[[Any], None]] = {
     code: method
     for code, method in pickle._Unpickler.dispatch.items()
@@ -267,14 +267,14 @@ _OPERATIONS: dict[int, Callable[[Any], None]] = {
 
 
 def unpickle(data: bytes, folder: str) -> object:
-    """The object in a pickle, inert; raises ValueError or whatever a damaged pickle provokes."""
+    """Return the object in a pickle, inert. A damaged pickle raises ValueError or any other error."""
     return _Unpickler(data, folder).load()
 
 
 class Archive:
-    """The zip file that ``torch.save`` wrote; raises WeightsError for anything else.
+    """A zip file from ``torch.save``; raises WeightsError for anything else.
 
-    torch stores its members uncompressed, so all that they hold together is no more than the file's own size.
+    torch stores the members uncompressed, so their sizes add up to no more than the file's size.
     """
 
     def __init__(self, path: Path) -> None:
@@ -284,20 +284,18 @@ class Archive:
                 f"{path} is not a zip file as torch 1.6 and later write them; if it is a checkpoint of an older torch, "
                 "load it there and save it again"
             )
-        self.path, self.left = path, 4 * len(raw)  # numbers that tensors may still hold together
+        self.path, self.left = path, 4 * len(raw)  # total of numbers that further tensors may have
         self.storages: dict[str, np.ndarray] = {}
-        with self._damage_told():
+        with self._wrapped_damage():
             self.zip = zipfile.ZipFile(io.BytesIO(raw))
             members = self.zip.infolist()
             names = [each.filename for each in members]
             pickles = [name for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
             if len(pickles) != 1:
-                raise WeightsError(
-                    f"{path} is a zip file, but not one that torch wrote: it has {len(pickles)} data.pkl"
-                )
+                raise WeightsError(f"{path} is a zip file, but torch did not write it: it has {len(pickles)} data.pkl")
             for each in members:
                 if each.compress_type != zipfile.ZIP_STORED or each.file_size != each.compress_size:
-                    raise WeightsError(f"{path}: its {each.filename} is compressed, not one that torch writes")
+                    raise WeightsError(f"{path}: its {each.filename} is compressed, so torch did not write it")
             if sum(each.file_size for each in members) > len(raw):
                 raise WeightsError(f"{path}: its members claim more bytes than the file has; it is damaged or hostile")
             self.folder = pickles[0].removesuffix("/data.pkl")
@@ -305,17 +303,15 @@ class Archive:
                 raise WeightsError(f"{path} was written on a big-endian machine; save it again on another")
 
     def saved(self) -> Any:
-        """The object that was saved, with TensorRef for tensors."""
-        with self._damage_told():
+        """Return the saved object, with TensorRef for tensors."""
+        with self._wrapped_damage():
             entry = self.zip.getinfo(f"{self.folder}/data.pkl")
             if entry.file_size > _MAX_PICKLE:
-                raise WeightsError(
-                    f"{self.path}: its data.pkl, of {entry.file_size} bytes, is not one that torch writes"
-                )
+                raise WeightsError(f"{self.path}: its data.pkl has {entry.file_size} bytes, so torch did not write it")
             return unpickle(self.zip.read(entry), self.folder)
 
     def storage(self, member: str, where: str) -> np.ndarray:
-        """The bytes (N,) of a storage; read once, however many tensors share it."""
+        """Return the bytes (N,) of a storage; tensors that share it read it once."""
         if member not in self.storages:
             try:
                 self.storages[member] = np.frombuffer(self.zip.read(member), np.uint8)
@@ -324,20 +320,20 @@ class Archive:
         return self.storages[member]
 
     def spend(self, numbers: int, where: str) -> None:
-        """Count the numbers of one more tensor; raises WeightsError when tensors repeat a storage without end."""
+        """Count the numbers of one more tensor; raises WeightsError when tensors repeat a storage too often."""
         self.left -= numbers
         if self.left < 0:
             raise WeightsError(f"{where}: its tensors hold more numbers than the file; it is damaged or hostile")
 
     @contextmanager
-    def _damage_told(self) -> Iterator[None]:
+    def _wrapped_damage(self) -> Iterator[None]:
         try:
             yield
         except WeightsError:
             raise
         except MemoryError as error:
             raise WeightsError(
-                f"{self.path} wants more memory than there is; the file is damaged or hostile"
+                f"{self.path} needs more memory than there is; the file is damaged or hostile"
             ) from error
         except Exception as error:  # a damaged pickle may provoke any error in the unpickler
             reason = " ".join(str(error).split())[:200]

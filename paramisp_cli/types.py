@@ -1,4 +1,4 @@
-"""The values that travel between the parts: frozen, checked when made, numpy only.
+"""Values that modules exchange: frozen, checked on construction, numpy only.
 
 ``None`` always means *unknown*; 0 never does. Arrays inside are read-only.
 """
@@ -19,31 +19,31 @@ CFA_PATTERNS = ("RGGB", "GRBG", "GBRG", "BGGR")
 
 
 class Kind(StrEnum):
-    """Kind of picture that a model takes or gives."""
+    """The kind of a model's input or output."""
 
     SRGB = "sRGB"
     RAW = "RAW"
 
     @property
     def channels(self) -> int:
-        """Planes of a tensor of this kind: 3 of sRGB, 1 of a mosaic."""
+        """Channels of a tensor of this kind: 3 for sRGB, 1 for a mosaic."""
         return 3 if self == Kind.SRGB else 1
 
 
 class Direction(StrEnum):
-    """Task of a model; names the kinds of its input and its output."""
+    """The task of a model; it determines the kinds of input and output."""
 
     UNPROCESS = "unprocess"
     RENDER = "render"
 
     @property
     def input(self) -> Kind:
-        """Kind of the picture that goes in."""
+        """Kind of the input."""
         return _KINDS[self][0]
 
     @property
     def output(self) -> Kind:
-        """Kind of the picture that comes out."""
+        """Kind of the output."""
         return _KINDS[self][1]
 
 
@@ -51,32 +51,32 @@ _KINDS = {Direction.UNPROCESS: (Kind.SRGB, Kind.RAW), Direction.RENDER: (Kind.RA
 
 
 class Notice(str):
-    """A sentence about one file, for the user; ``summary`` tells the same of several files, without values of one."""
+    """A sentence about one file, for the user; ``summary`` is its form for several files, without a file's values."""
 
     __slots__ = ("summary",)
     summary: str
 
     def __new__(cls, text: str, summary: str) -> Notice:
-        """Make a notice of both texts."""
+        """Make a notice from both texts."""
         notice = super().__new__(cls, text)
         notice.summary = summary
         return notice
 
 
-def _frozen(array: object, shape: tuple[int, ...], what: str) -> np.ndarray:
-    """A read-only float64 copy of ``array`` broadcast to ``shape``; raises MetadataError if it does not fit."""
+def _frozen(array: object, shape: tuple[int, ...], name: str) -> np.ndarray:
+    """Return a read-only float64 copy of ``array`` broadcast to ``shape``; raises MetadataError if it does not fit."""
     try:
         copy = np.array(np.broadcast_to(np.asarray(array, np.float64), shape))
     except (TypeError, ValueError) as error:
-        raise MetadataError(f"{what} must have shape {shape}: {error}") from error
+        raise MetadataError(f"{name} must have shape {shape}: {error}") from error
     if not np.isfinite(copy).all():
-        raise MetadataError(f"{what} has a value that is not finite: {copy.tolist()}")
+        raise MetadataError(f"{name} has a value that is not finite: {copy.tolist()}")
     copy.setflags(write=False)
     return copy
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:
-    """A read-only view: the array itself is not copied (it may be 100 megapixels)."""
+    """Return a read-only view, not a copy: the array may have 100 megapixels."""
     view = array.view()
     view.setflags(write=False)
     return view
@@ -84,14 +84,14 @@ def _read_only(array: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class Camera:
-    """Make and model as the file's EXIF spells them (tags 0x010F, 0x0110), stripped."""
+    """Make and model as in the file's EXIF (tags 0x010F, 0x0110), stripped."""
 
     make: str
     model: str
 
     @property
     def name(self) -> str:
-        """Make and model as one would say them: a model that repeats the make's first word is left alone."""
+        """Make and model; the model alone if it begins with the make's first word."""
         first = self.make.split(" ")[0]
         repeats = first and self.model.lower().startswith(first.lower())
         return self.model if repeats or not self.make else f"{self.make} {self.model}".strip()
@@ -99,7 +99,7 @@ class Camera:
 
 @dataclass(frozen=True, slots=True)
 class OpticalParams:
-    """How the shot was taken: ISO speed, exposure time [s], f-number, focal length [mm]; each may be unknown."""
+    """The exposure of a shot: ISO speed, exposure time [s], f-number, focal length [mm]; each may be unknown."""
 
     iso: float | None = None
     exposure_time: float | None = None
@@ -114,18 +114,18 @@ class OpticalParams:
 
 
 FALLBACK_OPTICAL = OpticalParams(iso=160, exposure_time=1 / 125, f_number=2.8, focal_length=80)
-"""What a network is told where the file is silent: the published code's own stand-ins."""
+"""A network's input for values missing in the file: the defaults of the published code."""
 
 
 @dataclass(frozen=True, slots=True)
 class CanonicalParams:
-    """What turns sensor numbers into colour.
+    """The parameters that turn sensor values into colour.
 
     cfa             "RGGB", "GRBG", "GBRG" or "BGGR": colours of the mosaic's top-left 2×2, row-major
     black_level     (2, 2) in raw units, by position in the mosaic's 2×2 (scalars are broadcast)
     white_level     raw units; > every black level
     as_shot_neutral (3,) camera RGB of a neutral object, > 0; scale is free (DNG tag 50728)
-    color_matrix    (3, 3) CIE XYZ → camera RGB, for D65 or the nearest illuminant known (DNG tag 50721/50722)
+    color_matrix    (3, 3) CIE XYZ → camera RGB, for D65 or the nearest known illuminant (DNG tag 50721/50722)
     """
 
     cfa: str
@@ -149,22 +149,22 @@ class CanonicalParams:
 
     @property
     def wb_gains(self) -> np.ndarray:
-        """(3,) multipliers that make a neutral object neutral, G = 1."""
+        """Multipliers (3,) that make a neutral object neutral, G = 1."""
         return color.wb_gains(self.as_shot_neutral)
 
     def cam_to_srgb(self, row_sum: float | None = None) -> np.ndarray:
-        """(3, 3) white-balanced camera RGB → linear sRGB, by DNG's rule or a network's (``color.cam_to_srgb``)."""
+        """Return (3, 3) white-balanced camera RGB → linear sRGB; see ``color.cam_to_srgb`` for its two rules."""
         return color.cam_to_srgb(self.color_matrix, row_sum)
 
     def shifted(self, rows: int, columns: int) -> CanonicalParams:
-        """The parameters of the mosaic that begins ``rows`` and ``columns`` further in: CFA and black move along."""
+        """Return the parameters of the mosaic that begins ``rows`` and ``columns`` further in: CFA and black shift."""
         cfa = mosaic.named(mosaic.shifted(mosaic.pattern(self.cfa), rows, columns))
         return replace(self, cfa=cfa, black_level=mosaic.shifted(self.black_level, rows, columns))
 
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """The source's own metadata blocks, byte for byte; ``None`` where it had none.
+    """The source's own metadata blocks, byte for byte; ``None`` for a missing block.
 
     exif        the TIFF structure ("II*\\0…" or "MM\\0*…"), without the "Exif\\0\\0" that precedes it in a JPEG
     xmp         the XMP packet
@@ -201,8 +201,8 @@ class SrgbImage:
     """A display-referred sRGB picture, pixels as stored (orientation is *not* applied).
 
     pixels      (H, W, 3) uint8 (0–255), uint16 (0–65535) or float32 (0–1), sRGB encoded
-    orientation EXIF 1–8: how to turn the pixels for viewing
-    notes       what was changed while reading, one sentence each (for the user)
+    orientation EXIF 1–8: the turn that makes the pixels upright
+    notes       changes made by the reader, one sentence each (for the user)
     """
 
     pixels: np.ndarray
@@ -210,7 +210,7 @@ class SrgbImage:
     optical: OpticalParams = OpticalParams()
     orientation: int = 1
     metadata: Metadata = Metadata()
-    as_shot_neutral: np.ndarray | None = None  # from the MakerNote, where it tells
+    as_shot_neutral: np.ndarray | None = None  # from a known MakerNote
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -225,24 +225,24 @@ class SrgbImage:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) as stored."""
+        """Size (height, width) as stored."""
         return self.pixels.shape[0], self.pixels.shape[1]
 
 
 @dataclass(frozen=True, slots=True)
 class RawImage:
-    """A Bayer mosaic with what is needed to understand it, as stored (orientation is *not* applied).
+    """A Bayer mosaic with its parameters and metadata, as stored (orientation is *not* applied).
 
     mosaic            (H, W), H and W even: uint16 in raw units (black and white levels as in ``canonical``),
                       or float32 already normalised (black 0, white 1)
-    crop              the part that is the picture (DNG DefaultCrop); everything if None
+    crop              the area of the picture (DNG DefaultCrop); the whole mosaic if None
     orientation       EXIF 1–8
-    origin            where each value came from: {"wb": "MakerNote (Nikon 0x000C)", …}
+    origin            the origin of each value: {"wb": "MakerNote (Nikon 0x000C)", …}
     baseline_exposure EV that a renderer should add (DNG tag 50730)
     noise_profile     (3, 2) scale and offset per R, G, B: variance = scale·x + offset, x in [0, 1] (DNG tag 51041)
     tone_curve        (N, 2) points (x, y) in [0, 1] from (0, 0) to (1, 1), linear light to linear light
-                      (DNG ProfileToneCurve); None: no profile is written, the reader uses its own look
-    model             which model made it, if one did: "parametric", …
+                      (DNG ProfileToneCurve); None: no profile is written, the reader uses its default look
+    model             name of the model that made it ("parametric", …); None for other mosaics
     """
 
     mosaic: np.ndarray
@@ -280,14 +280,14 @@ class RawImage:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of the picture: the crop's, as stored."""
+        """Size (height, width) of the picture: the crop's, as stored."""
         assert self.crop is not None  # set in __post_init__
         return self.crop.height, self.crop.width
 
     def cropped(self) -> RawImage:
-        """The smallest even-sized mosaic that holds the crop, CFA and black levels moved with its corner.
+        """Return the smallest even-sized mosaic that holds the crop, CFA and black levels shifted with its corner.
 
-        Where the crop has an odd side and nothing lies beyond it, the mosaic keeps one more row or column before it.
+        For an odd side the mosaic has one more row or column after the crop, or before it if the crop ends at the edge.
         """
         assert self.crop is not None
         top, height = _even_span(self.crop.top, self.crop.height, self.mosaic.shape[0])
@@ -301,7 +301,7 @@ class RawImage:
 
 
 def _even_span(start: int, length: int, limit: int) -> tuple[int, int]:
-    """(start, length) of the even-length span inside [0, limit) that holds the given one; limit is even."""
+    """Return (start, length) of the even-length span inside [0, limit) that holds the given span; limit is even."""
     if length % 2 == 0:
         return start, length
     return (start, length + 1) if start + length < limit else (start - 1, length + 1)

@@ -1,11 +1,11 @@
-"""Weights: from a name to a file, to verified tensors, to a built model.
+"""Find weights by name, load them as models, and import published checkpoints.
 
 A checkpoint is one safetensors file per camera and direction,
-``<folder>/<architecture>/<camera>.<direction>.safetensors``, with the camera's make and model in lower case and a dash
-for whatever is not a letter or digit ("gopro-hero7-black.unprocess.safetensors"), or
-``generic.<direction>.safetensors`` for any camera. Nothing is ever fetched from a network.
+``<folder>/<architecture>/<camera>.<direction>.safetensors``, with the camera's make and model in lower case and dashes
+for other characters than letters and digits ("gopro-hero7-black.unprocess.safetensors"), or
+``generic.<direction>.safetensors`` for any camera. No function fetches weights from a network.
 
-Importing this module, listing and finding cost no ``import torch``.
+Importing this module, listing and finding do not import torch.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ __all__ = [
 ENVIRONMENT = "PARAMISP_WEIGHTS"
 GENERIC = "generic"
 _PREFERRED = architectures(needs_weights=True)
-"""Architectures to look at first when none is asked for, best first; the others follow by name."""
+"""Architectures searched first unless one is requested, best first; others follow by name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Where a checkpoint was found: the file, its camera's name in the file name, and by which rule of the search."""
+    """A result of the search: the file, the camera's name in the file name, and the rule that found it."""
 
     path: Path
     name: str
@@ -52,13 +52,13 @@ class Found:
 
     @property
     def is_generic(self) -> bool:
-        """Whether it is the fallback for any camera rather than the camera's own."""
+        """True for the fallback for any camera, False for the camera's own checkpoint."""
         return self.name == GENERIC
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """One entry of the list: the file, its place in the search, its header (``HEADER``), or why it cannot be read."""
+    """An entry of the list: the file, its place in the search, its header (``HEADER``), or the reason of its damage."""
 
     path: Path
     how: str
@@ -70,7 +70,7 @@ class Checkpoint:
 
 
 def user_folder() -> Path:
-    """Return the folder of imported and own checkpoints: ``weights`` in the user's data folder."""
+    """Return the user's folder of imported and trained checkpoints: ``weights`` in the user's data folder."""
     import platformdirs
 
     return platformdirs.user_data_path("paramisp") / "weights"
@@ -79,12 +79,12 @@ def user_folder() -> Path:
 def places() -> list[tuple[str, Path]]:
     """List (name, folder or file) in the order of search: $PARAMISP_WEIGHTS, checkout or wheel, the user's folder."""
     package = Path(__file__).parent
-    found = []
+    search_places = []
     if value := os.environ.get(ENVIRONMENT):
-        found.append((f"${ENVIRONMENT}", Path(value).expanduser()))
+        search_places.append((f"${ENVIRONMENT}", Path(value).expanduser()))
     if (package.parent / "pyproject.toml").is_file():
-        found.append(("checkout", package.parent / "weights"))
-    return [*found, ("installed package", package / "shipped_weights"), ("user data folder", user_folder())]
+        search_places.append(("checkout", package.parent / "weights"))
+    return [*search_places, ("installed package", package / "shipped_weights"), ("user data folder", user_folder())]
 
 
 def _architecture_folders(root: Path) -> list[Path]:
@@ -98,7 +98,7 @@ def _architecture_folders(root: Path) -> list[Path]:
 
 
 def locate(name_or_file: Path | str, direction: Direction | str | None = None) -> list[Path]:
-    """Return the files of a checkpoint: the file itself, or those of a name ("generic", a camera's), one a direction.
+    """Return a checkpoint's files: a given file itself, or for a name ("generic", a camera's) one file per direction.
 
     Raises WeightsError if there is none.
     """
@@ -107,19 +107,19 @@ def locate(name_or_file: Path | str, direction: Direction | str | None = None) -
         return [path]
     ways = tuple(Direction) if direction is None else (Direction(direction),)
     named = slug(str(name_or_file))
-    found = [each.path for way in ways if (each := find(named, way, generic=named == GENERIC)) is not None]
-    if not found:
-        raise WeightsError(f"{path} does not exist and is no name of a checkpoint; `paramisp weights list` shows them")
-    return found
+    files = [each.path for way in ways if (each := find(named, way, generic=named == GENERIC)) is not None]
+    if not files:
+        raise WeightsError(f"{path}: no such file or checkpoint; `paramisp weights list` shows the names")
+    return files
 
 
 def _is_file(path: Path) -> bool:
-    """Tell whether a path is a file; a name that no file system takes is not."""
+    """Tell whether a path is a file; False for a name that no file system accepts."""
     return os.path.isfile(path)  # noqa: PTH113 – Path.is_file raises for names too long
 
 
 def _checked_file(path: Path, direction: Direction, architecture: str | None, how: str) -> Found:
-    """Return an explicitly named file. Raises WeightsError if it is missing or for something else."""
+    """Return an explicitly named file. Raises WeightsError if it is missing, or if direction or architecture differ."""
     if not _is_file(path):
         raise WeightsError(f"{path} ({how}) does not exist")
     if path.suffix != ".ckpt":
@@ -131,7 +131,7 @@ def _checked_file(path: Path, direction: Direction, architecture: str | None, ho
 
 
 def candidates(camera: Camera | str | Sequence[str] | None) -> list[str]:
-    """List the file names to look for: a Camera's name, and its make and model; or each given name. No repeats."""
+    """List the distinct file names for a search: from a Camera's name and its make and model, or from each name."""
     if camera is None:
         names: Iterable[str] = ()
     elif isinstance(camera, Camera):
@@ -151,9 +151,9 @@ def find(
 ) -> Found | None:
     """Find the checkpoint for a camera: its own if any place has it, else (``generic``) the generic one, else None.
 
-    ``camera`` may be several names (aliases), best first. ``explicit`` (`weights`) is a file, used as it is, a folder,
-    searched alone, or the name of a checkpoint; $PARAMISP_WEIGHTS is a file or a folder, and the search goes on after a
-    folder. Raises WeightsError if an explicit checkpoint is missing or is for another direction or architecture.
+    ``camera`` may be several names (aliases), best first. ``explicit`` (`weights`) is a file, a folder (the only place
+    of the search), or the name of a checkpoint. $PARAMISP_WEIGHTS is a file or a folder; after a folder the search
+    continues. Raises WeightsError if an explicit checkpoint is missing or is for another direction or architecture.
     """
     direction = Direction(direction)
     if explicit is not None and not os.path.lexists(Path(explicit).expanduser()) and not Path(explicit).suffix:
@@ -175,27 +175,27 @@ def find(
 
 
 def _named(name: str, direction: Direction, architecture: str | None) -> Found:
-    """Find a checkpoint by its name alone. Raises WeightsError."""
-    found = find(name, direction, architecture, generic=slug(name) == GENERIC)
-    if found is None:
+    """Find a checkpoint by its name, without a camera. Raises WeightsError."""
+    match = find(name, direction, architecture, generic=slug(name) == GENERIC)
+    if match is None:
         raise WeightsError(
             f"{name} (`weights`) is neither a file nor the name of a checkpoint for {direction}; "
             "`paramisp weights list` shows the names"
         )
-    return Found(found.path, found.name, "--weights")
+    return Found(match.path, match.name, "--weights")
 
 
 def available() -> list[Checkpoint]:
     """List the checkpoints in all places of the search, in its order; damaged files too, with the reason."""
-    found = []
+    checkpoints = []
     for how, root in places():
         paths = [root] if root.is_file() else sorted(root.glob("*.safetensors")) + sorted(root.glob("*/*.safetensors"))
         for path in paths:
             try:
-                found.append(Checkpoint(path, how, info(path)))
+                checkpoints.append(Checkpoint(path, how, info(path)))
             except WeightsError as error:
-                found.append(Checkpoint(path, how, {}, damaged=str(error)))
-    return found
+                checkpoints.append(Checkpoint(path, how, {}, damaged=str(error)))
+    return checkpoints
 
 
 # --- models -----------------------------------------------------------------------------------------------------------
@@ -204,11 +204,11 @@ def available() -> list[Checkpoint]:
 def load_model(
     path_or_name: Path | str, direction: Direction | str | None = None, device: torch.device | str = "cpu"
 ) -> IspModel:
-    """Load a model from a checkpoint file (.safetensors), a published one (.ckpt), or a name.
+    """Load a model from a checkpoint file (.safetensors), a published checkpoint (.ckpt), or a name.
 
-    A name is a camera's ("GoPro HERO7 Black", "gopro-hero7-black"), "generic", or an architecture that needs no weights
-    ("parametric"), and needs a
-    ``direction``; a file needs one only if it holds both. Raises WeightsError, or ConfigError without a direction.
+    A name is a camera's ("GoPro HERO7 Black", "gopro-hero7-black"), "generic", or an architecture without weights
+    ("parametric"). A name needs a ``direction``; a file needs it only if it holds both directions. Raises WeightsError,
+    or ConfigError without a direction.
     """
     path = Path(path_or_name)
     if path.suffix in (".safetensors", ".ckpt"):
@@ -221,14 +221,14 @@ def load_model(
         raise ConfigError(f"the model {name!r} needs a direction: {' or '.join(Direction)}")
     if slug(name) in architectures(needs_weights=False):
         return architecture_class(slug(name))(Direction(direction)).to(device).eval()
-    found = find(name, direction, generic=slug(name) == GENERIC)
-    if found is None:
+    match = find(name, direction, generic=slug(name) == GENERIC)
+    if match is None:
         known = sorted({f"{slug(c.header['camera'])}.{c.header['direction']}" for c in available() if not c.damaged})
         raise WeightsError(
             f"there are no {direction} weights for {name!r}; there are: {', '.join(known) or 'none'}. "
             "`paramisp weights import` adds published ones, and `model` parametric works without"
         )
-    return load(found.path, device)
+    return load(match.path, device)
 
 
 def architecture_of(path: Path) -> str:
@@ -245,15 +245,15 @@ def import_checkpoint(
     color_matrix_row_sum: float | None = None,
     licence: str = "",
 ) -> list[Path]:
-    """Convert a published checkpoint (.ckpt) → the files written, one a direction.
+    """Convert a published checkpoint (.ckpt); return the files written, one per direction.
 
-    path                  the file; its architecture is recognised by its tensors' names
+    path                  the file; its tensors' names determine the architecture
     dest                  a folder of weights (default: the user's) or, for one direction, a .safetensors file
-    camera                name that the files get ("Nikon D7000", "generic")
-    direction             needed only if the file does not tell it
+    camera                camera name for the files ("Nikon D7000", "generic")
+    direction             needed only if the file does not state it
     color_matrix_row_sum  rule of ParamISP's colour matrix; known for the five published cameras, needed for others
 
-    Code inside the file is not run. Raises WeightsError, or ConfigError where an argument is missing.
+    Code inside the file is not run. Raises WeightsError, or ConfigError for a missing argument.
     """
     path = Path(path)
     if not slug(camera):
@@ -280,7 +280,7 @@ def import_checkpoint(
 
 
 def _only(path: Path, models: Mapping[Direction, IspModel]) -> IspModel:
-    """Return the model of a file that holds one. Raises ConfigError if it holds both directions."""
+    """Return the only model of a file. Raises ConfigError if the file holds both directions."""
     if len(models) > 1:
         raise ConfigError(f"{path} holds both directions; pass `direction`: {' or '.join(models)}")
     return next(iter(models.values()))

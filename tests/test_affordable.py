@@ -66,7 +66,7 @@ def test_without_a_folder_the_message_asks_for_one(generic, make_jpeg, tmp_path)
     fast = convert.affordable(plain, settings, (4000, 6000))
     assert (fast.architecture, fast.memory_plan) == ("parametric", None)
     assert fast.notices[-1] == (
-        "paramisp needs about 10.4 GB for these 24.0 megapixels and has 3.0 GB (`max_memory`): used the parametric "
+        "paramisp needs about 10.4 GB for 24.0 megapixels and has 3.0 GB (`max_memory`): used the parametric "
         "model (for the network pass `scratch` DIR, a folder on a disk with 8.1 GB free)"
     )
     with pytest.raises(ConfigError, match=r"pass `scratch` DIR, a folder .* 8\.1 GB free, or `model` parametric$"):

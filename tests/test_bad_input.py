@@ -140,8 +140,10 @@ def test_content_decides_and_not_the_name(paramisp, fails, photo, raw, make_png,
     png_as_jpeg = make_png(tmp_path / "png.jpg", smooth())
     tiff_as_raw = make_tiff(tmp_path / "tiff.nef", smooth())
     for path in (jpeg_as_raw, tiff_as_raw):
-        assert fails("format", "render", path).endswith("is a picture, not a RAW file; `paramisp unprocess` takes it")
-    assert fails("format", "unprocess", raw_as_jpeg).endswith("is a RAW file; `paramisp render` takes it")
+        assert fails("format", "render", path).endswith(
+            "is a picture, not a RAW file; `paramisp unprocess` converts it"
+        )
+    assert fails("format", "unprocess", raw_as_jpeg).endswith("is a RAW file; `paramisp render` converts it")
     for path in (jpeg_as_raw, tiff_as_raw, png_as_jpeg):
         assert paramisp("unprocess", path, "-o", f"{path}.out.dng", "--model", "parametric")[0] == 0
     assert paramisp("render", raw_as_jpeg, "-o", tmp_path / "x.png", "--model", "parametric")[0] == 0
@@ -644,7 +646,7 @@ def test_interrupted(make_jpeg, tmp_path, number):
     assert {str(path) for path in made} >= set(told)
     assert len(made) <= len(told) + 1  # one may have been finished and not been told
     last = err.splitlines()[-1]
-    assert last == f"interrupted: {len(told)} done, {len(inputs) - len(told)} left; go on with --on-exists skip"
+    assert last == f"interrupted: {len(told)} done, {len(inputs) - len(told)} left; resume with --on-exists skip"
     assert all(path.suffix == ".dng" and path.name[0] != "." for path in made)
     expected = formats.read(made[0]).mosaic
     for path in made:
@@ -677,7 +679,7 @@ def test_interrupted_where_python_drops_it(photo, monkeypatch, paramisp):
     code, out, err = paramisp("unprocess", photo, other, "--model", "parametric")
     assert code == 130
     assert out == [str(photo.with_suffix(".dng"))]
-    assert err[-1] == "interrupted: 1 done, 1 left; go on with --on-exists skip"
+    assert err[-1] == "interrupted: 1 done, 1 left; resume with --on-exists skip"
     assert signal.getsignal(signal.SIGINT) is before
 
 
@@ -691,7 +693,7 @@ def test_interrupted_while_writing(photo, monkeypatch, tmp_path, paramisp):
 
     monkeypatch.setattr(formats, "FORMATS", tuple(replace(f, write=f.write and write) for f in formats.FORMATS))
     code, out, err = paramisp("unprocess", photo, "-o", tmp_path / "new" / "out")
-    assert (code, out, err) == (130, [], ["interrupted: 0 done, 1 left; go on with --on-exists skip"])
+    assert (code, out, err) == (130, [], ["interrupted: 0 done, 1 left; resume with --on-exists skip"])
     assert tree(tmp_path) == {"photo.jpg"}
 
 
@@ -705,7 +707,7 @@ def test_interrupted_between_making_and_writing(photo, monkeypatch, tmp_path, pa
 
     monkeypatch.setattr(batch_run._Work, "make", made)
     code, out, err = paramisp("unprocess", photo, "-o", tmp_path / "new" / "out", "--model", "parametric")
-    assert (code, out, err) == (130, [], ["interrupted: 0 done, 1 left; go on with --on-exists skip"])
+    assert (code, out, err) == (130, [], ["interrupted: 0 done, 1 left; resume with --on-exists skip"])
     assert tree(tmp_path) == {"photo.jpg"}
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+import io
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tokenize
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -343,16 +347,70 @@ BANNED = (
 """Phrases that make a reader stop: stand-ins for nouns, inversions, archaisms (the style is in CONTRIBUTING.md)."""
 
 
-@pytest.mark.parametrize("name", PROSE)
-def test_plain_english(name: str) -> None:
-    prose = without_code(MARKDOWN[name])
-    found = [
+BANNED_IN_CODE = (
+    *BANNED, "this one", "said", "told", "tell of", "who", "nobody", "somebody", "anybody", "whatever", "whoever",
+    "by way of", "used up", "of no use", "seen to it", "want of", "wants", "asked for", "as it is", "as they are",
+    "go on", "went on", "goes on", "looked at", "looks at", "worked on at", "is to come", "in words", "costs no",
+    "costs only", "takes it", "all the same", "plays? no part", "where there is none", "beside each other", "goes that",
+    "by hand", "is ours", "are ours", "of ours", "a person", "for people", "made from it", "would be taken",
+)  # fmt: skip
+"""The same for docstrings, comments and messages; an expression matches whole words."""
+NOT_YET_PLAIN = ("training/", "cli/train.py")
+"""Modules of the package whose prose is not rewritten yet."""
+CODE = {
+    name: path.read_text(encoding="utf-8")
+    for path in sorted((ROOT / "paramisp_cli").rglob("*.py"))
+    if not (name := path.relative_to(ROOT / "paramisp_cli").as_posix()).startswith(NOT_YET_PLAIN)
+}
+
+
+def banned_in(lines: Iterator[tuple[int, str]], phrases: tuple[str, ...]) -> list[str]:
+    """Return "line: phrase" for each banned phrase in numbered lines."""
+    return [
         f"{number}: {phrase!r}"
-        for number, line in enumerate(prose.splitlines(), 1)
-        for phrase in BANNED
+        for number, line in lines
+        for phrase in phrases
         if re.search(rf"\b{phrase}\b", line, re.IGNORECASE)
     ]
+
+
+def prose_of(source: str) -> Iterator[tuple[int, str]]:
+    """Yield the numbered lines of a module's comments, docstrings and messages (strings of two words and more)."""
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.start[0], without_code(token.string)
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value.strip():
+            text = re.sub(r"``[^`]*``", "", node.value)
+            yield from enumerate(without_code(text).splitlines(), node.lineno)
+
+
+@pytest.mark.parametrize("name", PROSE)
+def test_plain_english(name: str) -> None:
+    found = banned_in(enumerate(without_code(MARKDOWN[name]).splitlines(), 1), BANNED)
     assert not found, f"{name}: {', '.join(found)}"
+
+
+@pytest.mark.parametrize("name", CODE)
+def test_plain_english_in_code(name: str) -> None:
+    found = banned_in(prose_of(CODE[name]), BANNED_IN_CODE)
+    assert not found, f"{name}: {', '.join(found)}"
+
+
+def test_prose_of_code_is_found() -> None:
+    source = '"""A\nkept thing."""\nkept = 1  # told\nraise E(f"{kept}: said so")\n"kept", "`what` works"\n'
+    assert banned_in(prose_of(source), ("kept", "told", "said", "what")) == ["3: 'told'", "2: 'kept'", "4: 'said'"]
+
+
+@pytest.mark.parametrize("name", CODE)
+def test_docstrings_of_functions_begin_with_a_verb(name: str) -> None:
+    """Ruff's D401 checks the mood of a first word that it knows; here: that the first word can be a verb."""
+    for node in ast.walk(ast.parse(CODE[name])):
+        if isinstance(node, ast.FunctionDef) and (text := ast.get_docstring(node)):
+            is_property = any(isinstance(each, ast.Name) and each.id == "property" for each in node.decorator_list)
+            word = text.split()[0]
+            is_verb = re.fullmatch(r"[A-Z][a-z]+,?", word) and word not in ("What", "Whether", "How", "Where", "For")
+            assert is_property or is_verb, f"{name}:{node.lineno}: {text.splitlines()[0]}"
 
 
 @pytest.mark.parametrize("name", PROSE)

@@ -143,7 +143,7 @@ def test_an_unreadable_file_costs_only_itself(paramisp, photo, make_jpeg, monkey
     monkeypatch.setattr(Path, "open", opened)
     code, out, err = paramisp("unprocess", photo, other, *KNOWN)
     assert (code, out) == (1, [str(other.with_suffix(".dng"))])
-    assert err[0] == f"paramisp: {photo}: no permission to read it; check who owns the file and its folder"
+    assert err[0] == f"paramisp: {photo}: no permission to read it; check the owner of file and folder"
     assert paramisp("inspect", photo, other)[0] == 1
 
 
@@ -214,7 +214,7 @@ def test_a_closed_terminal_ends_as_a_polite_kill(paramisp, photo, make_jpeg, mon
     before = signal.getsignal(signal.SIGHUP)
     code, _, err = paramisp("unprocess", photo, make_jpeg(photo.with_name("b.jpg")), *KNOWN)
     assert code == 130
-    assert err[-1].endswith("go on with --on-exists skip")
+    assert err[-1].endswith("resume with --on-exists skip")
     assert signal.getsignal(signal.SIGHUP) is before
     assert not list(photo.parent.glob(".paramisp-*"))
 
@@ -264,7 +264,7 @@ def test_files_left_out_are_counted(paramisp, photo, tmp_path):
     code, _, err = paramisp("unprocess", tmp_path, *KNOWN)
     assert code == 0
     assert err[0] == (
-        "left out 5 files: 2 HEIC (cannot be read), 1 RAW (`paramisp render` takes them), 2 other (.txt, no suffix)"
+        "left out 5 files: 2 HEIC (cannot be read), 1 RAW (`paramisp render` converts them), 2 other (.txt, no suffix)"
     )
     assert paramisp("unprocess", tmp_path, "-q", "--on-exists", "overwrite", *KNOWN)[2] == []
 

@@ -177,7 +177,7 @@ def test_memory_is_checked_before_work():
     x = torch.zeros(1, 1, 100, 100)
     run(Pooling(Direction.RENDER), x, 1, max_memory=10_000_000)
     with pytest.raises(
-        ConfigError, match=r"pooling needs about 0\.0 GB for these 0\.0 megapixels .*`max_memory`.*parametric"
+        ConfigError, match=r"pooling needs about 0\.0 GB for 0\.0 megapixels .*`max_memory`.*parametric"
     ):
         run(Pooling(Direction.RENDER), x, 1, max_memory=9_999_999)
     run(Parametric(Direction.RENDER), x, 3, max_memory=1)  # tiles need next to nothing

@@ -50,7 +50,7 @@ def test_a_scratch_file_is_not_in_memory(tmp_path, monkeypatch):
         f"2 1 0:1 / {str(tmp_path).replace('/', chr(92) + '057')} rw - tmpfs tmpfs rw\n"
     )
     monkeypatch.setattr(scratch_file, "_MOUNTS", mounts)
-    with pytest.raises(ConfigError, match="lies in memory itself; pass `scratch` with a folder on a disk"):
+    with pytest.raises(ConfigError, match="is in memory, not on a disk; pass `scratch` with a folder on a disk"):
         Scratch(40, tmp_path)
     mounts.write_text("1 0 8:1 / / rw shared:1 - ext4 /dev/sda1 rw\n")
     with Scratch(40, tmp_path):

@@ -41,7 +41,7 @@ def test_no_member_is_inflated(tmp_path, name):
     path = saved(tmp_path / "a.ckpt", pickle.dumps({}), (name, bytes(64 << 20), DEFLATED))
 
     def refused():
-        with pytest.raises(WeightsError, match=f"a.ckpt: its {name} is compressed, not one that torch writes"):
+        with pytest.raises(WeightsError, match=f"a.ckpt: its {name} is compressed, so torch did not write it"):
             torch_zip.Archive(path)
 
     assert peak(refused) < 2 << 20
@@ -74,7 +74,7 @@ def test_a_tensor_may_share_a_storage_but_not_without_end(tmp_path):
     ("pickled", "said"),
     [
         (b"]" * (2 << 20) + b".", "more than 500000 operations"),
-        (b"}" * (17 << 20) + b".", "data.pkl, of 17825793 bytes, is not one that torch writes"),
+        (b"}" * (17 << 20) + b".", "data.pkl has 17825793 bytes, so torch did not write it"),
         (b"".join(b"cm\nn%d\n" % number for number in range(2000)) + b".", "more than 1000 classes"),
         (b"\x80\x05\x96" + (1 << 40).to_bytes(8, "little") + b"x.", "a bytearray of 1099511627776 bytes"),
         (b"\x80\x05\x97.", "the operation 0x97"),  # an out-of-band buffer

@@ -84,7 +84,7 @@ TAIL = "localnet.tail.bias"
 @pytest.mark.parametrize(
     ("tensors", "header", "message"),
     [
-        ({TAIL: None}, {}, "misses 1 .*localnet.tail.bias"),
+        ({TAIL: None}, {}, "lacks 1 .*localnet.tail.bias"),
         ({"extra": torch.zeros(1)}, {}, "unknown 1 .*extra"),
         ({TAIL: torch.zeros(4)}, {}, r"shape \(4,\).*\(3,\)"),
         ({TAIL: torch.tensor([0, float("nan"), 0])}, {}, "not finite"),
@@ -133,7 +133,7 @@ def test_missing_file_and_foreign_safetensors(tmp_path):
 
 def test_verify_finds_useless_weights(saved):
     changed(saved, {"globalnet.last.0.bias": torch.full((39,), 1e30)})
-    with pytest.raises(WeightsError, match="no use"):
+    with pytest.raises(WeightsError, match="are unusable"):
         weights.verify(saved)
 
 
@@ -321,7 +321,7 @@ def test_direction_and_row_sum_must_be_known(tmp_path):
     [
         ({"localnet.conv_tail.bias": None}, "misses|repeat"),
         ({"embed_color.bias": None}, "lacks 1 .*embed_color.bias"),
-        ({"tonenet.extra": torch.zeros(1)}, "does not: tonenet.extra"),
+        ({"tonenet.extra": torch.zeros(1)}, "does not have: tonenet.extra"),
         ({"discriminator.weight": torch.zeros(1)}, "discriminator"),
         ({"hypertonenet.target.fcs.0.bias": torch.zeros(64)}, "differs"),
         ({"embed_color.bias": torch.zeros(63)}, "shape"),
@@ -344,7 +344,7 @@ def test_other_files_are_refused(tmp_path):
         weights.load_model(legacy)
     with zipfile.ZipFile(tmp_path / "z.ckpt", "w") as archive:
         archive.writestr("readme", "x")
-    with pytest.raises(WeightsError, match="not one that torch wrote"):
+    with pytest.raises(WeightsError, match="torch did not write it"):
         weights.load_model(tmp_path / "z.ckpt")
     for content in ([1, 2], {"weights": 1}, {"state_dict": 3}):
         torch.save(content, tmp_path / "c.ckpt")
@@ -375,14 +375,14 @@ def test_bombs_and_absurd_sizes(tmp_path):
     rewritten(path, lambda _, data: (data, stored))
     weights.load_model(path)
     rewritten(path, lambda name, data: (data, deflated if "/data/" in name else stored))
-    with pytest.raises(WeightsError, match="data/0 is compressed, not one that torch writes"):
+    with pytest.raises(WeightsError, match="data/0 is compressed, so torch did not write it"):
         weights.load_model(path)
     rewritten(path, lambda name, data: (data, stored))
     rewritten(path, lambda name, data: (data[:-4] if "/data/" in name else data, stored))
     with pytest.raises(WeightsError, match="storage"):
         weights.load_model(path)
     rewritten(path, lambda name, data: (data * 9, deflated) if name.endswith("data.pkl") else (data, stored))
-    with pytest.raises(WeightsError, match="not one that torch writes"):
+    with pytest.raises(WeightsError, match="torch did not write it"):
         weights.load_model(path)
     path = checkpoint(tmp_path / "b.ckpt", published_state(network()))
     huge_memo = b"\x80\x02}r\xff\xff\xff\x7f."  # LONG_BINPUT at index 2³¹ − 1: of an array of 16 GB in pickle's C code

@@ -1,1 +1,1 @@
-"""Many files: `find` names inputs and outputs before any work starts, `run` works on one file after the other."""
+"""Many files: `find` names inputs and outputs before any work starts, `run` converts one file after the other."""

@@ -32,7 +32,7 @@ class OnExists(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A file to convert, and its name below the output folder; ``error`` if it is known to fail."""
+    """A file to convert, and its name below the output folder; ``error`` if it cannot be converted."""
 
     source: Path
     name: Path
@@ -41,7 +41,7 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """An input and its output; ``error`` and no output if the input is known to fail."""
+    """An input and its output; ``error`` and no output if the input cannot be converted."""
 
     source: Path
     target: Path | None
@@ -50,19 +50,19 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """The inputs in order, and the files of folders that the search left out because of their suffix."""
+    """The inputs in order, and the files of folders left out because of their suffix."""
 
     inputs: list[Input] = field(default_factory=list)
     left_out: list[Path] = field(default_factory=list)
 
 
 def search(paths: Sequence[str | Path], suffixes: Collection[str], *, recursive: bool) -> Search:
-    """List every input once: files as given, the files of folders by suffix, sorted.
+    """List every input once: given files in their order, files of folders by suffix, sorted.
 
     A missing path, an unreadable folder, or a folder without a fitting file becomes an input with an error. Hidden
     files of folders are ignored.
     """
-    inputs: dict[Path, Input] = {}  # by absolute path: a file may be given twice, in two ways
+    inputs: dict[Path, Input] = {}  # by absolute path: two arguments may name the same file
     left_out: list[Path] = []
     for path in map(Path, paths):
         for each in _inputs_of(path, suffixes, recursive, left_out):
@@ -84,18 +84,18 @@ def _inputs_of(path: Path, suffixes: Collection[str], recursive: bool, left_out:
     below = [file for file in files if file.suffix.lower() in suffixes]
     others = [file for file in files if file.suffix.lower() not in suffixes]
     left_out += others
-    found = [Input(file, file.relative_to(path)) for file in below]
+    result = [Input(file, file.relative_to(path)) for file in below]
     for refused in errors:
         folder = Path(refused.filename or path)
         reason = FileAccessError(f"{folder}: the folder cannot be read: {refused.strerror or refused}")
-        found.append(Input(folder, folder.relative_to(path) if folder != path else name, reason))
-    if not found:
-        found.append(Input(path, name, _nothing_in(path, suffixes, recursive, bool(others))))
-    return found
+        result.append(Input(folder, folder.relative_to(path) if folder != path else name, reason))
+    if not result:
+        result.append(Input(path, name, _nothing_in(path, suffixes, recursive, bool(others))))
+    return result
 
 
 def _nothing_in(path: Path, suffixes: Collection[str], recursive: bool, has_others: bool) -> InputMissingError:
-    """The error for a folder without a fitting file; -r is advised only where it could find one."""
+    """Return the error for a folder without a fitting file; advise -r if it has subfolders but no files."""
     some = f"{', '.join(list(suffixes)[:8])}{', …' if len(suffixes) > 8 else ''}"
     advise = not recursive and not has_others and any(entry.is_dir() for entry in os.scandir(path))
     hint = "; pass -r to search its subfolders" if advise else ""
@@ -120,8 +120,8 @@ def assign(
 ) -> list[Job]:
     """Give every input its output.
 
-    ``paths`` are the arguments that `search` got. ``suffix`` None takes that of ``output`` if it is a file, else .dng
-    or .jpg. ``protected`` are other files that the batch reads, such as that of ``--like``: no output replaces them.
+    ``paths`` are the arguments of `search`. ``suffix`` None means the suffix of ``output`` if it is a file, else .dng
+    or .jpg. ``protected`` are other files that the batch reads, such as the file of ``like``: no output replaces them.
     Raises ConfigError for an ``output`` that does not fit, OutputExistsError if two inputs share an output or an output
     is an input or a protected file.
     """
@@ -131,7 +131,7 @@ def assign(
     sources = {real_path(each.source) for each in inputs}
     guarded = {real_path(Path(path)): Path(path) for path in protected}
     jobs: list[Job] = []
-    taken: dict[Path, Path] = {}
+    assigned: dict[Path, Path] = {}
     for each in inputs:
         if each.error is not None:
             jobs.append(Job(each.source, None, each.error))
@@ -141,20 +141,20 @@ def assign(
         else:
             target = (output / each.name if output is not None else each.source).with_suffix(ending)
         if on_exists == OnExists.RENAME:
-            target = _free(target, taken, sources, guarded)
+            target = _free(target, assigned, sources, guarded)
         real = real_path(target)
         if real in guarded:
             raise OutputExistsError(
                 f"{target}: is read by this command (`like`); pass another -o or `on_exists` rename"
             )
-        if real in sources and real != real_path(each.source):  # of itself: `run` reports the kind of the file first
+        if real in sources and real != real_path(each.source):  # its own input: `run` reports it, after the file's kind
             raise OutputExistsError(f"{target}: is an input itself; pass another -o or `on_exists` rename")
-        if real in taken:
+        if real in assigned:
             raise OutputExistsError(
-                f"{target}: both {taken[real]} and {each.source} would be written to it; "
+                f"{target}: both {assigned[real]} and {each.source} would be written to it; "
                 "pass `on_exists` rename or convert them separately"
             )
-        taken[real] = each.source
+        assigned[real] = each.source
         jobs.append(Job(each.source, target))
     return jobs
 
@@ -162,12 +162,12 @@ def assign(
 def _is_output_file(
     paths: Sequence[str | Path], inputs: Sequence[Input], output: Path, suffix: str | None, direction: Direction
 ) -> bool:
-    """Tell whether ``output`` names a file rather than a folder. Raises ConfigError if it fits neither."""
+    """Tell whether ``output`` names a file rather than a folder. Raises ConfigError if it can be neither."""
     allowed = (".dng",) if direction == Direction.UNPROCESS else formats.SRGB_WRITE_SUFFIXES
     if os.path.isdir(output):  # noqa: PTH112 – False for a name too long, where Path raises
         return False
     names_a_file = output.suffix.lower() in allowed
-    if len(inputs) != 1 or inputs[0].source != Path(paths[0]):  # several files, or those of a folder
+    if len(inputs) != 1 or inputs[0].source != Path(paths[0]):  # several files, or a folder's files
         if names_a_file:
             raise ConfigError(f"-o {output}: must be a folder when there are several inputs or a folder")
     elif output.suffix and not names_a_file and not os.path.lexists(output):
@@ -180,14 +180,14 @@ def _is_output_file(
 
 
 def real_path(path: Path) -> Path:
-    """Follow every link of the path, as far as they lead anywhere: two names of one file give the same path."""
+    """Resolve every link of the path, as far as the target exists: two names of one file give the same path."""
     return Path(os.path.realpath(path))
 
 
-def _free(target: Path, *taken: Container[Path]) -> Path:
-    """Return the path, or the first of its variants -1, -2, … that neither exists nor is taken."""
+def _free(target: Path, *excluded: Container[Path]) -> Path:
+    """Return the path, or the first of its variants -1, -2, … that does not exist and is not ``excluded``."""
     candidate, number = target, 0
-    while os.path.lexists(candidate) or any(real_path(candidate) in paths for paths in taken):
+    while os.path.lexists(candidate) or any(real_path(candidate) in paths for paths in excluded):
         number += 1
         candidate = target.with_name(f"{target.stem}-{number}{target.suffix}")
     return candidate
@@ -196,8 +196,8 @@ def _free(target: Path, *taken: Container[Path]) -> Path:
 def shard(jobs: Sequence[Job], inputs: Sequence[Input], share: tuple[int, int]) -> list[Job]:
     """Select the jobs of one worker: ``share`` (I, N) is worker I of N, I from 1.
 
-    The choice depends on an input's name below the given folder alone, so that all workers agree wherever that folder
-    lies: every file belongs to exactly one worker.
+    The choice depends only on an input's name below the given folder, so workers with different mount points agree:
+    every file belongs to exactly one worker.
     """
     number, count = share
 

@@ -1,4 +1,4 @@
-"""Run the jobs of a batch: read, convert and write beside each other; a failed file costs only itself."""
+"""Run the jobs of a batch: reading, converting and writing overlap; a failed file does not stop the others."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from paramisp_cli.types import Direction, RawImage, SrgbImage
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The treatment of files: existing outputs, and whether to do any work.
+    """Rules for existing outputs, and for a dry run.
 
     on_exists          error, skip, overwrite or rename (see `find.OnExists`)
     overwrite_foreign  let "overwrite" replace files that paramisp did not make, such as a camera's own RAW
-    dry_run            plan only: nothing is written
+    dry_run            plan without writing
     """
 
     on_exists: OnExists = OnExists.ERROR
@@ -43,7 +43,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The end of a job: status "done", "planned" (dry run), "skipped" or "failed"."""
+    """The result of a job: status "done", "planned" (dry run), "skipped" or "failed"."""
 
     job: Job
     status: str
@@ -69,7 +69,7 @@ class Outcome:
 
     @property
     def all_notices(self) -> tuple[str, ...]:
-        """The notices of the result, or of the conversion where there is no result."""
+        """Notices of the result, or of the conversion if there is no result."""
         return self.notices or (self.conversion.notices if self.conversion else ())
 
 
@@ -92,11 +92,11 @@ class Tally:
 
     @property
     def count(self) -> int:
-        """The number of outcomes counted."""
+        """Number of outcomes counted."""
         return self.done + self.skipped + len(self.failures)
 
     def exit_code(self, single: bool) -> int:
-        """Return 0 without failures, a single file's own code, or 1 for some of many."""
+        """Return 0 without failures, a single file's own code, or 1 if any of several files failed."""
         if not self.failures:
             return 0
         error = self.failures[0].error
@@ -115,17 +115,17 @@ def run(
 ) -> Iterator[Outcome]:
     """Yield the outcome of every job, in order; failures are outcomes, only an interrupt is an exception.
 
-    Files are read and written beside the one being converted, just enough to keep a device busy: memory does not grow
-    with the number of files. A network on a CPU needs all cores, so nothing runs beside it. With several GPUs, each
-    works on a file. ``progress`` is told the share of the current file's pixel work that is done, 0 to 1, from any
-    thread; with several GPUs it is told nothing.
+    Other files are read and written during a conversion, just enough to keep a device busy: memory does not grow with
+    the number of files. A network on a CPU needs all cores, so reading and writing wait for it. Several GPUs convert
+    one file each. ``progress`` is told the share of the current file's pixel work that is done, 0 to 1, from
+    any thread; with several GPUs it is told nothing.
     """
     work = _Work(direction, settings, options, policy, progress)
     try:
         with memory.kept():
             yield from _overlapped(jobs, work, started)
     except BaseException:
-        work.remove_empty_folders()  # every thread has ended by now
+        work.remove_empty_folders()  # all threads have ended
         raise
 
 
@@ -159,7 +159,7 @@ def _overlapped(jobs: Sequence[Job], work: _Work, started: Callable[[Job], None]
             while writing:
                 yield _oldest(writing)
         except KeyboardInterrupt:
-            while writing:  # files being written are finished and reported, waiting ones are dropped
+            while writing:  # finish and report files being written, drop waiting files
                 future = writing.popleft()
                 if not future.cancel():
                     yield future.result().outcome()
@@ -177,14 +177,14 @@ def _oldest(writing: deque[Future[_Step]]) -> Outcome:
 
 
 _MOST_READERS, _MOST_DEVICES = 4, 16
-"""Threads that read, and as many that write; GPUs in use."""
+"""Most threads that read (and as many that write), and most GPUs in use."""
 
 
 @dataclass(slots=True)
 class _Step:
-    """A job on its way through reading, converting and writing.
+    """The state of a job between reading, converting and writing.
 
-    ``folders`` are those created for its output, ``seconds`` the time spent on it.
+    ``folders`` were created for its output; ``seconds`` is the time spent on it.
     """
 
     job: Job
@@ -201,7 +201,7 @@ class _Step:
 
 
 class _Work:
-    """The three stages of a job. Each takes a step and returns it; an error ends in ``step.done``, not in a raise."""
+    """The three stages of a job. Each takes a step and returns it; an error is stored in ``step.done``, not raised."""
 
     def __init__(
         self,
@@ -214,10 +214,10 @@ class _Work:
         self.direction, self.options, self.policy, self.progress = direction, options, policy, progress
         self.settings = settings
         self.devices: list[str] = []
-        """Devices that work at the same time; the first file determines them."""
+        """Devices in parallel use; the first file determines them."""
         self.free: SimpleQueue[str] = SimpleQueue()
         self.ahead = 0
-        """Files read, and files written, beside the one being converted; the first file determines it."""
+        """Files read ahead, and files written, during a conversion; the first file determines the number."""
         self.folders: list[Path] = []
         """Folders created."""
         self.swept: set[Path] = set()
@@ -238,7 +238,7 @@ class _Work:
     def remove_empty_folders(self) -> None:
         """Remove folders created for outputs that were never written."""
         for folder in sorted(self.folders, key=lambda path: len(path.parts), reverse=True):
-            with suppress(OSError):  # most hold files
+            with suppress(OSError):  # most are not empty
                 folder.rmdir()
 
     def _guarded(self, step: _Step, stage: Callable[[_Step], Outcome | None]) -> _Step:
@@ -279,7 +279,7 @@ class _Work:
             if isinstance(image, RawImage) != (self.direction == Direction.RENDER):
                 other = Direction.UNPROCESS if self.direction == Direction.RENDER else Direction.RENDER
                 kind = "a RAW file" if isinstance(image, RawImage) else "a picture, not a RAW file"
-                raise FormatError(f"{job.source}: is {kind}; `paramisp {other}` takes it")
+                raise FormatError(f"{job.source}: is {kind}; `paramisp {other}` converts it")
             if isinstance(image, SrgbImage):
                 dng.check_size(*image.size)
             if is_itself:
@@ -368,7 +368,7 @@ def _naming(source: Path, settings: Settings) -> Iterator[None]:
 
 @contextmanager
 def _created(folder: Path, earlier: Sequence[Path] = ()) -> Iterator[Sequence[Path]]:
-    """Create a folder with its parents and yield those created; on failure remove them and the ``earlier`` ones."""
+    """Create a folder with its parents and yield the new folders; on failure remove them and the ``earlier`` ones."""
     created = [*earlier, *(above for above in (folder, *folder.parents) if not os.path.lexists(above))]
     try:
         try:

@@ -1,7 +1,7 @@
-"""Facts of cameras: read ``cameras.json`` when first asked, and match its cameras to the make and model of EXIF.
+"""Facts of cameras: read ``cameras.json`` on first use, and match its cameras to the make and model of EXIF.
 
-``tests/cameras/build_table.py`` writes the table. A camera's facts are decoded only when somebody asks for them: most
-commands need one camera of the table's hundreds.
+``tests/cameras/build_table.py`` writes the table. A camera's facts are decoded on first use: most commands need one
+camera of the table's hundreds.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ def _array(values: Any) -> np.ndarray:
     return array
 
 
-# XYZ of CIE daylight of 5500 K (D55: x = 0.33242, y = 0.34743), Y = 1: what a camera's daylight preset is made for.
+# XYZ of CIE daylight of 5500 K (D55: x = 0.33242, y = 0.34743), Y = 1: the light of a camera's daylight preset.
 _D55 = np.array([0.33242, 0.34743, 1 - 0.33242 - 0.34743]) / 0.34743
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CameraFacts:
-    """The table's facts of a camera; ``None`` (or empty) where the table is silent.
+    """The table's facts of a camera; ``None`` (or empty) for a missing fact.
 
     name             the name in sentences and file names: "Canon EOS 60D"
     exif_make        make as in EXIF (0x010F)
-    exif_model       model as in EXIF (0x0110); aliases are further ones (other markets' names)
+    exif_model       model as in EXIF (0x0110); ``aliases`` are further models (names in other markets)
     cfa              "RGGB"… at the first pixel of ``cfa_area``
     cfa_area         "jpeg" (the camera's own crop), "visible" or "full" (the whole sensor); empty: not known
     sensor           "bayer", "xtrans", "mono", "foveon", "superccd", "four-colour" or "other"; empty: not known
@@ -46,10 +46,10 @@ class CameraFacts:
     color_matrix     (3, 3) CIE XYZ → camera RGB for D65
     color_matrix_2   (3, 3) the same for ``illuminant_2``, an EXIF LightSource code (17: incandescent, A)
     daylight_neutral (3,) camera RGB of a neutral object in daylight, G = 1
-    daylight_origin  the preset's name, or that the value comes from the matrix
-    level_rows       black, white, ISO values or range for which they hold: see ``levels``
+    daylight_origin  the preset's name, or a text for a value computed from the matrix
+    level_rows       black, white, ISO values or range where they hold: see ``levels``
     noise_rows       (N, 7) ISO, scale R G B, offset R G B as fitted: see ``noise_profile``
-    doubts           facts on which the table's sources disagree, or odd ones: "cfa", "matrix"
+    doubts           odd facts, or facts on which the table's sources disagree: "cfa", "matrix"
     source           fact and source code of each fact: the table's ``about`` explains the codes
     """
 
@@ -72,7 +72,7 @@ class CameraFacts:
     source: str = ""
 
     def levels(self, iso: float | None = None) -> tuple[float, float]:
-        """Return (black, white) in raw units at an ISO, or those of most ISOs; 512 and 16383 if the table is silent."""
+        """Return (black, white) in raw units at an ISO, or at most ISOs; 512 and 16383 if the table lacks levels."""
         for row in self.level_rows:
             low, high = row.get("iso_range", (0, -1))
             if iso is not None and (iso in row.get("iso", ()) or low <= iso <= (math.inf if high is None else high)):
@@ -83,9 +83,9 @@ class CameraFacts:
     def noise_profile(self, iso: float | None) -> np.ndarray | None:
         """Return (3, 2) scale and offset of R, G, B at an ISO: variance = scale·x + offset for x linear in [0, 1].
 
-        Linear in ISO between the table's rows, in proportion to ISO beyond them. Values that no sensor has are
-        replaced first (``noise.physical``): DNG's NoiseProfile (tag 51041) forbids them. None if the table or the
-        caller lacks noise or ISO.
+        Linear in ISO between the table's rows, in proportion to ISO beyond them. Unphysical values are replaced first
+        (``noise.physical``): DNG's NoiseProfile (tag 51041) forbids them. None without noise in the table or without
+        ISO.
         """
         if self.noise_rows is None or iso is None:
             return None
@@ -97,12 +97,12 @@ class CameraFacts:
 
     @property
     def noise_flags(self) -> np.ndarray | None:
-        """(N, 6) bool: the values of ``noise_rows`` after the ISO that no sensor has: scale ≤ 0, offset < 0."""
+        """Flags (N, 6), bool, of the unphysical values in ``noise_rows`` after the ISO: scale ≤ 0, offset < 0."""
         return None if self.noise_rows is None else noise.unphysical(self.noise_rows)
 
 
-# For a camera that the table lacks: the medians over the whole table, phones included (a test holds them), the
-# commonest CFA, and the levels of a common 14-bit sensor.
+# For a camera that the table lacks: the medians over the whole table, phones included (a test checks them), the most
+# common CFA, and the levels of a common 14-bit sensor.
 GENERIC = CameraFacts(
     name="an average camera",
     exif_make="",
@@ -139,8 +139,8 @@ def _facts(number: int) -> CameraFacts:
         red, blue, origin = row["daylight"]
         neutral = _array([1 / red, 1.0, 1 / blue])
     elif matrix is not None:
-        seen = matrix @ _D55
-        neutral, origin = _array(seen / seen[1]), "D55 through the colour matrix"
+        daylight = matrix @ _D55
+        neutral, origin = _array(daylight / daylight[1]), "D55 through the colour matrix"
     return CameraFacts(
         name=row["name"],
         exif_make=row["make"],
@@ -168,7 +168,7 @@ def _matrix(ten_thousandths: Sequence[int]) -> np.ndarray:
 
 # Matching ------------------------------------------------------------------------------------------------------------
 
-# Makers under their owners' names, or their former and later ones; otherwise the first word of the make counts.
+# Makers with other names: of their owners, former or later; for all others the first word of the make counts.
 _BRANDS = {
     "eastman": "kodak",
     "konica": "minolta",
@@ -177,7 +177,7 @@ _BRANDS = {
     "om": "olympus",
     "creo": "leaf",
 }
-# Words that come and go: "Canon EOS 350D DIGITAL", "M9 Digital Camera".
+# Words that some files add: "Canon EOS 350D DIGITAL", "M9 Digital Camera".
 _FILLERS = re.compile(r"\b(digital|camera)\b")
 
 
@@ -188,7 +188,7 @@ def _brand(make: str) -> str:
 
 
 def _key(brand: str, model: str) -> str:
-    """The model without its brand, fillers, case, spaces and punctuation: "NIKON D90" → "d90"."""
+    """Return the model without its brand, fillers, case, spaces and punctuation: "NIKON D90" → "d90"."""
     text = _FILLERS.sub(" ", model.lower()).strip()
     return re.sub(r"[^a-z0-9+*]", "", text.removeprefix(brand) if brand else text)
 
@@ -200,7 +200,7 @@ def _index() -> dict[tuple[str, str], int]:
     for number, row in enumerate(_rows()):
         brand = _brand(row["make"])
         index[brand, _key(brand, row["model"])] = number
-    for number, row in enumerate(_rows()):  # a camera's own name goes before another's alias
+    for number, row in enumerate(_rows()):  # a camera's own name precedes an equal alias
         for brand in {_brand(row["make"]), _brand(row["name"])}:
             for model in (row["model"], row["name"], *row.get("aliases", ())):
                 index.setdefault((brand, _key(brand, model)), number)
@@ -210,7 +210,7 @@ def _index() -> dict[tuple[str, str], int]:
 def find(camera: Camera | None) -> CameraFacts | None:
     """Return the table's facts of a camera by the make and model of its EXIF, or None.
 
-    Case, spaces, the make's legal form ("NIKON CORPORATION") and whether the model repeats the make play no part.
+    Case, spaces, the make's legal form ("NIKON CORPORATION") and a make repeated in the model do not matter.
     """
     if camera is None or not camera.model.strip():
         return None
@@ -222,29 +222,29 @@ def find(camera: Camera | None) -> CameraFacts | None:
 
 
 def find_by_name(name: str) -> CameraFacts | None:
-    """Return the facts of a camera as a person names it: "Canon EOS 60D", "Canon/EOS 60D", "eos 60d"; None if unknown.
+    """Return the facts of a camera by an informal name: "Canon EOS 60D", "Canon/EOS 60D", "eos 60d"; None if unknown.
 
     A model alone suffices if only one make has it.
     """
     name = name.strip()
-    for gap in re.finditer(r"[/ ]", name):  # makes, models and the space between them may hold either
-        found = find(Camera(name[: gap.start()].strip(), name[gap.end() :].strip()))
-        if found and gap.start():
-            return found
+    for gap in re.finditer(r"[/ ]", name):  # try every split: makes and models may contain a slash or a space
+        facts = find(Camera(name[: gap.start()].strip(), name[gap.end() :].strip()))
+        if facts and gap.start():
+            return facts
     return _by_model(name)
 
 
 def _by_model(model: str) -> CameraFacts | None:
-    """Return the camera with this model, of any make; None if there is none or more than one."""
-    found = {number for (brand, key), number in _index().items() if key and key == _key(brand, model)}
-    return _facts(found.pop()) if len(found) == 1 else None
+    """Return the camera with this model, of any make; None for no match or several."""
+    numbers = {number for (brand, key), number in _index().items() if key and key == _key(brand, model)}
+    return _facts(numbers.pop()) if len(numbers) == 1 else None
 
 
 def close_names(name: str) -> list[str]:
     """Return up to three names of the table for a name that is not in it; for error messages.
 
-    Cameras whose name holds every word of it come first, a word's beginning counting as the word; else the names that
-    are spelt most alike.
+    First choice are cameras whose names contain every word of ``name`` at the beginning of a word; if there are none,
+    names with similar spelling.
     """
     words = name.replace("/", " ").lower().split()
     known_names = [row["name"] for row in _rows()]
@@ -260,5 +260,5 @@ def close_names(name: str) -> list[str]:
 
 
 def slug(name: str) -> str:
-    """Spell a camera's name as file names do: "GoPro HERO7 Black" → "gopro-hero7-black"."""
+    """Spell a camera's name for file names: "GoPro HERO7 Black" → "gopro-hero7-black"."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

@@ -1,8 +1,8 @@
 """Physical noise from fitted noise: variance = scale·x + offset, for x linear in [0, 1].
 
-Published fits are straight lines through measured variances. Where the measured points bend (photo response
-non-uniformity, clipping), a line may have an offset below zero, or a scale of zero or less. No sensor has either, and
-DNG forbids both (NoiseProfile, tag 51041). The table keeps the fits; this module derives values to replace them.
+Published fits are straight lines through measured variances. If the measured points bend (photo response
+non-uniformity, clipping), a line may have an offset below zero, or a scale of zero or less. Both are unphysical, and
+DNG forbids both (NoiseProfile, tag 51041). The table stores the fits; this module derives values to replace them.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from __future__ import annotations
 import numpy as np
 
 READ_NOISE = 53.0
-"""Read noise in electrons²: the median over the table's cameras of offset / scale² (a test holds it to 10 %)."""
+"""Read noise in electrons²: the median over the table's cameras of offset / scale² (a test checks it to 10 %)."""
 
 
 def unphysical(rows: np.ndarray) -> np.ndarray:
-    """Flag the values of fitted noise that no sensor has.
+    """Flag the unphysical values of fitted noise.
 
     ``rows``: (N, 7) ISO, scale R G B, offset R G B. Returns (N, 6) bool: scale ≤ 0, offset < 0.
     """
@@ -22,13 +22,13 @@ def unphysical(rows: np.ndarray) -> np.ndarray:
 
 
 def physical(rows: np.ndarray) -> np.ndarray:
-    """Return (N, 7) rows with the flagged values replaced; the others stay as they are, bit for bit.
+    """Return (N, 7) rows with the flagged values replaced and all others unchanged, bit for bit.
 
-    * Scale, in proportion to ISO: the median of scale / ISO over the channel's unflagged values; over those of all
-      channels if the channel has none (some fits lack a channel: all its values are 0).
-    * Offset, the variance of the read noise, alike in all channels: p + q·ISO² (noise after and before the amplifier),
-      fitted to the camera's unflagged offsets with p, q ≥ 0. If there are none: ``READ_NOISE`` electrons², of which
-      1 / scale saturate the range. A flagged scale's offset is replaced too: both are of one fit.
+    * Scale, in proportion to ISO: the median of scale / ISO over the channel's unflagged values, or over all channels'
+      unflagged values if the channel has none (some fits lack a channel: all its values are 0).
+    * Offset, the variance of the read noise, equal in all channels: p + q·ISO² (noise after and before the amplifier),
+      fitted to the camera's unflagged offsets with p, q ≥ 0. Without any: ``READ_NOISE`` electrons², of which
+      1 / scale saturate the range. The offset of a flagged scale is replaced too: both come from one fit.
 
     The masked pixels of an EOS 60D and an EOS 30D, whose fits are below 0, have 1.7 and 1.8 times the derived variance.
     """
@@ -52,13 +52,13 @@ def physical(rows: np.ndarray) -> np.ndarray:
 
 
 def _read_noise(iso: np.ndarray, offset: np.ndarray) -> tuple[float, float]:
-    """Fit offset = p + q·ISO² by least squares with p, q ≥ 0; an offset's error is taken as in proportion to ISO."""
+    """Fit offset = p + q·ISO² by least squares with p, q ≥ 0, assuming errors in proportion to ISO."""
     terms, target = np.stack([1 / iso, iso], 1), offset / iso
     best, least = (0.0, 0.0), np.inf
     for used in ([0, 1], [0], [1]):  # the optimum lies inside, or on one of the two edges
-        found = np.zeros(2)
-        found[used] = np.linalg.lstsq(terms[:, used], target, rcond=None)[0]
-        error = float(np.sum((terms @ found - target) ** 2))
-        if (found >= 0).all() and error < least:
-            best, least = (float(found[0]), float(found[1])), error
+        fit = np.zeros(2)
+        fit[used] = np.linalg.lstsq(terms[:, used], target, rcond=None)[0]
+        error = float(np.sum((terms @ fit - target) ** 2))
+        if (fit >= 0).all() and error < least:
+            best, least = (float(fit[0]), float(fit[1])), error
     return best

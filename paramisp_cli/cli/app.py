@@ -1,4 +1,4 @@
-"""The program: its commands, its entry point, and the exit code of every way out."""
+"""The program: its commands, its entry point and its exit codes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ app = typer.Typer(
     cls=Group,
     help="Turn a JPEG back into the RAW its camera must have seen, and render RAW files as that camera would.",
     epilog="paramisp unprocess photo.jpg\nparamisp render shot.dng\nparamisp unprocess photos -r -o raws",
-    # Help fills the terminal up to this width; longer lines are hard to read.
+    # Help uses the terminal up to this width; longer lines are hard to read.
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -43,16 +43,16 @@ def _root(
 
 
 def main() -> NoReturn:
-    """Run the command line: every way out has its exit code, and a user's mistake never shows a traceback."""
+    """Run the command line: every outcome has an exit code, and a user's mistake never shows a traceback."""
     open_streams()
     try:
         os.getcwd()  # noqa: PTH109 – libraries call it, and some end the process where it fails
     except OSError:
         say("paramisp: the working directory no longer exists; change to another folder")
         sys.exit(FileAccessError.exit_code)
-    # Torch's threads spin while they wait; on shared cores that costs many times the work itself.
+    # Torch's threads spin while they wait; on shared cores, spinning costs many times the work itself.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    logging.getLogger().addHandler(logging.NullHandler())  # libraries' remarks: notices tell whatever matters
+    logging.getLogger().addHandler(logging.NullHandler())  # hide libraries' log lines: notices have the relevant facts
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
     try:
@@ -67,7 +67,7 @@ def main() -> NoReturn:
         say(f"paramisp: {error.filename or 'stdout'}: {error.strerror or error}")
         code = FileAccessError.exit_code
     except Exception as error:
-        if hasattr(error, "format_message"):  # Typer's own: a wrong option or value
+        if hasattr(error, "format_message"):  # an error of Typer: a wrong option or value
             code = _usage_error(error)
         elif os.environ.get("PARAMISP_DEBUG"):
             raise

@@ -1,4 +1,4 @@
-"""Streams and signals of every command: words for people on stderr, results on stdout, one line for an error."""
+"""Streams and signals of every command: messages on stderr, results on stdout, one line for an error."""
 
 from __future__ import annotations
 
@@ -27,32 +27,32 @@ _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2
 
 
 def escaped(text: str) -> str:
-    r"""Show control characters and direction marks as escapes (\n, \x1b, \u202e), so that no file steers a terminal."""
+    r"""Escape control characters and direction marks (\n, \x1b, \u202e): a file's name must not control a terminal."""
     return _UNPRINTABLE.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def open_streams() -> None:
-    """Give the process streams 0 to 2: closed ones would be reused for files, and their text would end up there."""
+    """Open missing streams 0 to 2: the next file would get a closed stream's number, and the stream's text with it."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")  # a name that is not UTF-8 comes out as it went in
+        sys.stdout.reconfigure(errors="surrogateescape")  # prints a name that is not UTF-8 unchanged
     if isinstance(sys.stderr, io.TextIOWrapper):
         sys.stderr.reconfigure(errors="backslashreplace")
 
 
 def terminal() -> Console:
-    """Return stderr as a rich console; plain when it is no terminal or NO_COLOR is set."""
+    """Return stderr as a rich console; plain if it is not a terminal or NO_COLOR is set."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def say(text: str) -> None:
-    """Print a line for people on stderr; a closed stderr is no error."""
+    """Print a message on stderr; a closed stderr is not an error."""
     if sys.stderr is not None:  # None if it was closed from the start: print would then use stdout
         with suppress(OSError):
             print(escaped(text), file=sys.stderr, flush=True)
@@ -70,12 +70,12 @@ def result(text: str) -> None:
 
 
 def result_path(path: object) -> None:
-    """Print a file's path on stdout: as it is for another program, escaped on a terminal."""
+    """Print a file's path on stdout: unchanged for another program, escaped on a terminal."""
     _out(escaped(str(path)) if sys.stdout is not None and sys.stdout.isatty() else str(path))
 
 
 def _out(text: str) -> None:
-    """Print to stdout; work continues when nobody reads it any more (`paramisp … | head -1`)."""
+    """Print to stdout; work continues after the reader has closed it (`paramisp … | head -1`)."""
     if sys.stdout is None:
         return
     try:
@@ -83,12 +83,12 @@ def _out(text: str) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would try again at its exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would try again on exit
         raise FileAccessError(f"stdout: cannot write to it: {error.strerror or error}") from error
 
 
 _SETTING = re.compile("`([a-z_]+)`")
-"""The name of a setting in a text of the library."""
+"""Name of a setting in a text of the library."""
 
 
 def with_flags(text: str) -> str:
@@ -109,7 +109,7 @@ def _flag(setting: str) -> str:
 
 
 def worded(error: ParamispError | None) -> str:
-    """Word an error for the command line: its message with flags, and the flag that mends it if none stands there."""
+    """Return an error's text for the command line: its message with flags, and its setting's flag if it names none."""
     text = str(error)
     if error is not None and error.field and not _SETTING.search(text):
         text = f"{text} ({_flag(error.field)})"
@@ -123,18 +123,18 @@ def fail(error: ParamispError) -> NoReturn:
 
 
 def fail_usage(message: str) -> NoReturn:
-    """End for an option that makes no sense."""
+    """Print a usage error and end with its exit code."""
     fail(ConfigError(message))
 
 
 def one_of(flag: str, value: str, allowed: Sequence[str]) -> None:
-    """End with a usage error unless the value is an allowed one."""
+    """End with a usage error unless the value is allowed."""
     if value not in allowed:
         fail_usage(f"{flag} must be one of {', '.join(allowed)}, not {value!r}")
 
 
 def or_fail(work: Callable[[], T]) -> T:
-    """Return the result of ``work``; end with one line and its exit code for an error of the user's."""
+    """Return the result of ``work``; for a user's error, print one line and end with its exit code."""
     try:
         return work()
     except ParamispError as error:
@@ -145,18 +145,18 @@ def or_fail(work: Callable[[], T]) -> T:
 def interruptible() -> Iterator[Callable[[], None]]:
     """Make Ctrl-C, SIGTERM and SIGHUP raise KeyboardInterrupt; yield a check that raises it again if it was lost.
 
-    Python drops an exception raised in a destructor or in a callback from C, and an interrupt may arrive there: call
-    the check wherever the work can stop. A signal ignored from outside (``nohup``) stays ignored.
+    Python drops an exception raised in a destructor or in a callback from C, and an interrupt may arrive there, so
+    call the check at every place where the work can stop. A signal ignored from outside (``nohup``) stays ignored.
     """
-    seen = False
+    interrupted = False
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        nonlocal seen
-        seen = True
+        nonlocal interrupted
+        interrupted = True
         signal.default_int_handler(number, frame)
 
     def check() -> None:
-        if seen:
+        if interrupted:
             raise KeyboardInterrupt
 
     signals = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]

@@ -117,7 +117,7 @@ def _convert(
     direction: Direction, inputs: list[Path], ending: str, suffix: str | None, settings: Settings,
     options: WriteOptions, batch: BatchOptions,
 ) -> None:  # fmt: skip
-    """Run a batch and report it; ends with the exit code. ``suffix`` is that of --format, ``ending`` its default."""
+    """Run a batch, report it and end with the exit code. ``suffix`` comes from --format, ``ending`` is its default."""
     from paramisp_cli import convert, formats
     from paramisp_cli.batch import find
 
@@ -128,16 +128,16 @@ def _convert(
     on_exists = find.OnExists(batch.on_exists)
     try:
         convert.check(settings, direction)
-        found = find.search(inputs, suffixes, recursive=batch.recursive)
-        jobs = find.assign(inputs, found.inputs, batch.output, suffix, direction, on_exists, protected)
-        jobs = find.shard(jobs, found.inputs, batch.shard) if batch.shard else jobs
+        selection = find.search(inputs, suffixes, recursive=batch.recursive)
+        jobs = find.assign(inputs, selection.inputs, batch.output, suffix, direction, on_exists, protected)
+        jobs = find.shard(jobs, selection.inputs, batch.shard) if batch.shard else jobs
     except ParamispError as error:
         fail(error)
     if options.bit_depth == 16 and any(job.target and job.target.suffix.lower() in (".jpg", ".jpeg") for job in jobs):
         fail_usage("--bits 16: a JPEG has 8 bits; pass --format png or tif")
     single = not batch.shard and [job.source for job in jobs] == inputs[:1]  # False for a folder with one file
     outputs = {job.target for job in jobs}
-    if not batch.quiet and (others := [path for path in found.left_out if path not in outputs]):
+    if not batch.quiet and (others := [path for path in selection.left_out if path not in outputs]):
         say(left_out(others))
     report = _Report(batch, single, len(jobs))
     raise typer.Exit(report.run(jobs, direction, settings, options))
@@ -147,18 +147,18 @@ def _to_stdout(
     direction: Direction, inputs: list[Path], ending: str, suffix: str | None, settings: Settings,
     options: WriteOptions, batch: BatchOptions,
 ) -> None:  # fmt: skip
-    """Convert one file and write the result to stdout; ends with the exit code."""
+    """Convert one file, write the result to stdout and end with the exit code."""
     if len(inputs) != 1 or inputs[0].is_dir():
-        fail_usage("-o -: stdout takes the result of a single file; pass -o FOLDER for several")
+        fail_usage("-o -: stdout holds the result of only one file; pass -o FOLDER for several")
     if batch.json_lines or batch.dry_run:
-        fail_usage("-o -: stdout carries the file, so --json and --dry-run do not go with it")
+        fail_usage("-o -: stdout carries the file; leave out --json and --dry-run")
     if sys.stdout is None or sys.stdout.isatty():
         fail_usage("-o -: stdout is a terminal; send it to a file or another program")
     with tempfile.TemporaryDirectory(prefix="paramisp-") as folder:
         target = Path(folder, f"result{ending}")
         try:
             with open(os.devnull, "w") as nowhere:  # noqa: PTH123 – os.devnull is no Path
-                stdout, sys.stdout = sys.stdout, nowhere  # the temporary path is no result
+                stdout, sys.stdout = sys.stdout, nowhere  # hide the temporary path
                 try:
                     _convert(direction, inputs, ending, suffix, settings, options, replace(batch, output=target))
                 finally:
@@ -172,7 +172,7 @@ def _to_stdout(
 
 
 def left_out(files: Sequence[Path]) -> str:
-    """Tell in one line how many files of which kinds the search left out of folders."""
+    """Return one line with the number of files, by kind, that the search left out of folders."""
     from paramisp_cli import formats
 
     kinds: Counter[str] = Counter()
@@ -181,9 +181,9 @@ def left_out(files: Sequence[Path]) -> str:
         if suffix in formats.KNOWN_UNREADABLE:
             kinds[f"{formats.KNOWN_UNREADABLE[suffix]} (cannot be read)"] += count
         elif suffix in formats.RAW_SUFFIXES:
-            kinds["RAW (`paramisp render` takes them)"] += count
+            kinds["RAW (`paramisp render` converts them)"] += count
         elif suffix in formats.SRGB_SUFFIXES:
-            kinds["pictures (`paramisp unprocess` takes them)"] += count
+            kinds["pictures (`paramisp unprocess` converts them)"] += count
         else:
             others[suffix or "no suffix"] += count
     shown = [f"{count} {kind}" for kind, count in sorted(kinds.items())]
@@ -195,13 +195,13 @@ def left_out(files: Sequence[Path]) -> str:
 
 @dataclass(slots=True)
 class _Report:
-    """Runs the jobs and reports them: paths or JSON on stdout, words on stderr, notices once for all their files."""
+    """Report of a batch: paths or JSON on stdout, messages on stderr, each notice once for all its files."""
 
     batch: BatchOptions
     single: bool
     total: int
     notices: dict[str, list[tuple[Path, str]]] = field(default_factory=dict)
-    """Summary of a notice → the files it concerns, with its full text."""
+    """Summary of a notice → its files, with its full text for each."""
 
     def run(self, jobs: Any, direction: Direction, settings: Settings, options: WriteOptions) -> int:
         """Run the jobs and return the exit code."""
@@ -224,15 +224,15 @@ class _Report:
                         check()
             except KeyboardInterrupt:
                 progress.stop()
-                say(f"interrupted: {tally.done} done, {self.total - tally.count} left; go on with --on-exists skip")
+                say(f"interrupted: {tally.done} done, {self.total - tally.count} left; resume with --on-exists skip")
                 return 130
         self._show_notices()
         if tally.done and not batch.quiet and not batch.json_lines:
             self._hint(direction, jobs)
         if not self.single and not batch.quiet:
             verb = "planned" if batch.dry_run else "done"
-            left = f", {self.total - tally.count} not tried" if tally.count < self.total else ""
-            say(f"{tally.done} {verb}, {tally.skipped} skipped, {len(tally.failures)} failed{left}")
+            untried = f", {self.total - tally.count} not tried" if tally.count < self.total else ""
+            say(f"{tally.done} {verb}, {tally.skipped} skipped, {len(tally.failures)} failed{untried}")
             if tally.failures:
                 say("failed: " + ", ".join(str(failure.job.source) for failure in tally.failures))
         return tally.exit_code(self.single)
@@ -277,7 +277,7 @@ class _Report:
             hint("paramisp", "render", jobs[0].source, "-o", target.with_suffix(".tif"))  # 16 bits a channel
 
     def _show_notices(self) -> None:
-        """Print each notice of a batch once, with the number of files it concerns."""
+        """Print each notice of a batch once, with the number of its files."""
         for summary, files in self.notices.items():
             if len(files) == 1:
                 say(f"{files[0][0]}: {files[0][1]}")

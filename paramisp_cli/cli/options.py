@@ -1,4 +1,4 @@
-"""Options: the groups that several commands share, declared once; parsing of values; shell completion; grouped help."""
+"""Groups of options that several commands share, parsing of values, shell completion, and grouped help."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def gains(text: str) -> tuple[float, float, float]:
 
 
 def size_in_bytes(text: str) -> int:
-    """Parse "4GB", "4G", "512MB": powers of 1000. A number without a unit is refused: 4 bytes help nobody."""
+    """Parse "4GB", "4G", "512MB": powers of 1000. Refuse a number without a unit: 4 bytes would be a mistake."""
     number = text.strip().upper().removesuffix("B").removesuffix("I")
     power = {"K": 1, "M": 2, "G": 3, "T": 4}.get(number[-1:], 0)
     try:
@@ -69,7 +69,7 @@ def share(text: str) -> tuple[int, int]:
     return int(number), int(count)
 
 
-# ---- shell completion: each imports lazily, so that no command pays for it ------------------------------------------
+# ---- shell completion: lazy imports, so that other commands start quickly -------------------------------------------
 
 
 def complete_camera(incomplete: str) -> list[str]:
@@ -111,7 +111,7 @@ def _option(panel: str, *names: str, **more: Any) -> Any:
 
 
 def _path(panel: str, *names: str, **more: Any) -> Any:
-    # readable=False: a file that cannot be read costs only itself; Typer would refuse the whole command.
+    # readable=False: an unreadable file must not stop the others; Typer would refuse the whole command.
     return typer.Option(*names, rich_help_panel=panel, readable=False, **more)
 
 
@@ -278,7 +278,7 @@ def grouped(function: Callable[..., None]) -> Callable[..., None]:
 
 
 class _GroupedHelp:
-    """Writes a command's options in sections by their panel. Plain text: rich would double the time of --help."""
+    """Help with a command's options in sections by panel, in plain text: rich would double the time of --help."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return the words after the command's name: "INPUT...", where Typer writes "{INPUT}..."."""
@@ -292,14 +292,14 @@ class _GroupedHelp:
             if record is None:
                 continue
             kind = "Arguments" if param.param_type_name == "argument" else "Options"
-            name = re.sub(r" <[^>]*>$", "", record[0]) if kind == "Arguments" else record[0]  # the value's Python type
+            name = re.sub(r" <[^>]*>$", "", record[0]) if kind == "Arguments" else record[0]  # without the Python type
             sections.setdefault(getattr(param, "rich_help_panel", None) or kind, []).append((name, record[1]))
         for title, records in sections.items():
             with formatter.section(title):
                 formatter.write_dl(records)
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        """Write the examples as they stand."""
+        """Write the examples unchanged."""
         if self.epilog:  # type: ignore[attr-defined]
             with formatter.section("Examples"):
                 for line in self.epilog.splitlines():  # type: ignore[attr-defined]
@@ -307,7 +307,7 @@ class _GroupedHelp:
 
 
 class Command(_GroupedHelp, TyperCommand):
-    """A command with grouped help; its epilog holds examples, a line each."""
+    """A command with grouped help; its epilog has one example per line."""
 
 
 class Group(_GroupedHelp, TyperGroup):

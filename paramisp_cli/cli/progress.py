@@ -9,7 +9,7 @@ from paramisp_cli.cli.console import escaped, result, result_path, say, terminal
 
 
 class Progress:
-    """A context in which progress is shown if stderr is a terminal; lines can be printed around it."""
+    """A context that shows progress if stderr is a terminal, and prints lines around the display."""
 
     def __init__(self, total: int, *, quiet: bool) -> None:
         self.bar: Any = None
@@ -38,7 +38,7 @@ class Progress:
             self.bar.stop()
 
     def started(self, job: Any) -> None:
-        """Show the name of the file that is worked on."""
+        """Show the name of the current file."""
         if self.bar:
             self.bar.update(self.task, description=escaped(job.source.name))
 
@@ -48,27 +48,27 @@ class Progress:
             self.bar.update(self.task, completed=self.files + min(share, 0.99))
 
     def finished(self) -> None:
-        """Count a file."""
+        """Count a finished file."""
         self.files += 1
         if self.bar:
             self.bar.update(self.task, completed=self.files)
 
     def result(self, text: str) -> None:
-        """Print a line on stdout; above the bar where stdout is the same terminal."""
+        """Print a line on stdout; above the bar if stdout is the same terminal."""
         if self.bar and sys.stdout is not None and sys.stdout.isatty():
             self.say(text)
         else:
             result(text)
 
     def result_path(self, path: object) -> None:
-        """Print a path on stdout; above the bar where stdout is the same terminal."""
+        """Print a path on stdout; above the bar if stdout is the same terminal."""
         if self.bar and sys.stdout is not None and sys.stdout.isatty():
             self.say(str(path))
         else:
             result_path(path)
 
     def say(self, text: str) -> None:
-        """Print a line for people, above the bar if there is one."""
+        """Print a message on stderr, above the bar if there is one."""
         if self.bar:
             self.bar.console.print(escaped(text), markup=False)
         else:

@@ -103,7 +103,7 @@ def _show(path: Path, image: Any, conversion: Any, json_lines: bool) -> None:
 
 
 def _readable(key: str, value: Any) -> str:
-    """Format a value as a photographer writes it."""
+    """Format a value in photographers' notation."""
     if value is None:
         return "none needed" if key == "weights" else "unknown"
     if key == "exposure_time":
@@ -150,9 +150,9 @@ def doctor() -> None:
     for line in devices.describe():
         result(line)
     result(f"cameras in the table: {len(table.all_cameras())}")
-    result("weights are looked for in:")
+    result("search path of weights:")
     for how, folder in store.places():
         result(f"  {folder} ({how}){'' if folder.exists() else ': does not exist'}")
-    found = store.available()
-    damaged = sum(checkpoint.damaged is not None for checkpoint in found)
-    result(f"weights found: {len(found)}" + (f", {damaged} damaged (see `paramisp weights list`)" if damaged else ""))
+    listed = store.available()
+    damaged = sum(checkpoint.damaged is not None for checkpoint in listed)
+    result(f"weights found: {len(listed)}" + (f", {damaged} damaged (see `paramisp weights list`)" if damaged else ""))

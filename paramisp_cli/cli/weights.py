@@ -35,8 +35,8 @@ def weights_list(json_lines: Json = False) -> None:
     """List every checkpoint that can be found, best place first."""
     from paramisp_cli import weights as store
 
-    found = store.available()
-    for checkpoint in found:
+    checkpoints = store.available()
+    for checkpoint in checkpoints:
         header = checkpoint.header
         if json_lines:
             result(json.dumps({"file": str(checkpoint.path), "damaged": checkpoint.damaged} | dict(header)))
@@ -44,8 +44,8 @@ def weights_list(json_lines: Json = False) -> None:
             result(f"{checkpoint.path}: damaged: {checkpoint.damaged}")
         else:
             result(f"{header['architecture']:<12} {header['direction']:<10} {header['camera']:<32} {checkpoint.path}")
-    if not found and not json_lines:
-        say("no weights found; `paramisp doctor` tells where they are looked for. --model parametric needs none")
+    if not checkpoints and not json_lines:
+        say("no weights found; `paramisp doctor` shows the search path. --model parametric needs none")
 
 
 @app.command("info", cls=Command, epilog="paramisp weights info generic\nparamisp weights info my.safetensors --json")
@@ -99,7 +99,7 @@ def weights_import(
     ],
     camera: Annotated[str, typer.Option("--camera", help="The camera it was trained for.")],
     direction: Annotated[
-        Literal["unprocess", "render"] | None, typer.Option("--direction", help="If the file does not tell.")
+        Literal["unprocess", "render"] | None, typer.Option("--direction", help="If the file does not state it.")
     ] = None,
     row_sum: Annotated[float | None, typer.Option("--row-sum", help="Sum of the colour matrix's rows: 1 or 3.")] = None,
     output: Annotated[

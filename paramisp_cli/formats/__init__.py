@@ -70,7 +70,7 @@ def _plain_errors(path: Path, doing: str) -> Iterator[None]:
     except IsADirectoryError as error:
         raise FileAccessError(f"{path}: is a folder, not a file") from error
     except PermissionError as error:
-        raise FileAccessError(f"{path}: no permission to {doing} it; check who owns the file and its folder") from error
+        raise FileAccessError(f"{path}: no permission to {doing} it; check the owner of file and folder") from error
     except ValueError as error:
         if "\0" not in str(path):
             raise

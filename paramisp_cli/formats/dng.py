@@ -356,8 +356,8 @@ def _private_data(block: exif.ExifBlock) -> bytes:
 def _original_file(data: bytes) -> Ifd:
     """Return OriginalRawFileData and its digest (tags 50828, 50973): ``data`` in zlib blocks of 64 KiB, stored.
 
-    Big-endian: length; offsets of the blocks and of their end, from the start of the data; the blocks. The Mac resource
-    fork, type and creator, and all four fields of a second file are empty.
+    Big-endian: length; offsets of the blocks and of their end, from the start of the tag's value; the blocks. The Mac
+    resource fork, type and creator, and all four fields of a second file are empty.
     """
     blocks = [zlib.compress(data[at : at + 0x10000], level=0) for at in range(0, len(data), 0x10000)]
     offsets = np.cumsum([4 * (len(blocks) + 2), *map(len, blocks)])

@@ -136,8 +136,8 @@ def _icc_curve(data: bytes, axis: np.ndarray) -> np.ndarray:
     if data[:4] != b"para":
         raise ValueError(f"tone curve of type {data[:4]!r}")
     kind = struct.unpack(">H", data[8:10])[0]
-    given = np.frombuffer(data, ">i4", (1, 3, 4, 5, 7)[kind], 12) / 65536
-    g, a, b, c, d, e, f = (float(value) for value in (*given, *(0.0,) * (7 - len(given))))
+    coefficients = np.frombuffer(data, ">i4", (1, 3, 4, 5, 7)[kind], 12) / 65536
+    g, a, b, c, d, e, f = (float(value) for value in (*coefficients, *(0.0,) * (7 - len(coefficients))))
     if kind == 0:
         a, d = 1.0, 0.0
     elif kind <= 2:  # above −b/a the power, below it a constant

@@ -124,7 +124,7 @@ def serve(read_file: Callable[..., SrgbImage | RawImage], name: str, seconds: st
     except ParamispError as error:
         image = error
     except MemoryError:
-        image = FormatError(f"{path}: the RAW decoder wants more memory than a file of this size needs; it is damaged")
+        image = FormatError(f"{path}: the RAW decoder uses more memory than a file of this size needs; it is damaged")
     _send(image, channel)
     channel.close()
 
@@ -141,11 +141,11 @@ def _limit(size: int, seconds: int) -> None:
     _lower(resource.RLIMIT_CORE, 0)
 
 
-def _lower(which: int, value: int) -> None:
+def _lower(kind: int, value: int) -> None:
     """Set a soft limit unless a lower limit is in force."""
-    soft, hard = resource.getrlimit(which)
+    soft, hard = resource.getrlimit(kind)
     lowest = min((limit for limit in (soft, hard, value) if limit != resource.RLIM_INFINITY), default=value)
-    resource.setrlimit(which, (lowest, hard))
+    resource.setrlimit(kind, (lowest, hard))
 
 
 def _send(image: object, channel: IO[bytes]) -> None:
@@ -216,6 +216,6 @@ def _built(value: Any, answer: IO[bytes]) -> Any:
 
 def _check_rest(answer: IO[bytes], wanted: int) -> None:
     """Raise ValueError if fewer bytes are left than wanted, before a read allocates memory for them."""
-    left = os.fstat(answer.fileno()).st_size - answer.tell()
-    if not 0 <= wanted <= left:
-        raise ValueError(f"{left} of {wanted} bytes")
+    available = os.fstat(answer.fileno()).st_size - answer.tell()
+    if not 0 <= wanted <= available:
+        raise ValueError(f"{available} of {wanted} bytes")

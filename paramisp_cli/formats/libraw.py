@@ -137,7 +137,7 @@ def developed(path: Path) -> SrgbImage:
 
 @contextmanager
 def _remarks(remarks: list[str]) -> Iterator[None]:
-    """Collect LibRaw's remarks on damaged data: it prints them to stderr, and nothing else tells of the damage."""
+    """Collect LibRaw's remarks on damaged data: it prints them to stderr and reports them in no other way."""
     lines: list[str] = []
     try:
         with captured(lines):
@@ -176,7 +176,7 @@ def _from_libraw(path: Path, head: bytes, raw: rawpy.RawPy) -> RawImage:
     elif facts is not None and facts.color_matrix is not None:
         matrix, origin["color_matrix"] = facts.color_matrix, f"camera table ({facts.name})"
     else:
-        matrix, origin["color_matrix"] = cameras.GENERIC.color_matrix, "an average camera (this one is unknown)"
+        matrix, origin["color_matrix"] = cameras.GENERIC.color_matrix, "an average camera (the camera is unknown)"
     assert matrix is not None
 
     neutral = _dng_neutral(main, matrix) if is_dng else None

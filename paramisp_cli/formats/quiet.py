@@ -1,4 +1,4 @@
-"""Silence libraries that print to the user: lines of C code on stderr, and warnings of Python code."""
+"""Capture lines that C code prints to stderr, and silence warnings of Python packages."""
 
 from __future__ import annotations
 

@@ -51,18 +51,18 @@ def _write_jpeg(
     height, width = pixels.shape[:2]
     if max(height, width) > 65500:
         raise FormatError(f"{width}×{height} is more than JPEG can hold (65500): write a TIFF or PNG")
-    more: dict[str, Any] = {}
+    blocks: dict[str, Any] = {}
     if exif_block and len(exif_block) < 65500:  # a segment holds no more
-        more["exif"] = b"Exif\0\0" + exif_block
+        blocks["exif"] = b"Exif\0\0" + exif_block
     if xmp and len(xmp) < 65400:
-        more["xmp"] = xmp
+        blocks["xmp"] = xmp
     Image.fromarray(pixels).save(
         path,
         "JPEG",
         quality=options.quality,
         subsampling=0 if options.quality >= 90 else 2,  # 4:4:4, 4:2:0
         icc_profile=srgb_profile(),
-        **more,
+        **blocks,
     )
 
 

@@ -215,7 +215,7 @@ class IspModel(nn.Module):
         return {"direction": str(self.direction)}
 
     def facts(self) -> dict[str, str]:
-        """Return strings for a checkpoint's header, in addition to those of every checkpoint."""
+        """Return additional strings for a checkpoint's header."""
         return {}
 
     def params_of(self, canonical: CanonicalParams, optical: OpticalParams) -> Params:

@@ -137,13 +137,13 @@ def reflecting(source: Source, size: tuple[int, int], padded: tuple[int, int]) -
 
     def rows(first: int, end: int) -> Tensor:
         if end <= height:
-            given = source(first, end)
+            strip = source(first, end)
         else:
             wanted = reflected[first:end]
             low = int(wanted.min())
-            given = source(low, int(wanted.max()) + 1)
-            given = given[:, :, wanted.to(given.device) - low]
-        return isp.reflect_pad(given, 0, padded[1] - width, 0, 0)
+            strip = source(low, int(wanted.max()) + 1)
+            strip = strip[:, :, wanted.to(strip.device) - low]
+        return isp.reflect_pad(strip, 0, padded[1] - width, 0, 0)
 
     return rows
 

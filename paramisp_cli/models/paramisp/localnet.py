@@ -122,7 +122,7 @@ def block_b(convs: BlockConvs, scale: Tensor, x: Tensor, r: Tensor, region: Regi
     height, width = r.shape[:2]
     left, right = max(region.left - 3, 0), min(region.right + 3, width)
     before, behind = left - (region.left - 3), region.right + 3 - right
-    # Mean and maximum with the 7×7's ring of 3: row i is image row region.top − 3 + i; columns are counted alike.
+    # Mean and maximum with the 7×7's ring of 3: row i is image row region.top − 3 + i; columns follow the same rule.
     full = -(-region.width // TOGETHER) * TOGETHER + 6
     padded = r.new_zeros(2, region.bottom - region.top + 6, full)
     where = padded[..., : region.width + 6]

@@ -276,8 +276,8 @@ class PlainParamISP(IspModel):
 
     The image is padded to multiples of 4 and at least 85 px, and the output is cropped back; an image that needs no
     padding gives exactly the published network's result. Padded pixels count in the statistics that GlobalNet and the
-    attention pool: the two columns beside a photograph do not matter, but the network sees a tiny image as a tiling of
-    its mirror images.
+    attention pool: in a photograph two mirrored columns are negligible, but the network gets a tiny image as a tiling
+    of its mirror images.
     """
 
     name = "paramisp"

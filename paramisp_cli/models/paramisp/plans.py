@@ -38,7 +38,7 @@ _FIXED = 512 << 20
 class Plan:
     """A memory plan for the feature maps.
 
-    band    number of rows for which r is computed again and then dropped; 0: r stays in memory
+    band    number of rows of r that are computed again and then dropped; 0: r stays in memory
     stored  x is in a store, and no image is in memory as a whole
     """
 
@@ -82,7 +82,7 @@ def store_bytes(height: int, width: int) -> int:
 class Schedule:
     """Device, precision of the convolutions, size of strips and memory plan of one run; a context that owns threads.
 
-    ``strip_pixels`` is the number of pixels worked on at a time (None: chosen for the device). ``store`` makes the
+    ``strip_pixels`` is the number of pixels computed at a time (None: chosen for the device). ``store`` makes the
     store for plans that need one. ``progress`` is told the share of the work that is done, for a picture of
     ``pixels``.
     """

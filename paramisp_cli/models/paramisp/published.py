@@ -17,7 +17,7 @@ ROW_SUM_ONE = ("s7", "galaxy-s7", "sm-g930")
 
 
 def row_sum_of(name: str) -> float | None:
-    """Return the row sum of ``cam_to_srgb`` for which a camera's published weights were trained; None if unknown."""
+    """Return the row sum of ``cam_to_srgb`` in the training of a camera's published weights; None if unknown."""
     text = f"-{re.sub('[^a-z0-9]+', '-', name.lower())}-"
     for words, row_sum in ((ROW_SUM_THREE, 3.0), (ROW_SUM_ONE, 1.0)):
         if any(f"-{word}-" in text for word in words):

@@ -60,15 +60,15 @@ def stream(
     ``padded`` is the image's size after padding by reflection, to the right and downwards.
     """
     device, render = params.iso.device, model.direction.input == Kind.RAW
-    given = reflecting(lambda first, end: source(first, end).to(device), size, padded)
+    padded_source = reflecting(lambda first, end: source(first, end).to(device), size, padded)
 
     def fetch(first: int, end: int) -> Tensor:
         """Return rows of the sub-networks' input: (3, rows, W)."""
         if not render:
-            return given(first, end)[0]
+            return padded_source(first, end)[0]
         # Begin at an even row, where the CFA begins, and include the rows around these that demosaicing reads.
         low, high = max(first - isp.DEMOSAIC_REACH, 0) // 2 * 2, end + isp.DEMOSAIC_REACH + 1
-        image = cano_render(given(low, min(high // 2 * 2, padded[0])), params, model.demosaic_border)
+        image = cano_render(padded_source(low, min(high // 2 * 2, padded[0])), params, model.demosaic_border)
         return image[0, :, first - low : end - low]
 
     def give(top: int, image: Tensor) -> None:
