@@ -18,7 +18,7 @@ LAYERS = [
     {"types", "scratch"},
     {"isp", "cameras"},
     {"formats", "models", "torch_zip"},
-    {"look", "tiling", "published"},
+    {"look", "tiling", "published", "rendition"},
     {"weights"},
     {"pipeline"},
     {"convert"},
@@ -48,6 +48,7 @@ FORMATS_BASE = {
 SHARED = {
     "batch": {"find"},
     "cli": {"console", "options", "progress", "convert", "show", "train", "weights"},
+    "rendition": {"form", "prior", "fit", "apply", "preview"},
     "formats": {"exif", "base", "ljpeg", "tiles", *FORMATS_BASE},
     "models": {"base", "regions"},
     # what the loop, the evaluation and the simulation stand on
