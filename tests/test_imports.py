@@ -18,9 +18,14 @@ LAYERS = [
     {"errors", "color", "mosaic", "memory", "atomic"},
     {"types", "scratch"},
     {"isp", "cameras"},
+<<<<<<< HEAD
     {"formats", "models", "torch_zip", "devices"},
     {"look", "checkpoint"},
     {"published"},
+=======
+    {"formats", "models", "torch_zip"},
+    {"look", "tiling", "published", "rendition"},
+>>>>>>> wt-base
     {"weights"},
     {"parameters", "runner", "arrays"},
     {"convert"},
@@ -50,6 +55,7 @@ FORMATS_BASE = {
 SHARED = {
     "batch": {"find"},
     "cli": {"console", "options", "progress", "convert", "show", "train", "weights"},
+    "rendition": {"form", "prior", "fit", "apply", "preview"},
     "formats": {"exif", "base", "ljpeg", "tiles", *FORMATS_BASE},
     "models": {"base", "regions", "foreign", "optics"},
 }

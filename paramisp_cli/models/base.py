@@ -59,7 +59,7 @@ class Params:
     def of(cls, canonical: CanonicalParams, optical: OpticalParams, row_sum: float | None = None) -> Params:
         """Make the parameters of one shot (N = 1); ``FALLBACK_OPTICAL`` replaces unknown optical values.
 
-        ``row_sum`` is the rule of the colour matrix (``color.cam_to_srgb``); ``IspModel.params_of`` passes a model's own.
+        ``row_sum`` is the rule of the colour matrix (``color.cam_to_srgb``); ``IspModel.params_of`` passes it.
         """
 
         def scalar(name: str) -> Tensor:

@@ -1,0 +1,129 @@
+"""Apply a rendition to pixels: float32, in bands of rows, so memory beyond input and output stays small."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from paramisp_cli import color
+from paramisp_cli.rendition.form import Rendition, illumination, lifted_curves, near_white, white_point
+from paramisp_cli.types import Direction
+
+_TABLE = 4096
+"""Entries of a curve's table; between them it is straight. They are even in the fourth root of light."""
+_BAND = 1 << 16  # pixels at a time: what the stages hold stays in a core's cache
+
+
+class Applier:
+    """A rendition made ready for many pixels. ``planes`` works on (3, n) float32 arrays, in place."""
+
+    def __init__(self, rendition: Rendition) -> None:
+        self.rendition = rendition
+        self.render = rendition.direction == Direction.RENDER
+        chroma = rendition.chroma
+        self._chroma = np.ascontiguousarray(chroma, np.float32)
+        at = np.linspace(0, 1, _TABLE)
+        if self.render:
+            self._matrix = (rendition.gain * rendition.correction @ rendition.matrix).astype(np.float32)
+            # Light up to a little more than any pixel in [0, 1] has.
+            self._top = float(np.abs(self._matrix).sum(1).max())
+            table = np.minimum(lifted_curves(rendition, color.srgb_encode(at**4 * self._top)), 1)
+        else:
+            self._matrix = (np.linalg.inv(rendition.matrix) @ rendition.correction).astype(np.float32)
+            self._top = float(1 + np.abs(chroma).sum(1).max())
+            encoded = lifted_curves(rendition, np.linspace(0, self._top, _TABLE))
+            table = color.srgb_decode(encoded) / rendition.gain
+        self._table = table.astype(np.float32)
+        self._step = np.diff(self._table, append=self._table[:, -1:])
+        fall = illumination(rendition.vector, at).T
+        self._lens = (1 / fall if self.render else fall).astype(np.float32)
+        self._white = white_point(rendition).astype(np.float32) if not self.render else None
+
+    def planes(self, pixels: np.ndarray, rho: np.ndarray | None = None) -> np.ndarray:
+        """(3, n) float32 source → (3, n) float32: sRGB in [0, 1], or white-balanced camera RGB, not below 0."""
+        return self._rendered(pixels, rho) if self.render else self._unprocessed(pixels, rho)
+
+    def _looked_up(self, place: np.ndarray, out: np.ndarray) -> None:
+        """Interpolate the three tables at ``place`` (3, n), in table entries; ``place`` is used up."""
+        np.minimum(place, _TABLE - 1, out=place)
+        index = place.astype(np.int32)
+        place -= index
+        for channel in range(3):
+            part = self._step[channel].take(index[channel])
+            part *= place[channel]
+            self._table[channel].take(index[channel], out=out[channel], mode="clip")
+            out[channel] += part
+
+    def _turned(self, encoded: np.ndarray) -> np.ndarray:
+        """(3, n) plus its chroma polynomial."""
+        red, green, blue = encoded
+        terms = np.empty((9, encoded.shape[1]), np.float32)
+        p, q, pm, qm, pp, pq, qq, pmm, qmm = terms
+        np.subtract(red, green, out=p)
+        np.subtract(blue, green, out=q)
+        mean = (p + q) * np.float32(0.25)
+        mean += green
+        np.multiply(p, mean, out=pm)
+        np.multiply(q, mean, out=qm)
+        np.multiply(p, p, out=pp)
+        np.multiply(p, q, out=pq)
+        np.multiply(q, q, out=qq)
+        np.multiply(pm, mean, out=pmm)
+        np.multiply(qm, mean, out=qmm)
+        out = self._chroma @ terms
+        out += encoded
+        return out
+
+    def _rendered(self, camera: np.ndarray, rho: np.ndarray | None) -> np.ndarray:
+        camera = np.clip(camera, 0, 1)
+        if rho is not None:
+            self._shaded(camera, rho)
+        light = self._matrix @ camera
+        np.maximum(light, 0, out=light)
+        light *= np.float32(1 / self._top)
+        np.sqrt(light, out=light)
+        np.sqrt(light, out=light)
+        light *= np.float32(_TABLE - 1)
+        encoded = camera
+        self._looked_up(light, encoded)
+        out = self._turned(encoded)
+        return np.clip(out, 0, 1, out=out)
+
+    def _unprocessed(self, srgb: np.ndarray, rho: np.ndarray | None) -> np.ndarray:
+        assert self._white is not None
+        encoded = np.clip(srgb, 0, 1)
+        turned = self._turned(encoded)
+        np.maximum(turned, 0, out=turned)
+        turned *= np.float32((_TABLE - 1) / self._top)
+        light = np.empty_like(turned)
+        self._looked_up(turned, light)
+        camera = self._matrix @ light
+        np.maximum(camera, 0, out=camera)
+        share = near_white(encoded.T).T
+        camera += share * np.maximum(self._white[:, None] - camera, 0)
+        if rho is not None:
+            self._shaded(camera, rho)
+        return camera
+
+    def _shaded(self, camera: np.ndarray, rho: np.ndarray) -> None:
+        """Take the shading out of (3, n) camera RGB, or put it in, in place; ``rho`` (n,) is in [0, 1]."""
+        place = (rho * np.float32(_TABLE - 1)).astype(np.int32)
+        for channel in range(3):
+            camera[channel] *= self._lens[channel].take(place, mode="clip")
+
+
+def applied(rendition: Rendition, pixels: np.ndarray, rho: np.ndarray | None = None) -> np.ndarray:
+    """(H, W, 3) source → (H, W, 3) float32, band by band.
+
+    ``render`` takes white-balanced camera RGB (green clips at 1) and gives sRGB-encoded values in [0, 1]; ``unprocess``
+    takes sRGB in [0, 1] and gives white-balanced camera RGB, not below 0 (divide by the white-balance gains).
+    ``rho`` (H, W) is the squared distance from the middle, if the rendition's shading is wanted.
+    """
+    ready = Applier(rendition)
+    flat = pixels.reshape(-1, 3)
+    away = None if rho is None else rho.reshape(-1)
+    out = np.empty(flat.shape, np.float32)
+    for start in range(0, len(flat), _BAND):
+        part = slice(start, start + _BAND)
+        planes = np.ascontiguousarray(flat[part].T, np.float32)
+        out[part] = ready.planes(planes, None if away is None else away[part]).T
+    return out.reshape(pixels.shape)

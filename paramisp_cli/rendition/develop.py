@@ -1,0 +1,122 @@
+"""Develop a mosaic at full size with a rendition: demosaicing and colour in bands of rows, on a few threads."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from paramisp_cli.rendition.apply import Applier
+from paramisp_cli.rendition.form import Rendition
+from paramisp_cli.types import RawImage
+
+_SITES = 1 << 16
+"""2×2 sites in a band: the planes of a band stay near a core's cache."""
+
+
+def develop(raw: RawImage, rendition: Rendition, *, threads: int | None = None) -> np.ndarray:
+    """(H, W, 3) uint8 sRGB of the RAW's crop, as it lies (orientation not applied).
+
+    The mosaic is white-balanced, clipped where green clips, demosaiced (Malvar, He, Cutler 2004) and rendered.
+    ``threads``: None takes one for each of up to four cores. The result does not depend on it.
+    """
+    assert raw.crop is not None
+    height, width = raw.mosaic.shape
+    out = np.empty((height, width, 3), np.uint8)
+    ready = Applier(rendition)
+    shaded = bool(np.any(rendition.shading))
+    band = max(_SITES // (width // 2), 1)
+
+    def work(first: int) -> None:
+        last = min(first + band, height // 2)
+        sites = _sites(raw, first, last)
+        columns = np.arange(width // 2, dtype=np.float32)
+        for y in (0, 1):
+            for x in (0, 1):
+                planes = _demosaiced(sites, raw.canonical.cfa, y, x)
+                rho = None
+                if shaded:
+                    rows = np.arange(first, last, dtype=np.float32)[:, None]
+                    rho = _rho(raw, 2 * rows + y, 2 * columns + x).ravel()
+                colours = ready.planes(planes.reshape(3, -1), rho)
+                colours *= np.float32(255)
+                colours += np.float32(0.5)
+                codes = colours.astype(np.uint8).reshape(3, last - first, width // 2)
+                target = out[2 * first + y : 2 * last : 2, x::2]
+                for channel in range(3):
+                    target[..., channel] = codes[channel]
+
+    with ThreadPoolExecutor(threads or min(os.cpu_count() or 1, 4)) as pool:
+        list(pool.map(work, range(0, height // 2, band)))
+    crop = raw.crop
+    return out[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
+
+
+def _rho(raw: RawImage, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Squared distance from the middle of the crop, 1 in its corners."""
+    assert raw.crop is not None
+    high, wide = raw.crop.height, raw.crop.width
+    y, x = rows - (raw.crop.top + (high - 1) / 2), columns - (raw.crop.left + (wide - 1) / 2)
+    return np.minimum((y * y + x * x) / np.float32(high * high / 4 + wide * wide / 4), 1)
+
+
+def _sites(raw: RawImage, first: int, last: int) -> list[np.ndarray]:
+    """The four planes (y, x) of rows of 2×2 sites ``first`` to ``last``, white-balanced, in [≤ 0, 1].
+
+    With one site more on each side: neighbours, or at the border the reflection about the first and last pixel.
+    """
+    height, width = raw.mosaic.shape
+    black, white = raw.canonical.black_level, raw.canonical.white_level
+    planes = []
+    for y in (0, 1):
+        for x in (0, 1):
+            rows = 2 * np.arange(first - 1, last + 1) + y
+            rows = np.where(rows < 0, -rows, np.where(rows >= height, 2 * (height - 1) - rows, rows))
+            rows = np.clip(rows, y, None)
+            gain = raw.canonical.wb_gains["RGB".index(raw.canonical.cfa[2 * y + x])]
+            low, span = (0.0, 1.0) if raw.mosaic.dtype != np.uint16 else (black[y, x], white - black[y, x])
+            inner = raw.mosaic[rows, x::2] - np.float32(low)
+            inner *= np.float32(gain / span)
+            np.minimum(inner, 1, out=inner)
+            # Reflection keeps the colour: column −2 + x is column 2 − x of the same plane (x = 0), or −1 ↔ 1 (x = 1).
+            left = inner[:, min(1 - x, inner.shape[1] - 1)]
+            right = inner[:, max(inner.shape[1] - 1 - x, 0)]
+            planes.append(np.concatenate([left[:, None], inner, right[:, None]], 1))
+    return planes
+
+
+def _demosaiced(sites: list[np.ndarray], cfa: str, y: int, x: int) -> np.ndarray:
+    """(3, rows, columns): R, G and B at phase (y, x) of the sites, by Malvar's 5×5 filters."""
+    rows, columns = sites[0].shape[0] - 2, sites[0].shape[1] - 2
+
+    def at(dy: int, dx: int) -> np.ndarray:
+        down, across = y + dy, x + dx
+        plane = sites[2 * (down % 2) + across % 2]
+        top, left = down // 2 + 1, across // 2 + 1
+        return plane[top : top + rows, left : left + columns]
+
+    out = np.empty((3, rows, columns), np.float32)
+    here = "RGB".index(cfa[2 * y + x])
+    middle = at(0, 0)
+    out[here] = middle
+    beyond_y, beyond_x = at(-2, 0) + at(2, 0), at(0, -2) + at(0, 2)
+    near_y, near_x = at(-1, 0) + at(1, 0), at(0, -1) + at(0, 1)
+    corners = at(-1, -1) + at(-1, 1)
+    corners += at(1, -1)
+    corners += at(1, 1)
+    if here != 1:
+        cross = beyond_y + beyond_x
+        out[1] = np.float32(0.5) * middle + np.float32(0.25) * (near_y + near_x) - np.float32(0.125) * cross
+        other = 2 - here
+        out[other] = np.float32(0.75) * middle + np.float32(0.25) * corners - np.float32(0.1875) * cross
+        return out
+    in_row = "RGB".index(cfa[2 * y + 1 - x])
+    for channel, near, along, aside in (
+        (in_row, near_x, beyond_x, beyond_y),
+        (2 - in_row, near_y, beyond_y, beyond_x),
+    ):
+        out[channel] = np.float32(0.625) * middle + np.float32(0.5) * near
+        out[channel] -= np.float32(0.125) * (corners + along)
+        out[channel] += np.float32(0.0625) * aside
+    return out

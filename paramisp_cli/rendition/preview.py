@@ -1,0 +1,262 @@
+"""Lay a RAW file over the camera's own preview of it: orientation, scale, shift and lens correction, all measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from paramisp_cli.formats.raster import apply_orientation
+from paramisp_cli.types import RawImage
+
+_LONGEST = 800
+"""Pixels of the longer side of the grid on which both are compared: enough colours, and edges count little."""
+_SMALLEST = 96
+"""Pixels of a preview's shorter side below which its colours are not trusted to lie on the RAW's."""
+_SHAPE = 0.04
+"""Share by which the shapes of preview and RAW may differ."""
+_GOOD, _SAME = 0.5, 0.25
+"""Normalised correlation of edges from which a window's shift, and the whole picture's, is believed."""
+_ROUNDS = 3
+_EDGE = 0.03
+"""Spread of encoded values around a pixel from which it counts half: on edges, what is laid over is a mixture."""
+_BAR = 20
+"""Code of the brightest pixel of a row that is a black bar."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Aligned:
+    """Pixels of both on one grid: camera_rgb, srgb (h, w, 3), weight, rho (h, w); and how sure the alignment is.
+
+    ``camera_rgb`` is white-balanced and linear, green clipping at 1; ``weight`` is 0 where nothing lies under a pixel.
+    windows, agree: textured windows, and the share of them that lie within a pixel of the fitted position.
+    """
+
+    camera_rgb: np.ndarray
+    srgb: np.ndarray
+    weight: np.ndarray
+    rho: np.ndarray
+    orientation: int
+    windows: int
+    agree: float
+
+
+class Misfit(ValueError):  # noqa: N818 - a finding, not a fault
+    """Why a preview cannot be laid over its RAW, in words."""
+
+
+def superpixels(raw: RawImage, factor: int = 1) -> np.ndarray:
+    """(h, w, 3) float32 white-balanced camera RGB: means over ``factor`` × ``factor`` of the crop's 2×2 sites.
+
+    Sites clip where green clips (1): no camera's picture shows more.
+    """
+    assert raw.crop is not None
+    top, left = raw.crop.top + raw.crop.top % 2, raw.crop.left + raw.crop.left % 2
+    rows = (raw.crop.top + raw.crop.height - top) // (2 * factor)
+    columns = (raw.crop.left + raw.crop.width - left) // (2 * factor)
+    out = np.zeros((rows, columns, 3), np.float32)
+    black, white = raw.canonical.black_level, raw.canonical.white_level
+    normalised = raw.mosaic.dtype != np.uint16
+    for y in (0, 1):
+        for x in (0, 1):
+            channel = "RGB".index(raw.canonical.cfa[2 * y + x])
+            plane = raw.mosaic[top + y : top + 2 * factor * rows : 2, left + x : left + 2 * factor * columns : 2]
+            gain = float(raw.canonical.wb_gains[channel])
+            low, span = (0.0, 1.0) if normalised else (float(black[y, x]), float(white - black[y, x]))
+            plane = np.minimum((plane - np.float32(low)) * np.float32(gain / span), 1)
+            mean = plane if factor == 1 else _reduced(plane, factor)
+            out[..., channel] += mean * np.float32(0.5 if channel == 1 else 1)
+    return out
+
+
+def _reduced(image: np.ndarray, factor: int) -> np.ndarray:
+    """(H, W, …) averaged over factor × factor; a rest at the end is left out."""
+    if factor == 1:
+        return image
+    rows, columns = image.shape[0] // factor, image.shape[1] // factor
+    image = image[: rows * factor, : columns * factor]
+    whole = image.reshape(rows, factor, columns, factor, *image.shape[2:])
+    return np.asarray(whole.sum(1, dtype=np.float32).sum(2) / np.float32(factor * factor))
+
+
+def align(raw: RawImage, preview: np.ndarray) -> Aligned:
+    """Lay ``raw`` over its preview (H, W, 3) uint8; raises Misfit with the reason if that cannot be done surely."""
+    shown = _without_bars(preview)
+    if min(shown.shape[:2]) < _SMALLEST:
+        raise Misfit(f"its preview has only {preview.shape[1]}×{preview.shape[0]} pixels")
+    srgb = _reduced(shown, -(-max(shown.shape[:2]) // _LONGEST)) / np.float32(255)
+    assert raw.crop is not None
+    longest = max(raw.crop.height, raw.crop.width) // 2
+    camera = superpixels(raw, max(int(longest / max(srgb.shape[:2]) + 0.1), 1))
+    luma, best = _edges(srgb[..., 1]), None
+    for orientation in dict.fromkeys((1, raw.orientation)):
+        turned = apply_orientation(camera, orientation)
+        ratio = turned.shape[0] * srgb.shape[1] / (turned.shape[1] * srgb.shape[0])
+        if abs(ratio - 1) > _SHAPE:
+            continue
+        tried = _Placement(turned, srgb.shape[:2])
+        score = tried.shift(luma)
+        if best is None or score > best[0]:
+            best = score, tried, orientation
+    if best is None:
+        size = f"{preview.shape[1]}×{preview.shape[0]}"
+        raise Misfit(f"its preview ({size}) has another shape than the RAW picture: it is cropped, or not the camera's")
+    score, placement, orientation = best
+    count, agree = 0, 0.0
+    for _ in range(_ROUNDS):
+        count, agree = placement.refine(luma)
+        if agree >= 0.95:
+            break
+    if score < _SAME and (count < 8 or agree < 0.6):
+        raise Misfit(f"its preview does not look like the RAW picture (correlation {score:.2f}): edited or another")
+    if count >= 6 and agree < 0.5:
+        raise Misfit(f"its preview is warped: of {count} parts only {agree:.0%} lie where a lens correction puts them")
+    sampled, inside = placement.sampled()
+    weight = inside / (1 + (_spread(srgb) / _EDGE) ** 2)
+    return Aligned(sampled, srgb, weight, placement.rho(), orientation, count, agree)
+
+
+def _without_bars(preview: np.ndarray) -> np.ndarray:
+    """The preview without black rows at its top and bottom or columns at its sides: some frame another shape so."""
+    for axis in (0, 1):
+        bright = preview.max((1 - axis, 2)) > _BAR
+        if bright.any():
+            first, last = int(bright.argmax()), len(bright) - int(bright[::-1].argmax())
+            if first > 2 and abs(first - (len(bright) - last)) <= 2:  # as wide on both sides
+                preview = preview[first + 1 : last - 1] if axis == 0 else preview[:, first + 1 : last - 1]
+    return preview
+
+
+def _box(x: np.ndarray, radius: int) -> np.ndarray:
+    """Mean over (2·radius + 1)², the border repeated."""
+    size = 2 * radius + 1
+    for axis in (0, 1):
+        pad = [(0, 0)] * x.ndim
+        pad[axis] = (radius + 1, radius)
+        sums = np.cumsum(np.pad(x, pad, mode="edge"), axis, dtype=np.float64)
+        ahead, behind = (sums[size:], sums[:-size]) if axis == 0 else (sums[:, size:], sums[:, :-size])
+        x = ((ahead - behind) / size).astype(np.float32)
+    return x
+
+
+def _edges(image: np.ndarray) -> np.ndarray:
+    """(H, W) without its local mean and with even contrast: tone, balance and vignetting drop out."""
+    x = image - _box(image, 6)
+    return np.asarray(x / (np.sqrt(_box(x * x, 24)) + 1e-3))
+
+
+def _spread(srgb: np.ndarray) -> np.ndarray:
+    """(H, W) standard deviation of green over 3×3."""
+    green = srgb[..., 1]
+    return np.sqrt(np.maximum(_box(green * green, 1) - _box(green, 1) ** 2, 0))
+
+
+def _best_shift(part: np.ndarray, whole: np.ndarray) -> tuple[float, float, float]:
+    """(y, x, score) of the smaller ``part`` in ``whole`` by normalised correlation, to a fraction of a pixel."""
+    part = part - part.mean()
+    high, wide = whole.shape[0] - part.shape[0] + 1, whole.shape[1] - part.shape[1] + 1
+    spectrum = np.fft.rfft2(whole) * np.conj(np.fft.rfft2(part, whole.shape))
+    cross = np.fft.irfft2(spectrum, whole.shape)[:high, :wide]
+    sums = [np.pad((whole.astype(np.float64) ** power).cumsum(0).cumsum(1), ((1, 0), (1, 0))) for power in (1, 2)]
+    h, w = part.shape
+    one, two = (s[h:, w:] - s[:-h, w:] - s[h:, :-w] + s[:-h, :-w] for s in sums)
+    score = cross / np.sqrt(np.maximum(two - one * one / part.size, 1e-6) * max(float((part * part).sum()), 1e-6))
+    y, x = np.unravel_index(int(score.argmax()), score.shape)
+    return y + _peak(score[:, x], int(y)), x + _peak(score[y], int(x)), float(score[y, x])
+
+
+def _peak(line: np.ndarray, at: int) -> float:
+    """Offset of the vertex of the parabola through sample ``at`` and its neighbours."""
+    if not 0 < at < len(line) - 1:
+        return 0.0
+    left, here, right = (float(v) for v in line[at - 1 : at + 2])
+    bend = left - 2 * here + right
+    return float(np.clip((left - right) / (2 * bend), -0.5, 0.5)) if bend < 0 else 0.0
+
+
+class _Placement:
+    """Where a RAW's reduced picture lies under a preview's grid: displacement from "same frame", smooth over it.
+
+    ``warp`` (2, 5) holds, for y and x [grid px], coefficients of 1, y, x, y·r², x·r² (y, x, r from the middle; r = 1 in
+    the corners): shift, scale, turn, and the main term of a lens's distortion.
+    """
+
+    def __init__(self, camera: np.ndarray, shape: tuple[int, int]) -> None:
+        self.camera, self.shape = camera, shape
+        self.warp = np.zeros((2, 5))
+        self.half = np.hypot(*shape) / 2
+
+    def _terms(self, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+        v, u = (y - (self.shape[0] - 1) / 2) / self.half, (x - (self.shape[1] - 1) / 2) / self.half
+        v, u = np.broadcast_arrays(v, u)
+        square = v * v + u * u
+        return np.stack([np.ones_like(v), v, u, v * square, u * square], -1)
+
+    def _places(self) -> tuple[np.ndarray, np.ndarray]:
+        """(h, w) rows and columns of the reduced RAW picture under each grid pixel's middle."""
+        y, x = np.arange(self.shape[0], dtype=np.float32)[:, None], np.arange(self.shape[1], dtype=np.float32)
+        off = self._terms(y, x) @ self.warp.T
+        rows, columns = self.camera.shape[0] / self.shape[0], self.camera.shape[1] / self.shape[1]
+        return (y + 0.5 + off[..., 0]) * rows - 0.5, (x + 0.5 + off[..., 1]) * columns - 0.5
+
+    def sampled(self, channels: slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
+        """(h, w, c) the RAW picture on the preview's grid (bilinear), and (h, w) whether it is there."""
+        rows, columns = self._places()
+        high, wide = self.camera.shape[:2]
+        inside = (rows > -0.5) & (columns > -0.5) & (rows < high - 0.5) & (columns < wide - 0.5)
+        rows, columns = np.clip(rows, 0, high - 1.001), np.clip(columns, 0, wide - 1.001)
+        y, x = rows.astype(np.int32), columns.astype(np.int32)
+        v, u = ((rows - y)[..., None]).astype(np.float32), ((columns - x)[..., None]).astype(np.float32)
+        source = self.camera[..., channels].reshape(high * wide, -1)
+        at = y * wide + x
+        upper = source[at] * (1 - u) + source[at + 1] * u
+        lower = source[at + wide] * (1 - u) + source[at + wide + 1] * u
+        return upper * (1 - v) + lower * v, inside
+
+    def rho(self) -> np.ndarray:
+        """(h, w) squared distance from the middle of the RAW picture, 1 in its corners."""
+        rows, columns = self._places()
+        high, wide = self.camera.shape[:2]
+        return ((rows - (high - 1) / 2) ** 2 + (columns - (wide - 1) / 2) ** 2) / (high * high / 4 + wide * wide / 4)
+
+    def _edges(self) -> np.ndarray:
+        green = self.sampled(slice(1, 2))[0][..., 0]
+        return _edges(np.clip(green, 0, None) ** np.float32(1 / 2.2))
+
+    def shift(self, luma: np.ndarray) -> float:
+        """Find the shift of the whole; returns the correlation there."""
+        margin_y, margin_x = self.shape[0] // 10, self.shape[1] // 10
+        y, x, score = _best_shift(luma[margin_y:-margin_y, margin_x:-margin_x], self._edges())
+        self.warp[:, 0] = y - margin_y, x - margin_x
+        return score
+
+    def refine(self, luma: np.ndarray) -> tuple[int, float]:
+        """Fit the warp to the shifts of textured windows; (windows, share of them within a pixel before that)."""
+        edges = self._edges()
+        size = max(min(self.shape) // 6, 32)
+        reach = max(size // 6, 8)
+        found = []
+        for top in np.linspace(reach, self.shape[0] - size - reach, max(self.shape[0] // size, 2)).astype(int):
+            for left in np.linspace(reach, self.shape[1] - size - reach, max(self.shape[1] // size, 2)).astype(int):
+                part = luma[top : top + size, left : left + size]
+                area = edges[top - reach : top + size + reach, left - reach : left + size + reach]
+                if part.std() < 0.2 or area.std() < 0.2:
+                    continue
+                y, x, score = _best_shift(part, area)
+                if score >= _GOOD:
+                    found.append((top + size / 2, left + size / 2, y - reach, x - reach))
+        if len(found) < 3:
+            return len(found), 0.0
+        middle_y, middle_x, off_y, off_x = np.array(found).T
+        off = np.stack([off_y, off_x], -1)
+        agree = float((np.abs(off).max(-1) <= 1).mean())
+        terms = self._terms(middle_y, middle_x)[:, : 5 if len(found) >= 15 else 3 if len(found) >= 6 else 1]
+        weight = np.ones(len(off))
+        for _ in range(8):  # iteratively reweighted: a window on the wrong match is far off
+            scaled = terms * weight[:, None]
+            normal = terms.T @ scaled + 1e-3 * np.eye(terms.shape[1])
+            change = np.linalg.solve(normal, scaled.T @ off)
+            away = np.linalg.norm(off - terms @ change, axis=-1)
+            weight = 1 / (1 + (away / max(float(np.median(away)), 0.2)) ** 2)
+        self.warp[:, : terms.shape[1]] += change.T
+        return len(found), agree
