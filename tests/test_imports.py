@@ -18,14 +18,11 @@ LAYERS = [
     {"errors", "color", "mosaic", "memory", "atomic"},
     {"types", "scratch"},
     {"isp", "cameras"},
-<<<<<<< HEAD
-    {"formats", "models", "torch_zip", "devices"},
-    {"look", "checkpoint"},
+    {"formats", "torch_zip", "devices"},
+    {"look", "rendition"},
+    {"models"},
+    {"checkpoint"},
     {"published"},
-=======
-    {"formats", "models", "torch_zip"},
-    {"look", "tiling", "published", "rendition"},
->>>>>>> wt-base
     {"weights"},
     {"parameters", "runner", "arrays"},
     {"convert"},
