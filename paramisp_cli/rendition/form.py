@@ -33,7 +33,7 @@ _WHITE_RAMP = 0.92
 """Share of the way to white from which a curve that would miss white is lifted to it."""
 _FULL = 0.99
 """Share of the sensor's clip from which ``render`` gives white."""
-_NEAR_WHITE = 0.96
+NEAR_WHITE = 0.96
 """Smallest channel of an sRGB pixel from which ``unprocess`` moves to the sensor's clip."""
 _LEAST = 0.05
 """Smallest slope of a channel's chroma stage."""
@@ -288,7 +288,7 @@ def lifted_curves(rendition: Rendition, t: np.ndarray) -> np.ndarray:
 def near_white(pixels: np.ndarray) -> np.ndarray:
     """(…, 3) sRGB → (…, 1) share, 0 to 1, by which ``unprocess`` moves to the sensor's clip; 1 for white only."""
     smallest = pixels.min(-1, keepdims=True)
-    return np.clip((smallest - _NEAR_WHITE) / (1 - _NEAR_WHITE), 0, 1) ** 2
+    return np.clip((smallest - NEAR_WHITE) / (1 - NEAR_WHITE), 0, 1) ** 2
 
 
 def white_point(rendition: Rendition) -> np.ndarray:

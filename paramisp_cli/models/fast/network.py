@@ -5,8 +5,8 @@
 
 The rendition (``rendition``) is a monotone map of one pixel's colour, fitted to photographs, never trained. The network
 is a U-Net at half resolution that sees no further than its halo, so a picture runs tile by tile with the same result.
-Optical parameters and a thumbnail of the whole picture steer it. It starts as "no change", and its correction fades
-where the rendition extrapolates. 0.25 M parameters, 8 GMAC a megapixel.
+Optical parameters and a thumbnail of the whole picture steer the network and the rendition's gains. The network starts
+as "no change", and its correction fades where the rendition extrapolates. 0.25 M parameters, 8 GMAC a megapixel.
 """
 
 from __future__ import annotations
@@ -140,6 +140,7 @@ class Fast(IspModel):
         self.widths, self.optical_dropout, self.lens_shading = tuple(widths), optical_dropout, lens_shading
         self.rendition = Rendition(self.direction)
         self.steering = Steering(optical_dropout)
+        self.adjust = nn.Linear(_STEERING, 3)
         self.net = UNet(16, 4 if self.direction.output == Kind.RAW else 12, widths)
         self._begin_as_no_change()
 
@@ -159,7 +160,7 @@ class Fast(IspModel):
         self._begin_as_no_change()
 
     def _begin_as_no_change(self) -> None:
-        for tensor in self.net.tail.parameters():
+        for tensor in (*self.net.tail.parameters(), *self.adjust.parameters()):
             nn.init.zeros_(tensor)
 
     def peak_bytes(self, height: int, width: int, plan: str = WHOLE) -> int:
@@ -204,29 +205,25 @@ class Fast(IspModel):
     def compute(self, x: Tensor, params: Params) -> Tensor:
         """Compute the output for an input whose CFA begins with red; see ``IspModel``."""
         z = self.steering(params, self.generator)
-        return self._unprocess(x, params, z) if self.direction.input == Kind.SRGB else self._render(x, params, z)
-
-    def _unprocess(self, srgb: Tensor, params: Params, z: Tensor) -> Tensor:
-        light = self.rendition(srgb, params.cam_to_srgb)
-        root = F.pixel_unshuffle(isp.mosaic(light, "RGGB").clamp(min=0), 2).add(_FLOOR).sqrt()
-        change = self.net(torch.cat([F.pixel_unshuffle(srgb, 2), root], 1), z)
-        trust = F.pixel_unshuffle(isp.mosaic(self.rendition.trust(srgb), "RGGB"), 2)
-        root = (root + change * trust).clamp(min=0)
+        adjust = _MOST_ADJUSTED * torch.tanh(self.adjust(z))
         gains = params.wb_gains[:, (0, 1, 1, 2)][:, :, None, None]
-        return F.pixel_shuffle((root.square() - _FLOOR) / gains, 2)
-
-    def _render(self, mosaic: Tensor, params: Params, z: Tensor) -> Tensor:
-        light = isp.apply_gains(isp.demosaic(mosaic, "RGGB"), params.wb_gains)
-        shown = self.rendition(light, params.cam_to_srgb)
-        sites = F.pixel_unshuffle(mosaic, 2) * params.wb_gains[:, (0, 1, 1, 2)][:, :, None, None]
-        root = sites.clamp(min=0).add(_FLOOR).sqrt()
-        change = F.pixel_shuffle(self.net(torch.cat([root, F.pixel_unshuffle(shown, 2)], 1), z), 2)
-        y: Tensor = shown + change * self.rendition.trust(light)
-        return y
+        if self.direction.input == Kind.SRGB:
+            light = self.rendition(x, params.cam_to_srgb, adjust)
+            root = F.pixel_unshuffle(isp.mosaic(light, "RGGB"), 2).add(_FLOOR).sqrt()
+            change = self.net(torch.cat([F.pixel_unshuffle(x, 2), root], 1), z)
+            root = (root + change * self.rendition.trust(F.avg_pool2d(x, 2))).clamp(min=0)
+            return F.pixel_shuffle((root.square() - _FLOOR) / gains, 2)
+        light = isp.apply_gains(isp.demosaic(x, "RGGB"), params.wb_gains)
+        shown = F.pixel_unshuffle(self.rendition(light, params.cam_to_srgb, adjust), 2)
+        root = (F.pixel_unshuffle(x, 2) * gains).clamp(min=0).add(_FLOOR).sqrt()
+        change = self.net(torch.cat([root, shown], 1), z)
+        return F.pixel_shuffle(shown + change * self.rendition.trust(F.avg_pool2d(light, 2)), 2)
 
 
 _FLOOR = 1e-4
 """Light added under a square root, whose slope at 0 is infinite."""
+_MOST_ADJUSTED = 0.7
+"""Largest log gain by which the steering changes the rendition: one stop."""
 
 
 def _sites(cfa: str) -> tuple[list[int], list[int], list[int]]:
