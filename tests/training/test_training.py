@@ -83,6 +83,7 @@ def unsign(path: Path) -> None:
     path.write_bytes(content.replace(b"paramisp", b"testcamr"))
 
 
+@pytest.mark.slow
 def test_offset_is_found_and_pixels_lie_on_each_other(dataset: Path) -> None:
     pair = pairs.read_index(dataset)[0]
     assert (round(pair.offset[0]), round(pair.offset[1])) == (6, 10)
@@ -137,6 +138,7 @@ def test_our_own_dngs_are_refused(tmp_path: Path) -> None:
     assert "paramisp" in pair.reason
 
 
+@pytest.mark.slow
 def test_reduced_jpeg_gives_a_pair_at_its_own_scale(tmp_path: Path) -> None:
     path = shoot(tmp_path, "shot", size=(1200, 1600), offset=(0, 0), seed=5)
     unsign(path)
@@ -152,6 +154,7 @@ def test_reduced_jpeg_gives_a_pair_at_its_own_scale(tmp_path: Path) -> None:
     assert evaluate.psnr(predict(item), evaluate.target(item, Direction.UNPROCESS)) > 34
 
 
+@pytest.mark.slow
 def test_warped_jpeg_is_refused(tmp_path: Path) -> None:
     path = shoot(tmp_path, "shot", size=(1024, 1280), offset=(0, 0), seed=6)
     unsign(path)
@@ -216,6 +219,7 @@ batch = 1
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("direction", list(Direction))
 def test_mixed_precision_learns_the_same(dataset: Path, tmp_path: Path, direction: Direction) -> None:
     exact = config.parse(TINY, "tiny")
@@ -295,6 +299,7 @@ class _StopError(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("direction", list(Direction))
 def test_resuming_gives_the_same_numbers(dataset: Path, tmp_path: Path, direction: Direction) -> None:
     recipe = config.parse(TINY, "tiny")
@@ -316,6 +321,7 @@ def test_resuming_gives_the_same_numbers(dataset: Path, tmp_path: Path, directio
         assert torch.equal(value, resumed.averaged().state_dict()[name]), name
 
 
+@pytest.mark.slow
 def test_loss_falls(dataset: Path, tmp_path: Path) -> None:
     text = TINY.replace("steps = 3\n", "steps = 60\n", 1).replace("evaluate_every = 4", "evaluate_every = 10")
     recipe = config.parse(text, "falls")
@@ -392,6 +398,7 @@ def test_bad_data_sets_are_named(tmp_path: Path, dataset: Path) -> None:
         data.Sampler(data.load(dataset)).batch(1, 4096, torch.Generator())
 
 
+@pytest.mark.slow
 def test_baselines_are_what_they_say(dataset: Path) -> None:
     loaded = evaluate.whole_pairs(data.load(dataset))
     scores = []
@@ -430,6 +437,7 @@ def test_metrics_against_known_values() -> None:
     assert color.srgb_to_lab(np.ones(3)) == pytest.approx([100, 0, 0], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_pairs_of_real_files(shared: Path, tmp_path: Path) -> None:
     """The offset of the HERO7, found without being told (its DNG lies mirrored)."""
     (pair,) = pairs.make([shared / "gopro_hero7_black" / "GOPR8508.DNG"], tmp_path)
@@ -447,6 +455,7 @@ def test_shadows_weigh_more_in_roots_and_noise_at_black_does_not_run_wild() -> N
     torch.testing.assert_close(roots[light > 0.001], light[light > 0.001].sqrt())
 
 
+@pytest.mark.slow
 def test_shadows_change_the_loss_of_unprocessing_alone(dataset: Path, tmp_path: Path) -> None:
     losses = {}
     for direction in Direction:
