@@ -13,7 +13,7 @@ install: $(VENV)/.installed        ## a virtual environment with the paramisp co
 dev: $(VENV)/.dev                  ## ... and with what the tests and checks need
 
 quick: lint types                  ## style, types and the fast tests, in less than a minute
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(or $(JOBS),auto) -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(or $(JOBS),auto) --dist worksteal -m "not slow"
 
 test check: lint types unit wheel  ## everything that CI checks
 
@@ -59,7 +59,7 @@ types: dev
 
 # A test on each core, each with one thread: torch's threads would wait for each other.
 unit: dev
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(or $(JOBS),auto)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(or $(JOBS),auto) --dist worksteal
 
 wheel: dev                         ## build the wheel, install it in an empty environment and use it
 	$(BIN)/python tests/distribution/try_wheel.py

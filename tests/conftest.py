@@ -21,9 +21,11 @@ SAMPLES = Path(os.environ.get("PARAMISP_SAMPLES", "/nonexistent"))
 # Every file that a test writes through formats.write is read again and compared, in subprocesses too.
 os.environ["PARAMISP_VERIFY"] = "1"
 
-# A shell's background jobs ignore SIGINT and hand that on to what they start; some tests send it.
+# A shell's background jobs ignore SIGINT, those of `nohup` SIGHUP, and hand that on. Some tests send them.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

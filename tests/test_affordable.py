@@ -89,6 +89,7 @@ def test_a_disk_without_room_is_said(generic, make_jpeg, tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.iterdir()} == {"photo.jpg", "store"}
 
 
+@pytest.mark.slow
 def test_plans_give_the_same_file(generic, make_jpeg, tmp_path, monkeypatch):
     names = plans.names(torch.device("cpu"))
     for name in names:

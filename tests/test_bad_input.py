@@ -78,6 +78,7 @@ def raw(photo, paramisp):
 # Files that are no pictures ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["unprocess", "render", "inspect"])
 @pytest.mark.parametrize(
     ("content", "said"),
@@ -334,6 +335,7 @@ def small_files_only():
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 
 
+@pytest.mark.slow
 def test_disk_takes_no_more(make_jpeg, tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (120, 160, 3)).astype(np.uint8)
     small = [make_jpeg(tmp_path / f"small{n}.jpg", np.full((8, 8, 3), 90, np.uint8)) for n in (1, 2)]
@@ -366,6 +368,7 @@ def test_disk_full_while_rendering(fails, raw, monkeypatch, suffix):
     assert line == f"paramisp: {out / f'a{suffix}'}: the disk is full; free some space or choose another -o"
 
 
+@pytest.mark.slow
 def test_full_stdout(photo):
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full")
@@ -419,6 +422,7 @@ ABSURD = {
 KEYS = {ISO: "iso", TIME: "exposure_time", F_NUMBER: "f_number", FOCAL: "focal_length"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ABSURD)
 def test_absurd_exif(paramisp, make_jpeg, tmp_path, name):
     """Absurd values count as unknown, never as numbers, are said where there was one, and the DNG is made."""
@@ -436,6 +440,7 @@ def test_absurd_exif(paramisp, make_jpeg, tmp_path, name):
     assert paramisp("render", tmp_path / "a.dng", "-o", tmp_path / "b.png", "--model", "parametric")[0] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "block", [b"", b"II", b"II*\0", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\xff\xff", bytes(40)]
 )
@@ -454,6 +459,7 @@ def test_absurd_orientation(paramisp, make_jpeg, tmp_path, orientation):
     assert formats.read(photo.with_suffix(".dng")).orientation == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (7, 1), (2, 2), (3, 5), (23, 22), (31, 37), (97, 101), (8, 1009)])
 def test_tiny_and_odd_sizes(paramisp, tmp_path, size):
     Image.fromarray(smooth(*size)).save(tmp_path / "a.png")
@@ -497,6 +503,7 @@ def test_existing_output(fails, raw, photo):
 # Options -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -565,6 +572,7 @@ def test_weights(fails, photo):
 # In a batch ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_others_are_done(paramisp, make_jpeg, raw, photo, tmp_path):
     folder = tmp_path / "in"
     (folder / "deep").mkdir(parents=True)
@@ -620,6 +628,7 @@ def test_out_of_memory(fails, photo, monkeypatch):
         assert line.startswith(f"paramisp: {photo}: not enough memory")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted(make_jpeg, tmp_path, number):
     """Ctrl-C and kill: exit code 130, finished files whole, no partial one, and ``skip`` does the rest."""

@@ -313,6 +313,7 @@ RAWS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RAWS)
 def test_table_against_real_raw_files(real_raws, name):
     """Compare matrix, CFA and black with LibRaw's; white lies between where highlights begin to bend and the top."""

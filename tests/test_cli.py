@@ -178,6 +178,7 @@ def test_names(paramisp, make_jpeg, tmp_path, monkeypatch, name):
     assert paramisp("render", "--model", "parametric", "-o", "out", "--", Path(name).with_suffix(".dng"))[0] == 0
 
 
+@pytest.mark.slow
 def test_names_that_are_not_utf8(photos, tmp_path):
     raw = os.fsencode(tmp_path) + b"/bad\xff.jpg"
     Path(os.fsdecode(raw)).write_bytes((photos / "a.jpg").read_bytes())
@@ -199,6 +200,7 @@ def test_links_are_read_and_not_replaced(paramisp, photos, tmp_path):
     assert (tmp_path / "link.dng").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_closed_stdout(photos, tmp_path):
     """`paramisp … | head -1`: no traceback, and the work is done all the same."""
     words = f"unprocess -q -r {photos} -o {tmp_path / 'out'} --model parametric"
@@ -212,6 +214,7 @@ def test_closed_stdout(photos, tmp_path):
         assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plain", [False, True])
 def test_progress_on_a_terminal(photos, tmp_path, plain):
     """A bar with the file's name on a terminal; results still alone on stdout; no colours under NO_COLOR."""
@@ -403,6 +406,7 @@ def checkpoint(tmp_path, monkeypatch):
     return path
 
 
+@pytest.mark.slow
 def test_weights(paramisp, checkpoint, photos):
     code, out, _ = paramisp("weights", "list")
     assert code == 0

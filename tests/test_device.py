@@ -12,6 +12,8 @@ import torch
 
 from paramisp_cli import devices
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = """
 import numpy as np
 import torch

@@ -91,6 +91,7 @@ MADE = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in EXAMPLES if blocks(name, "sh")])
 def test_shell_examples(folder: Path, name: str) -> None:
     """Run a document's blocks in order, in one folder, each as a script that stops at the first failure."""
@@ -108,6 +109,7 @@ def test_shell_examples(folder: Path, name: str) -> None:
             assert picture.size == (96, 64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in EXAMPLES if blocks(name, "python")])
 def test_python_examples(folder: Path, name: str) -> None:
     for block in blocks(name, "python"):
@@ -131,6 +133,7 @@ def test_every_document_with_examples_is_run() -> None:
         assert MARKDOWN[name].count(RUNS) == len(blocks(name, "sh")) + len(blocks(name, "python")), name
 
 
+@pytest.mark.slow
 def test_ray_recipe(folder: Path) -> None:
     """Run it on a machine with two pretended GPUs, so with two actors; the second run finds nothing to do."""
     pytest.importorskip("ray", reason="needs Ray")

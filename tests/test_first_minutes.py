@@ -99,6 +99,7 @@ def test_like_is_an_input(paramisp, photo, make_jpeg, tmp_path):
     assert (code, out) == (0, [str(tmp_path / "l-1.dng")])
 
 
+@pytest.mark.slow
 def test_only_own_files_are_overwritten(paramisp, make_jpeg, tmp_path):
     """A camera's RAW beside its JPEG, or its JPEG beside its RAW, is lost by no `--on-exists overwrite`."""
     folder = tmp_path / "card"
@@ -168,6 +169,7 @@ def test_an_unreadable_subfolder_costs_only_itself(paramisp, photo, make_jpeg, m
 # Streams, signals, surroundings --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&-", ">&- 2>&-"])
 def test_closed_streams(photo, make_jpeg, tmp_path, closed):
     """Nothing meant for one stream appears in another, or in a file that got its number."""
@@ -293,6 +295,7 @@ def test_notices_tell_how_many_files_they_concern(paramisp, make_jpeg, tmp_path)
 # Options -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_stdout_as_output(photo, tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "paramisp_cli", "unprocess", photo, "-o", "-", *KNOWN],
@@ -337,6 +340,7 @@ def completions(words, incomplete):
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "incomplete", "offered"),
     [
@@ -403,6 +407,7 @@ def test_import_to_a_file(paramisp, shared, tmp_path):
     assert weights.info(tmp_path / "new" / "X.safetensors")["camera"] == "Nikon D90"
 
 
+@pytest.mark.slow
 def test_a_single_photo_on_a_terminal_is_not_silent(photo):
     """A clock runs while the network works."""
     import pty
@@ -427,6 +432,7 @@ def test_a_single_photo_on_a_terminal_is_not_silent(photo):
     assert b"0:00:0" in shown
 
 
+@pytest.mark.slow
 def test_a_limit_of_pixels(paramisp, photo, make_tiff, tmp_path):
     """The error names the flag; the limit holds for pictures and RAW files, and for `inspect`."""
     assert paramisp("unprocess", photo, *KNOWN)[0] == 0

@@ -6,6 +6,7 @@ import ast
 import json
 import subprocess
 import sys
+from functools import cache
 from itertools import takewhile
 from pathlib import Path
 
@@ -88,7 +89,8 @@ DOORS = {
 }
 
 
-def imports(path: Path) -> list[str]:
+@cache
+def imports(path: Path) -> tuple[str, ...]:
     """Dotted names that a file imports anywhere in it; names under TYPE_CHECKING count too, for they are imports."""
     found = []
     for node in ast.walk(ast.parse(path.read_text())):
@@ -97,7 +99,7 @@ def imports(path: Path) -> list[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             found += [f"{node.module}.{alias.name}" for alias in node.names]
-    return found
+    return tuple(found)
 
 
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -238,6 +240,7 @@ except SystemExit as stop:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [("--help",), ("-h",), ("--version",), ("unprocess", "--help"), ("cameras", "d90"), ("weights", "list")],
@@ -247,6 +250,7 @@ def test_start_is_free_of_torch(words: tuple[str, ...]) -> None:
     torch_free(run_cli(*words))
 
 
+@pytest.mark.slow
 def test_metadata_commands_are_free_of_torch(make_jpeg, tmp_path: Path) -> None:
     photo = make_jpeg(tmp_path / "photo.jpg")
     torch_free(run_cli("inspect", photo))

@@ -305,6 +305,7 @@ def test_weights_take_strings(tmp_path):
     assert found.path == path
 
 
+@pytest.mark.slow
 def test_training_takes_strings(tmp_path):
     folder = str(tmp_path)
     pixels = np.random.default_rng(3).uniform(0, 1, (32, 64, 3)).astype(np.float32)
@@ -353,6 +354,7 @@ def test_types_are_told():
     assert (Path(paramisp.__file__).parent / "py.typed").is_file()
 
 
+@pytest.mark.slow
 def test_arrays_cost_no_pillow(tmp_path):
     script = (
         "import sys, numpy as np, paramisp_cli as p\n"

@@ -313,6 +313,7 @@ def test_mosaic_is_the_model_of_a_camera():
     np.testing.assert_allclose([red / green, blue / green, green2 / green], [0.5, 0.25, 1], atol=3e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientations(orientation, suffix, tmp_path):

@@ -28,6 +28,8 @@ from paramisp_cli.models.base import Params
 from paramisp_cli.models.parametric import Parametric
 from paramisp_cli.types import Direction
 
+pytestmark = pytest.mark.slow
+
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 SAMPLES = Path(os.environ.get("PARAMISP_SAMPLES", "/nonexistent"))
 JPEGS = sorted((SHARED / "jpegs").glob("*.JPG"))

@@ -43,6 +43,7 @@ def run(model, x, channels, tile=None, frame=None, **options):
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("direction", list(Direction))
 @pytest.mark.parametrize("size", [(2, 2), (26, 40), (64, 6), (50, 134)])
 def test_strips_equal_the_whole(direction, size):
@@ -91,6 +92,7 @@ class Strided(IspModel):
         return x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("direction", list(Direction))
 @pytest.mark.parametrize("size", [(130, 86), (2, 150), (44, 46), (202, 34)])
 def test_tiles_of_a_strided_network_equal_the_whole(direction, size):
@@ -225,6 +227,7 @@ def test_threads_of_torch_are_as_before_also_after_a_failure() -> None:
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of address space are Linux's")
 def test_torch_is_understood_when_memory_is_short():
     """In its own words of today, not in ours of them: a process that may have 3 GB asks for more."""

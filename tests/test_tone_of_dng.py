@@ -19,7 +19,7 @@ from paramisp_cli import color, look
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 JPEGS = sorted((SHARED / "jpegs").glob("*.JPG"))
-pytestmark = pytest.mark.skipif(not JPEGS, reason=f"no photographs in {SHARED}")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not JPEGS, reason=f"no photographs in {SHARED}")]
 PHOTOS = pytest.mark.parametrize("photo", JPEGS, ids=lambda p: p.stem)
 LUMINANCE = color.SRGB_TO_XYZ[1]
 

@@ -36,6 +36,7 @@ def peak(work):
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a/byteorder", "a/version", "a/data/0", "extra"])
 def test_no_member_is_inflated(tmp_path, name):
     path = saved(tmp_path / "a.ckpt", pickle.dumps({}), (name, bytes(64 << 20), DEFLATED))
@@ -70,6 +71,7 @@ def test_a_tensor_may_share_a_storage_but_not_without_end(tmp_path):
         [tensor.array(archive, "x") for tensor in itertools.repeat(tensors[0], 100)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pickled", "said"),
     [
@@ -99,6 +101,7 @@ LAUGHS = b")" + b"2\x86" * 60  # (x, x) of (x, x) of …: its hash takes 2^60 st
 HUGE = b"\x8a\x09" + (1 << 64).to_bytes(9, "little")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", [NESTED, LAUGHS, HUGE], ids=["nested", "laughs", "integer"])
 @pytest.mark.parametrize(
     "form",

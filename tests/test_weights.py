@@ -81,6 +81,7 @@ def test_float16_storage_is_widened(saved):
 TAIL = "localnet.tail.bias"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tensors", "header", "message"),
     [
@@ -259,6 +260,7 @@ def same(a, b):
     return all(torch.equal(v, b.state_dict()[k]) for k, v in a.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inverse", [True, False])
 def test_import_of_a_published_checkpoint(tmp_path, inverse):
     model = network()
@@ -437,6 +439,7 @@ def test_a_hostile_pickle_runs_nothing(tmp_path, monkeypatch, protocol):
     assert (tmp_path / "PWNED").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("where", ["hyper_parameters", "top", "dropped", "args"])
 def test_a_good_file_with_hostile_parts_is_imported_and_runs_nothing(tmp_path, monkeypatch, protocol, where):

@@ -317,6 +317,7 @@ def test_exiftool_says_ok(shelf: dict[str, Path]) -> None:
     assert [line.split("\t")[1:] for line in said.splitlines()] == [["OK", "-"]] * len(shelf)
 
 
+@pytest.mark.slow
 def test_libraw_reads_all(shelf: dict[str, Path]) -> None:
     for name, path in shelf.items():
         with rawpy.imread(str(path)) as file:
@@ -560,6 +561,7 @@ def test_makernote_goes_where_adobe_puts_it(tmp_path: Path) -> None:
     assert data == b"Adobe\0MakN" + struct.pack(">I", 39) + b"MM" + struct.pack(">I", block.index(note)) + note + b"\0"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", ["Nikon_D90*", "Canon_Rebel*", "Sony*", "Apple*"])
 def test_real_makernotes_can_be_read(tmp_path: Path, pattern: str) -> None:
     sources = sorted(JPEGS.glob(pattern))
@@ -605,6 +607,7 @@ def test_dcraw_opens_it(tmp_path: Path, options: WriteOptions) -> None:
     assert lines["Thumb size"].split() == ["386", "x", "258"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [LOSSLESS, PLAIN], ids=["lossless", "none"])
 def test_darktable_opens_it(tmp_path: Path, options: WriteOptions) -> None:
     path = written(tmp_path, full(orientation=6), options)
@@ -710,12 +713,14 @@ def test_wrong_colours_are_noticed_by_libraw(tmp_path: Path, mutant: str) -> Non
     assert colour_error(libraw_colours(written(tmp_path, wrong))) > 20 * LIBRAW_TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cfa", ["RGGB", "GBRG"])
 def test_colours_through_darktable(tmp_path: Path, cfa: str) -> None:
     path = written(tmp_path, chart(cfa))
     assert colour_error(centres(darktable(path, tmp_path / "out.tif", tmp_path))) < DARKTABLE_TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutant", ["matrix transposed", "black too low", "CFA one row on", "neutral backwards"])
 def test_wrong_colours_are_noticed_by_darktable(tmp_path: Path, mutant: str) -> None:
     raw = chart()

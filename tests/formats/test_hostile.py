@@ -177,6 +177,7 @@ def test_short_strips_are_no_black_rows(tmp_path):
     assert refusal(tmp_path / "a.tif") == "strip 2 of 3 has 1536 of 3072 bytes; it is damaged"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("surplus", [True, False])
 def test_a_strip_is_inflated_to_its_size_only(tmp_path, surplus):
     """256 MB of zeros in a strip of 3 kB: the surplus is left alone; alone they are no picture."""
@@ -332,6 +333,7 @@ def samples() -> dict[str, bytes]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF none", "TIFF deflate", "TIFF LZW"])
 def test_every_prefix_is_refused_in_one_line(tmp_path, capfd, kind):
     """Headers at every byte, the pixels at fifty places."""
@@ -379,6 +381,7 @@ def mutated(data: bytes, seed: int) -> bytes:
     return bytes(copy)
 
 
+@pytest.mark.slow
 def test_no_library_speaks_to_the_user(tmp_path):
     """libtiff prints from C; tifffile logs, Pillow and numpy warn, and Python prints that if no one else does."""
     code = f"""

@@ -55,6 +55,7 @@ def test_the_same_image_of_our_own_dng(raw):
     assert_same(image, formats.read(raw))
 
 
+@pytest.mark.slow
 def test_the_same_image_of_every_real_file(real_raws):
     """Of each camera one file: every field is the same, bit for bit."""
     if not real_raws:
@@ -104,6 +105,7 @@ def decoder(monkeypatch, tmp_path):
     return replace
 
 
+@pytest.mark.slow
 @posix
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS])
 def test_a_crash_is_an_error_of_the_file(raw, decoder, number):
@@ -112,6 +114,7 @@ def test_a_crash_is_an_error_of_the_file(raw, decoder, number):
         formats.read(raw, isolate=True)
 
 
+@pytest.mark.slow
 @posix
 def test_a_busy_decoder_is_stopped(raw, decoder, monkeypatch):
     monkeypatch.setattr(isolated, "_SECONDS", 2)
@@ -121,6 +124,7 @@ def test_a_busy_decoder_is_stopped(raw, decoder, monkeypatch):
         formats.read(raw, isolate=True)
 
 
+@pytest.mark.slow
 def test_a_sleeping_decoder_is_stopped(raw, decoder, monkeypatch):
     monkeypatch.setattr(isolated, "_SECONDS", 1)
     decoder("time.sleep(1000)")

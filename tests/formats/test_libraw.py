@@ -267,6 +267,7 @@ def test_gopro(shared):
         assert score > 0.85 > flipped + 0.2
 
 
+@pytest.mark.slow
 def test_real_raws(real_raws):
     """Every one we have: read whole, with levels that bracket its data, upright like its own preview."""
     if not real_raws:

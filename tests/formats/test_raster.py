@@ -352,6 +352,7 @@ def test_p3_of_a_phone(shared):
     )
 
 
+@pytest.mark.slow
 def test_real_jpegs(shared):
     for path in sorted((shared / "jpegs").glob("*.JPG")):
         image = raster.read(path)

@@ -14,7 +14,10 @@ from fuzz import cases, pictures, plain, run, seeds, tiff, worker
 
 SEED, COUNT = 7, 300
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="pipes to workers, signals and limits are POSIX's")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.name != "posix", reason="pipes to workers, signals and limits are POSIX's"),
+]
 
 
 @pytest.fixture(autouse=True)

@@ -38,6 +38,7 @@ def build(kind, direction):
     return kind(direction).eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "direction"), CASES, ids=IDS)
 @pytest.mark.parametrize(
     ("size", "cfa"), [*((s, "GBRG") for s in SIZES), *(((6, 34), c) for c in CFA_PATTERNS)], ids=str
@@ -51,6 +52,7 @@ def test_shape_and_finite(kind, direction, size, cfa):
     assert torch.isfinite(y).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "direction"), CASES, ids=IDS)
 @pytest.mark.parametrize("grad", [False, True])
 def test_a_batch_is_its_images(kind, direction, grad):

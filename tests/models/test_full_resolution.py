@@ -45,6 +45,7 @@ def model_of(kind, direction):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "direction"), CASES, ids=IDS)
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("side", TILES)
@@ -104,6 +105,7 @@ def generic(tmp_path, monkeypatch):
     monkeypatch.setenv("PARAMISP_WEIGHTS", str(tmp_path / "store"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(127, 131), (89, 239)], ids=str)
 @pytest.mark.parametrize("cfa", CFA_PATTERNS)
 @pytest.mark.usefixtures("generic")
@@ -137,6 +139,7 @@ def test_files_of_prime_sides(size, cfa, make_jpeg, tmp_path, monkeypatch):
         assert np.abs(image - images[0]).max() <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 @pytest.mark.parametrize("direction", list(Direction))
 def test_lower_precision_is_60_decibels_from_float32(dtype, direction):

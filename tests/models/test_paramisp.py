@@ -39,6 +39,7 @@ def network(direction="unprocess", seed=0, **config):
 # --- parity -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @NO_PARITY
 @pytest.mark.parametrize("path", CHECKPOINTS or [Path("none")], ids=lambda p: p.stem)
 @pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
@@ -163,6 +164,7 @@ def test_the_phase_global_leaves_localnet_out():
 # --- configuration ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
     [
@@ -231,6 +233,7 @@ def test_odd_sizes_are_refused():
 # --- the streamed way -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("direction", list(Direction))
 @pytest.mark.parametrize("size", [(88, 88), (92, 100), (150, 96)], ids=str)
 def test_streamed_equals_plain_at_any_strip_height(direction, size):
@@ -248,6 +251,7 @@ def test_streamed_equals_plain_at_any_strip_height(direction, size):
             torch.testing.assert_close(model(x, shot()), plain, atol=2e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("direction", list(Direction))
 @pytest.mark.parametrize("plan", ["whole", "bands", "disk", "host"])
 @pytest.mark.parametrize("size", [(150, 202), (374, 86)], ids=str)

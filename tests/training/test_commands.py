@@ -15,6 +15,8 @@ from testcamera import shoot, unsign
 
 from paramisp_cli import weights
 
+pytestmark = pytest.mark.slow
+
 TINY = """
 lr = 1e-3
 warmup = 2

@@ -55,6 +55,7 @@ def photograph(corners: list[tuple[float, float]], size=(480, 640), colors=PATCH
 UPRIGHT = [(120.0, 90.0), (520.0, 110.0), (480.0, 380.0), (90.0, 330.0)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("turn", range(4))
 def test_chart_is_found_however_it_lies(turn: int) -> None:
     picture = np.ascontiguousarray(np.rot90(photograph(UPRIGHT), turn))
@@ -72,6 +73,7 @@ def test_chart_is_found_however_it_lies(turn: int) -> None:
     assert (corners.max((0, 1)) < picture.shape[:2]).all()
 
 
+@pytest.mark.slow
 def test_larger_and_smaller_charts() -> None:
     large = photograph([(100, 75), (900, 80), (920, 630), (75, 600)], (700, 1000))
     assert chart.find(large) is not None
@@ -96,11 +98,13 @@ NOTHING = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NOTHING)
 def test_no_chart_where_there_is_none(name: str) -> None:
     assert chart.find(NOTHING[name]().astype(np.uint8)) is None
 
 
+@pytest.mark.slow
 def test_charts_of_real_photographs(shared: Path) -> None:
     """One with a chart, one whose chart sticks out of the frame."""
     for name, there in (("Nikon_CoolPix_S3100_DSCN0137", True), ("Apple_iPhone_13_Pro_IMG_8568", False)):
@@ -109,6 +113,7 @@ def test_charts_of_real_photographs(shared: Path) -> None:
         assert (chart.find(picture.pixels) is not None) == there, name
 
 
+@pytest.mark.slow
 def test_chart_error_is_that_of_its_patches() -> None:
     picture = photograph(UPRIGHT)
     item = _loaded(picture)
@@ -247,6 +252,7 @@ def taken(tmp_path_factory) -> tuple[Path, Path]:
     return path, where
 
 
+@pytest.mark.slow
 def test_libraw_lies_on_the_pair(taken: tuple[Path, Path]) -> None:
     (item,) = data.load(taken[1])
     for one in (item, data.split(item, "test", 0.4)):
