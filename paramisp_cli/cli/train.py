@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -76,11 +77,11 @@ def pairs(
     raise typer.Exit(0 if good else 7)
 
 
-def _printed(made: Iterator[Pair], json_lines: bool) -> tuple[int, int]:
+def _printed(made: Generator[Pair, None, None], json_lines: bool) -> tuple[int, int]:
     """Print each pair as it is made, and end for an error or an interrupt → number of usable and of refused pairs."""
     counts = {True: 0, False: 0}
     try:
-        with interruptible() as check:
+        with interruptible() as check, closing(made):  # closed: the data set is complete and free
             for pair in made:
                 counts[pair.status != "refused"] += 1
                 # A simulated shot has no file of its own; a refused scene has one.

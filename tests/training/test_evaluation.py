@@ -289,17 +289,17 @@ def test_libraw_is_left_out_where_unsure(taken: tuple[Path, Path], tmp_path: Pat
 
 def test_baselines_are_what_they_say(dataset: Path) -> None:
     loaded = data.whole(data.load(dataset))
-    scores = []
+    measured = []
     for direction in Direction:
         for name, predict in (
             ("parametric", baselines.fitted_parametric(loaded[:1], direction)),
             ("regression", baselines.regression(loaded[:1], direction)),
         ):
-            scores.append(scores.score(loaded[1], direction, name, predict))
-    by_name = {(s.direction, s.model): s.psnr for s in scores}
+            measured.append(scores.score(loaded[1], direction, name, predict))
+    by_name = {(s.direction, s.model): s.psnr for s in measured}
     assert by_name["unprocess", "parametric"] > 36  # the pairs' camera is the parametric model
     assert by_name["unprocess", "regression"] > 28
-    text = scores.table(scores)
+    text = scores.table(measured)
     assert text.count("\n") == 6
     assert "| Test Cam | render | regression | 1 |" in text
 

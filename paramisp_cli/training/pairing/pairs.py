@@ -5,7 +5,7 @@ The folder of the data set also gets ``contact_sheet.jpg``, for the user's eye.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,7 +34,7 @@ _REDUCED_BLACK, _REDUCED_WHITE = 4096, 64096
 """Levels of a mosaic that was averaged down: room below black for noise, and finer steps than those of the sensor."""
 
 
-def make(places: Sequence[Path | str], dataset: Path | str) -> Iterator[Pair]:
+def make(places: Sequence[Path | str], dataset: Path | str) -> Generator[Pair, None, None]:
     """Examine every RAW file among files and below folders, store it with its JPEG, and yield the result of each.
 
     A file that an earlier run examined, and that has not changed, is not examined again. The data set is locked until

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -100,7 +100,7 @@ def pick_cameras(names: Sequence[str]) -> tuple[CameraFacts, ...]:
     return tuple(picked.values())
 
 
-def make(paths: Sequence[Path | str], dataset: Path | str, series: Series) -> Iterator[Pair]:
+def make(paths: Sequence[Path | str], dataset: Path | str, series: Series) -> Generator[Pair, None, None]:
     """Make the shots that ``dataset`` lacks, scene by scene; yield every shot of the series, and refused scenes.
 
     Shot n shows scene n modulo the number of scenes. Other pairs of the data set stay. A scene that cannot be used
@@ -113,7 +113,7 @@ def make(paths: Sequence[Path | str], dataset: Path | str, series: Series) -> It
         yield from _made(files, dataset, series)
 
 
-def _made(files: Sequence[Path], dataset: Path, series: Series) -> Iterator[Pair]:
+def _made(files: Sequence[Path], dataset: Path, series: Series) -> Generator[Pair, None, None]:
     """Make the shots, in a locked data set."""
     pairs = read_index(dataset) if (dataset / INDEX).exists() else []
     pairs = [pair for pair in pairs if (pair.status, pair.jpeg) != ("refused", SIMULATED)]
