@@ -149,7 +149,7 @@ def _to_stdout(
 ) -> None:  # fmt: skip
     """Convert one file, write the result to stdout and end with the exit code."""
     if len(inputs) != 1 or inputs[0].is_dir():
-        fail_usage("-o -: stdout holds the result of only one file; pass -o FOLDER for several")
+        fail_usage("-o -: stdout holds the result of a single file; pass -o FOLDER for several")
     if batch.json_lines or batch.dry_run:
         fail_usage("-o -: stdout carries the file; leave out --json and --dry-run")
     if sys.stdout is None or sys.stdout.isatty():
