@@ -63,7 +63,7 @@ LAYERS_OF = {
     "training": [
         {"folder", "config"},
         {"dataset"},
-        {"crops", "pairing", "simulated"},
+        {"crops", "colours", "pairing", "simulated"},
         {"measure"},
         {"loop"},
         {"protocol"},

@@ -167,6 +167,7 @@ def train(
         recipe, changes = protocol.fitted(recipe, learned)
         shading = protocol.lens_shading(recipe, learned)
         trainer = protocol.start(recipe, directions, devices.pick(device), output, shading)
+        protocol.fit_colours(trainer, learned)
     except ParamispError as error:
         fail(error)
     for change in changes:

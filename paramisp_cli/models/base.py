@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from paramisp_cli import isp
 from paramisp_cli.errors import ConfigError
 from paramisp_cli.models.regions import Progress, Sink, Source, round_up
+from paramisp_cli.rendition.fit import Cells
 from paramisp_cli.types import CFA_PATTERNS, FALLBACK_OPTICAL, CanonicalParams, Direction, OpticalParams
 
 
@@ -246,6 +247,12 @@ class IspModel(nn.Module):
                 if callable(reset := getattr(module, "reset_parameters", None)):
                     reset()
             generator.set_state(torch.get_rng_state())
+
+    fits_colours: ClassVar[bool] = False
+    """Whether ``fit_colours`` does anything."""
+
+    def fit_colours(self, photographs: Sequence[Cells]) -> None:
+        """Fit in closed form what the model can fit to pixels of one camera's photographs; the default does nothing."""
 
     def phases(self) -> tuple[str, ...]:
         """Return the names of the training phases that the model offers; "all" trains everything."""

@@ -173,9 +173,7 @@ def _said(
     """(mean square errors, precision, slope, cost) of the likelihood at a vector."""
     precision, slope, errors, cost = np.zeros((SIZE, SIZE)), np.zeros(SIZE), [], 0.0
     for photograph in photographs:
-        predicted, slopes = predict(
-            photograph.direction, photograph.matrix, vector, photograph.source, photograph.rho
-        )
+        predicted, slopes = predict(photograph.direction, photograph.matrix, vector, photograph.source, photograph.rho)
         off = _errors(photograph, predicted)
         square, share = (off * off).mean(-1), photograph.share
         plain = max(float((share * square).sum()), 1e-12)

@@ -186,9 +186,7 @@ def values(
     return stages(matrix, vector, pixels, np.stack([rho, rho * rho], -1), False)[0]
 
 
-def _curve_values(
-    slopes: np.ndarray, t: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+def _curve_values(slopes: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
     """Curves at t (n, 3): values, slopes, and the derivatives (n, 16) by each channel's log slopes."""
     values, rises, parts = np.empty_like(t), np.empty_like(t), []
     for channel in range(3):

@@ -10,8 +10,8 @@ import numpy as np
 from paramisp_cli.errors import ParamispError
 from paramisp_cli.formats import raster
 from paramisp_cli.rendition.fit import Fitted, cells, fit
-from paramisp_cli.rendition.prior import shipped
 from paramisp_cli.rendition.preview import Aligned, Misfit, align
+from paramisp_cli.rendition.prior import shipped
 from paramisp_cli.types import Direction, RawImage
 
 EVIDENCE = 3000.0

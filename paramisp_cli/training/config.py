@@ -49,6 +49,10 @@ class Recipe:
                     the pair still match, and the network learns to follow the white balance
     shadows         weight of a second term of the loss of unprocessing, on square roots of light: dark tones hardly
                     count in linear light, and blacks would have a tint
+    rmse            weight of a further term of the loss, the root of the mean square error of each crop
+    edits           weight of a further term of the loss of unprocessing, on √ of light after a random exposure of −1 to
+                    +2 EV and clipping: errors as they show when somebody edits the RAW
+    extremes        share of the crops, 0 to 1, that are the one of four with most clipped whites and deep blacks
     lens_shading    "auto": measured on the photographs of one camera, and taken out if that helps; "none"
     architecture    name of the network (``models.names``)
     model           arguments of the network (ablations)
@@ -74,6 +78,9 @@ class Recipe:
     simulated: float = 0.0
     random_balance: float = 0.0
     shadows: float = 0.0
+    rmse: float = 0.0
+    edits: float = 0.0
+    extremes: float = 0.0
     lens_shading: str = "auto"
     architecture: str = models.names(needs_weights=True)[0]
     model: Mapping[str, Any] = field(default_factory=dict)
@@ -92,7 +99,7 @@ class Recipe:
                 raise ConfigError(f"recipe {self.name}: {key} must be {' or '.join(allowed)}, got {value!r}")
         if not 0 <= self.simulated < 1:
             raise ConfigError(f"recipe {self.name}: simulated must be in [0, 1), got {self.simulated}")
-        for key, highest in {"random_balance": 1, "shadows": 10}.items():
+        for key, highest in {"random_balance": 1, "shadows": 10, "rmse": 10, "edits": 10, "extremes": 1}.items():
             if not 0 <= (value := getattr(self, key)) <= highest:
                 raise ConfigError(f"recipe {self.name}: {key} must be in [0, {highest}], got {value}")
         if self.lr <= 0 or not 0 <= self.ema < 1 or self.grad_clip <= 0:

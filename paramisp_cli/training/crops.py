@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from paramisp_cli.errors import ConfigError
 from paramisp_cli.formats import raster
 from paramisp_cli.models.base import Params
 from paramisp_cli.training.dataset import LoadedPair, Region
-from paramisp_cli.types import CanonicalParams, OpticalParams
+from paramisp_cli.types import CanonicalParams, Kind, OpticalParams
 
 CFA = "RGGB"
 """CFA of every crop: a batch has one, and moving or mirroring turns any CFA into any other."""
@@ -22,17 +23,23 @@ _SLACK = 2
 """Pixels by which a region must exceed a crop, whose corner moves by up to one for the phase of the CFA."""
 
 
+_WHITE, _BLACK = 250, 12
+"""sRGB codes from which a pixel is a clipped white, and up to which it is a deep black."""
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """srgb (N, 3, H, W) and mosaic (N, 1, H, W), float32, linear RAW with black 0 and white 1, and the parameters.
 
-    ``code`` (N,) is one raw unit on the scale of the mosaic: 1 / (white − black).
+    ``code`` (N,) is one raw unit on the scale of the mosaic: 1 / (white − black). ``thumbnails`` (N, 3, side, side) of
+    the whole pictures are there for each side of which the networks look at one.
     """
 
     srgb: Tensor
     mosaic: Tensor
     params: Params
     code: Tensor
+    thumbnails: Mapping[Kind, Tensor] = field(default_factory=dict)
 
 
 def largest_side(item: LoadedPair) -> int:
@@ -54,10 +61,16 @@ class Sampler:
         lens_shading: Sequence[Sequence[float]] | None = None,
         simulated: float = 0.0,
         random_balance: float = 0.0,
+        extremes: float = 0.0,
+        thumbnail_of: Callable[[LoadedPair, Kind], Tensor | None] = lambda item, kind: None,
     ) -> None:
-        """``params_of`` and ``lens_shading`` are those of the model; the mosaics come without the shading."""
+        """``params_of`` and ``lens_shading`` are those of the model; the mosaics come without the shading.
+
+        ``thumbnail_of`` returns that of a whole picture (1, 3, side, side), or None if no network looks at one.
+        """
         self.pairs, self.params_of, self.lens_shading = pairs, params_of, lens_shading
-        self.simulated, self.random_balance = simulated, random_balance
+        self.simulated, self.random_balance, self.extremes = simulated, random_balance, extremes
+        self.thumbnail_of = cache(thumbnail_of)
         self._groups: dict[int, list[list[list[LoadedPair]]]] = {}
 
     def _groups_for(self, crop: int) -> list[list[list[LoadedPair]]]:
@@ -79,6 +92,7 @@ class Sampler:
             return int(torch.randint(n, (1,), generator=generator))
 
         srgbs, mosaics, parameters, codes = [], [], [], []
+        thumbnails: dict[Kind, list[Tensor]] = {kind: [] for kind in Kind}
         groups = self._groups_for(crop)
         for _ in range(count):
             cameras = groups[len(groups) > 1 and float(torch.rand(1, generator=generator)) < self.simulated]
@@ -87,8 +101,16 @@ class Sampler:
             fitting = [r for r in item.pair.regions if min(r.height, r.width) >= crop + _SLACK]
             areas = torch.tensor([float(r.height * r.width) for r in fitting])
             region = fitting[int(torch.multinomial(areas, 1, generator=generator))]
-            spot = pick((region.height - crop) // 2), pick((region.width - crop) // 2)
-            srgb, raw = cut(item, region, spot, crop, 1 + pick(4), self.lens_shading)
+            spots = [(pick((region.height - crop) // 2), pick((region.width - crop) // 2))]
+            if self.extremes and float(torch.rand(1, generator=generator)) < self.extremes:
+                spots += [(pick((region.height - crop) // 2), pick((region.width - crop) // 2)) for _ in range(3)]
+            spot = max(spots, key=lambda spot: _extreme(item, region, spot, crop)) if len(spots) > 1 else spots[0]
+            orientation = 1 + pick(4)
+            srgb, raw = cut(item, region, spot, crop, orientation, self.lens_shading)
+            for kind, thumbs in thumbnails.items():
+                if (thumbnail := self.thumbnail_of(item, kind)) is not None:
+                    mirrored = [dim for dim, turns in ((2, (3, 4)), (3, (2, 3))) if orientation in turns]
+                    thumbs.append(thumbnail.flip(mirrored))
             srgbs.append(srgb)
             mosaics.append(raw)
             codes.append(1 / (item.canonical.white_level - float(item.canonical.black_level.mean())))
@@ -106,7 +128,15 @@ class Sampler:
             torch.from_numpy(np.stack(mosaics)),
             Params.cat([self.params_of(canonical, optical) for canonical, optical in parameters]),
             torch.tensor(codes, dtype=torch.float32),
+            {kind: torch.cat(thumbs) for kind, thumbs in thumbnails.items() if thumbs},
         )
+
+
+def _extreme(item: LoadedPair, region: Region, spot: tuple[int, int], crop: int) -> int:
+    """Count the clipped whites and deep blacks of a crop, in every fourth row and column."""
+    top, left = region.top + 2 * spot[0], region.left + 2 * spot[1]
+    sample = item.srgb[top : top + crop : 4, left : left + crop : 4]
+    return int((sample.min(-1) > _WHITE).sum() + (sample.max(-1) < _BLACK).sum())
 
 
 def cut(

@@ -28,6 +28,8 @@ CHECKPOINT = "checkpoint.pt"
 LOG = "log.jsonl"
 _STRAIGHT = 1e-3
 """Linear light below which ``_root`` is a straight line."""
+_LEAST_SQUARE = 1e-8
+"""Added to a mean square error, whose root has no slope at 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +44,11 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class _Draw:
-    """Random input of a step: crops, and noise of σ = 1 for the input of each direction."""
+    """Random input of a step: crops, noise of σ = 1 for the input of each direction, and a gain for each crop."""
 
     batch: Batch
     noise: dict[Direction, Tensor]
+    gain: Tensor
 
 
 class Trainer:
@@ -128,10 +131,11 @@ class Trainer:
         batch = sampler.batch(phase.batch, phase.crop, generator)
         sides = {Kind.SRGB: batch.srgb, Kind.RAW: batch.mosaic}
         noise = {each: torch.randn(sides[each.input].shape, generator=generator) for each in self.models}
+        gain = torch.exp2(3 * torch.rand(len(batch.code), generator=generator) - 1)
         if self.device.type == "cuda":
             pinned = replace(batch, srgb=batch.srgb.pin_memory(), mosaic=batch.mosaic.pin_memory())
-            return _Draw(pinned, {direction: each.pin_memory() for direction, each in noise.items()})
-        return _Draw(batch, noise)
+            return _Draw(pinned, {direction: each.pin_memory() for direction, each in noise.items()}, gain)
+        return _Draw(batch, noise, gain)
 
     def _one(self, draw: _Draw) -> float:
         """Train one step and return its loss; its dropout follows from the number of the step, too."""
@@ -160,9 +164,11 @@ class Trainer:
 
         def run(direction: Direction, x: Tensor) -> Tensor:
             model = self.models[direction]
+            thumbnail = batch.thumbnails.get(direction.input)
+            shots = params if thumbnail is None else replace(params, thumbnail=thumbnail.to(self.device))
             low = torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.dtype == "bf16")
             with low, model.phase(phase):
-                return model(x, params).float()
+                return model(x, shots).float()
 
         loss = torch.zeros((), device=self.device)
         for direction in self.models:
@@ -173,6 +179,13 @@ class Trainer:
             loss = loss + (output - wanted).abs().mean()
             if direction == Direction.UNPROCESS and self.recipe.shadows:
                 loss = loss + self.recipe.shadows * (_root(output) - _root(wanted)).abs().mean()
+            if self.recipe.rmse:
+                square = (output - wanted).square().mean((1, 2, 3))
+                loss = loss + self.recipe.rmse * (square + _LEAST_SQUARE).sqrt().mean()
+            if direction == Direction.UNPROCESS and self.recipe.edits:
+                gain = draw.gain.to(self.device)[:, None, None, None]
+                edited, true = ((gain * side).clamp(max=1) for side in (output, wanted))
+                loss = loss + self.recipe.edits * (_root(edited) - _root(true)).abs().mean()
         if len(self.models) == 2:
             again = run(Direction.RENDER, outputs[Direction.UNPROCESS])
             loss = loss + (again - srgb).abs().mean()

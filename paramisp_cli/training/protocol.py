@@ -18,7 +18,7 @@ from paramisp_cli import weights
 from paramisp_cli.errors import ConfigError
 from paramisp_cli.models import architecture
 from paramisp_cli.models.base import IspModel
-from paramisp_cli.training import dataset
+from paramisp_cli.training import colours, dataset
 from paramisp_cli.training.config import Recipe
 from paramisp_cli.training.crops import CFA, Sampler, cut, largest_side
 from paramisp_cli.training.dataset import LoadedPair, Region
@@ -26,7 +26,7 @@ from paramisp_cli.training.loop import Trainer
 from paramisp_cli.training.measure import shading
 from paramisp_cli.training.measure.predictors import network, target, there_and_back
 from paramisp_cli.training.measure.scores import Score, error_map, score, table
-from paramisp_cli.types import Direction
+from paramisp_cli.types import Direction, Kind
 
 _PREVIEW = 512
 """Largest side [px] of a preview."""
@@ -145,10 +145,43 @@ def lens_shading(recipe: Recipe, pairs: Sequence[LoadedPair]) -> list[list[float
     return shading.measure(pairs) if recipe.lens_shading == "auto" and one_camera else None
 
 
+def fit_colours(trainer: Trainer, pairs: Sequence[LoadedPair]) -> None:
+    """Let each network fit in closed form what it can, to the photographs of one camera, before the first step."""
+    photographs = [item for item in pairs if not item.pair.is_simulated]
+    if trainer.step or len({item.pair.camera for item in photographs}) != 1:
+        return
+    for direction, model in trainer.models.items():
+        if model.fits_colours:
+            model.fit_colours([colours.cells_of(item, direction, model.lens_shading) for item in photographs])
+
+
 def sampler(trainer: Trainer, pairs: Sequence[LoadedPair]) -> Sampler:
     """Make the sampler of a training."""
     model, recipe = next(iter(trainer.models.values())), trainer.recipe
-    return Sampler(pairs, model.params_of, model.lens_shading, recipe.simulated, recipe.random_balance)
+    looks = {model.direction.input: model for model in trainer.models.values()}
+
+    def thumbnail_of(item: LoadedPair, kind: Kind) -> torch.Tensor | None:
+        return thumbnail(item, looks[kind]) if kind in looks else None
+
+    return Sampler(
+        pairs,
+        model.params_of,
+        model.lens_shading,
+        recipe.simulated,
+        recipe.random_balance,
+        recipe.extremes,
+        thumbnail_of,
+    )
+
+
+def thumbnail(item: LoadedPair, model: IspModel) -> torch.Tensor | None:
+    """Return the thumbnail (1, 3, side, side) that a network makes of its side of a pair; None if it makes none."""
+    params = model.params_of(item.canonical, item.pair.optical)
+    raw, picture = item.sides()
+    side = torch.from_numpy(picture.transpose(2, 0, 1) if model.direction.input == Kind.SRGB else raw[None])[None]
+    with torch.no_grad():
+        size = side.shape[2] // 2 * 2, side.shape[3] // 2 * 2
+        return model.surveyed(lambda first, end: side[:, :, first:end, : size[1]], size, params).thumbnail
 
 
 # The report -----------------------------------------------------------------------------------------------------------

@@ -23,6 +23,8 @@ from paramisp_cli.models.base import WHOLE, Geometry, IspModel, Params
 from paramisp_cli.models.fast.rendition import Rendition
 from paramisp_cli.models.optics import EQUALISATION, equalise
 from paramisp_cli.models.regions import Source, cut
+from paramisp_cli.rendition import prior
+from paramisp_cli.rendition.fit import Cells, fit
 from paramisp_cli.types import Direction, Kind
 
 THUMBNAIL = 16
@@ -157,6 +159,13 @@ class Fast(IspModel):
     def initialise(self, generator: torch.Generator) -> None:
         """Draw fresh weights; the last layer starts at zero, so that the model starts as its rendition."""
         super().initialise(generator)
+        self._begin_as_no_change()
+
+    fits_colours = True
+
+    def fit_colours(self, photographs: Sequence[Cells]) -> None:
+        """Fit the rendition, under its prior, and start again as no change beside it."""
+        self.rendition.take(fit(photographs, prior.shipped(self.direction)))
         self._begin_as_no_change()
 
     def _begin_as_no_change(self) -> None:
