@@ -13,7 +13,7 @@ import numpy as np
 from paramisp_cli import arrays, look, models, parameters
 from paramisp_cli.errors import ConfigError, FormatError
 from paramisp_cli.formats import exif, raster
-from paramisp_cli.parameters import DTYPES, Conversion, Settings
+from paramisp_cli.parameters import CAMERA_LOOK, DTYPES, Conversion, Settings
 from paramisp_cli.types import (
     Camera,
     CanonicalParams,
@@ -71,7 +71,7 @@ def unprocess(
         image = _described(raster.from_pillow(source), own)
     else:
         image = _described(SrgbImage(arrays.picture(source)), own)
-    result = run(image, affordable(parameters.complete(image, settings), settings, image.size), settings)
+    result = run(image, prepare(image, parameters.complete(image, settings), settings), settings)
     assert isinstance(result, RawImage)
     return result
 
@@ -110,7 +110,7 @@ def render(
         if not isinstance(canonical, CanonicalParams):
             raise ConfigError("a mosaic without a file needs canonical=CanonicalParams(...): CFA, levels and colour")
         raw = _described(RawImage(mosaic, canonical), own)
-    result = run(raw, affordable(parameters.complete(raw, settings), settings, raw.size), settings)
+    result = run(raw, prepare(raw, parameters.complete(raw, settings), settings), settings)
     assert isinstance(result, SrgbImage)
     return result
 
@@ -133,10 +133,10 @@ def affordable(conversion: Conversion, settings: Settings, size: tuple[int, int]
     If no plan fits, fall back to the parametric model with a notice, or raise ConfigError if the user requested the
     network.
     """
+    if conversion.checkpoint is None:
+        return conversion  # without importing torch
     from paramisp_cli.runner import NotEnoughMemoryError
 
-    if conversion.checkpoint is None:
-        return conversion
     try:
         return replace(conversion, memory_plan=_runner(conversion, settings).choose_plan(size))
     except NotEnoughMemoryError as error:
@@ -144,6 +144,27 @@ def affordable(conversion: Conversion, settings: Settings, size: tuple[int, int]
             raise
         hint = f" (for the network pass {error.remedy})" if error.remedy else ""
         return conversion.without_network(f"{error.need}: used the parametric model{hint}")
+
+
+def prepare(image: SrgbImage | RawImage, conversion: Conversion, settings: Settings) -> Conversion:
+    """Return the conversion of an image ready to run: its look fitted, or its memory plan chosen.
+
+    Where the JPEG inside a RAW file does not fit, the conversion falls back to weights, with a notice. Errors as of
+    ``affordable``.
+    """
+    if conversion.architecture == CAMERA_LOOK and isinstance(image, RawImage):
+        from paramisp_cli.rendition.look import camera_look
+
+        raw = replace(image, canonical=conversion.canonical, camera=conversion.camera)
+        fitted, report = camera_look(raw)
+        if fitted is not None:
+            return replace(conversion, rendition=fitted.rendition)
+        notice = Notice(
+            f"{report.reason}: used weights instead of its look", "the JPEG inside does not fit: used weights"
+        )
+        conversion = parameters.complete(image, replace(settings, look="weights"))
+        conversion = replace(conversion, notices=(*conversion.notices, notice))
+    return affordable(conversion, settings, image.size)
 
 
 def run(
@@ -154,7 +175,7 @@ def run(
 ) -> SrgbImage | RawImage:
     """Convert an image with completed parameters: a picture to a RAW, a RAW to a picture.
 
-    ``progress`` is told the share of the pixel work that is done, 0 to 1, from any thread.
+    ``progress`` takes the finished share of the pixel work, 0 to 1, from any thread.
     """
     if isinstance(image, RawImage):
         return _render(image, conversion, settings, progress)
@@ -200,15 +221,21 @@ def _render(
     raw = replace(raw, canonical=canonical, optical=optical, camera=camera).cropped()
     crop = raw.crop
     assert crop is not None
+    dtype, plan = _PIXEL_TYPES[settings.bit_depth], None
     exposure, notices = _render_exposure(raw, conversion, settings)
-    pixels, plan = _runner(conversion, settings, exposure, progress).render(
-        raw.mosaic,
-        raw.canonical,
-        optical,
-        gain=1.0 if conversion.architecture == "parametric" else 2.0**exposure,
-        dtype=_PIXEL_TYPES[settings.bit_depth],
-    )
-    shown = pixels[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
+    if conversion.rendition is not None:
+        from paramisp_cli.rendition.develop import develop
+
+        shown = develop(raw, conversion.rendition, gain=2.0**exposure, dtype=dtype)
+    else:
+        pixels, plan = _runner(conversion, settings, exposure, progress).render(
+            raw.mosaic,
+            raw.canonical,
+            optical,
+            gain=1.0 if conversion.architecture == "parametric" else 2.0**exposure,
+            dtype=dtype,
+        )
+        shown = pixels[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
     upright = raster.apply_orientation(shown, raw.orientation)
     block = exif.clean_exif(
         raw.metadata.exif,
@@ -250,7 +277,7 @@ def _runner(
     )
 
 
-def _stepped_down(conversion: Conversion, used: str) -> tuple[str, ...]:
+def _stepped_down(conversion: Conversion, used: str | None) -> tuple[str, ...]:
     """Return a notice if memory ran out during the work."""
     if conversion.memory_plan in (None, used):
         return ()

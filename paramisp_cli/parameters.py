@@ -16,6 +16,7 @@ import numpy as np
 
 from paramisp_cli import atomic, cameras, formats, models, weights
 from paramisp_cli.errors import ConfigError, WeightsError
+from paramisp_cli.rendition.form import Rendition
 from paramisp_cli.types import (
     CFA_PATTERNS,
     FALLBACK_OPTICAL,
@@ -35,6 +36,12 @@ MODELS = models.names()
 WEIGHTLESS = models.names(needs_weights=False)
 """Names of the architectures that need no weights."""
 
+CAMERA_LOOK = "camera-look"
+"""Name of the conversion that renders as the JPEG inside the RAW file looks."""
+
+LOOKS = ("camera", "weights", "neutral")
+"""Values of ``Settings.look``."""
+
 DTYPES = {"auto": "float32", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 """Value of ``Settings.dtype`` → torch's name of the type."""
 
@@ -53,6 +60,9 @@ class Settings:
 
     model          one of ``MODELS``; None: the camera's checkpoint, else the generic one, else parametric
     weights        a checkpoint's file, folder or name, instead of the camera's; paths may be strings
+    look           of a rendered RAW: "camera", fitted to the JPEG inside the file; "weights", a trained network's;
+                   "neutral", the parametric model's; None: the camera's if the file has a JPEG by its camera and no
+                   model or weights are chosen
     device         "auto", "cpu", "cuda", "cuda:1", "mps"
     dtype          "auto", "fp32", "bf16", "fp16": precision of the convolutions
     max_memory     bytes that the network may use; None: the free memory
@@ -74,6 +84,7 @@ class Settings:
 
     model: str | None = None
     weights: str | Path | None = None
+    look: str | None = None
     device: str = "auto"
     dtype: str = "auto"
     max_memory: int | None = None
@@ -114,6 +125,8 @@ class Settings:
             raise ConfigError(f"`dtype` must be one of {', '.join(DTYPES)}, got {self.dtype}")
         if self.model is not None and self.model not in MODELS:
             raise ConfigError(f"`model` {self.model}: there is no such model; there are {', '.join(MODELS)}")
+        if self.look is not None and self.look not in LOOKS:
+            raise ConfigError(f"`look` must be one of {', '.join(LOOKS)}, got {self.look}")
         if self.bit_depth not in (8, 16, 32):
             raise ConfigError(f"`bit_depth` must be 8, 16 or 32, got {self.bit_depth}")
 
@@ -129,7 +142,7 @@ class Conversion:
 
     Unknown values of ``optical`` are None. ``checkpoint`` is None for an architecture that needs no weights.
     ``notices`` are sentences for the user, without the file's name. ``memory_plan`` is set when the runner has chosen
-    the network's memory plan.
+    the network's memory plan, ``rendition`` when the look of the JPEG inside a RAW file has been fitted.
     """
 
     direction: Direction
@@ -142,6 +155,7 @@ class Conversion:
     notices: tuple[str, ...]
     facts: cameras.CameraFacts = field(repr=False)
     memory_plan: str | None = None
+    rendition: Rendition | None = None
 
     def describe(self) -> dict[str, Any]:
         """Return plain values for ``--json``."""
@@ -232,7 +246,23 @@ def _of_raw(raw: RawImage, settings: Settings) -> Conversion:
         origin |= dict.fromkeys(("color_matrix", "wb"), _name_of_like(like))
     canonical = _with_flags(canonical, settings, origin)
     known = cameras.find(camera)
+    if settings.look == "neutral" and settings.model is None:
+        settings = replace(settings, model="parametric")
+    if _takes_camera_look(raw, settings):
+        origin["model"] = "the JPEG inside the file"
+        facts = known or cameras.GENERIC
+        return Conversion(
+            Direction.RENDER, camera, canonical, optical, origin, CAMERA_LOOK, None, tuple(raw.notes), facts
+        )
     return _with_model(Direction.RENDER, camera, canonical, optical, origin, list(raw.notes), known, settings)
+
+
+def _takes_camera_look(raw: RawImage, settings: Settings) -> bool:
+    """Tell whether to fit the look of the JPEG inside a RAW file; not of a RAW that a model made of that JPEG."""
+    if settings.look is not None:
+        return settings.look == "camera" and raw.metadata.jpeg is not None
+    chosen = settings.model is not None or settings.weights is not None
+    return not chosen and raw.model is None and raw.metadata.jpeg is not None and "jpeg" not in raw.origin
 
 
 # --- the origin of each value -----------------------------------------------------------------------------------------

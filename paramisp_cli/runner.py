@@ -73,7 +73,7 @@ class Runner:
     scratch       folder for the file of the memory plan ``DISK`` (None: without that plan)
     memory_plan   plan of a model that pools over the picture (None: the fastest that fits). If memory still runs out,
                   the next plan follows, and the sink may get rows again.
-    progress      is told the share of the work that is done, 0 to 1, from any thread
+    progress      takes the finished share of the work, 0 to 1, from any thread
     """
 
     model: IspModel

@@ -23,7 +23,7 @@ from paramisp_cli.errors import (
     ParamispError,
 )
 from paramisp_cli.formats import WriteOptions, dng
-from paramisp_cli.parameters import Conversion, Settings
+from paramisp_cli.parameters import CAMERA_LOOK, Conversion, Settings
 from paramisp_cli.types import Direction, RawImage, SrgbImage
 
 
@@ -117,8 +117,8 @@ def run(
 
     Other files are read and written during a conversion, just enough to keep a device busy: memory does not grow with
     the number of files. A network on a CPU needs all cores, so reading and writing wait for it. Several GPUs convert
-    one file each. ``progress`` is told the share of the current file's pixel work that is done, 0 to 1, from
-    any thread; with several GPUs it is told nothing.
+    one file each. ``progress`` takes the finished share of the current file's pixel work, 0 to 1, from any
+    thread; with several GPUs it is not called.
     """
     work = _Work(direction, settings, options, policy, progress)
     try:
@@ -304,6 +304,13 @@ class _Work:
         assert step.image is not None
         assert step.conversion is not None
         settings, image = self._settings(step.job.target), step.image
+        if step.conversion.architecture == CAMERA_LOOK:
+            with _naming(step.job.source, self.settings):
+                step.conversion = convert.prepare(image, step.conversion, settings)
+            if step.conversion.rendition is not None:  # no device, and no import of torch
+                self.ahead = 1
+                self._convert(settings, step, image)
+                return None
         if not self.devices:
             from paramisp_cli import devices
 
@@ -321,7 +328,7 @@ class _Work:
         assert step.job.target is not None
         assert step.conversion is not None
         with _naming(step.job.source, self.settings):
-            step.conversion = convert.affordable(step.conversion, settings, image.size)
+            step.conversion = convert.prepare(image, step.conversion, settings)
             from paramisp_cli import devices
 
             if devices.pick(settings.device).type == "cpu":
@@ -329,10 +336,15 @@ class _Work:
             else:
                 beside = min(max((os.cpu_count() or 1) // 4, 1), _MOST_READERS)
             self.ahead = beside + len(self.devices) - 1
+        self._convert(settings, step, image)
+
+    def _convert(self, settings: Settings, step: _Step, image: SrgbImage | RawImage) -> None:
+        assert step.job.target is not None
+        assert step.conversion is not None
         # Create the folder first: it may fail, and the conversion takes long.
         with _created(step.job.target.parent) as step.folders, _naming(step.job.source, self.settings):
             self.folders += step.folders
-            progress = self.progress if len(self.devices) == 1 else None
+            progress = self.progress if len(self.devices) < 2 else None
             step.result = convert.run(image, step.conversion, settings, progress)
         step.image = None
 

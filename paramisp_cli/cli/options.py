@@ -239,6 +239,10 @@ class SettingsOptions:
     cfa: Annotated[
         Literal["RGGB", "GRBG", "GBRG", "BGGR"] | None, _option(SHOT, "--cfa", help="Colours of the top-left 2×2.")
     ] = None
+    look: Annotated[
+        Literal["camera", "weights", "neutral"] | None,
+        _option(SHOT, "--look", help="Look of a rendered RAW. Default: that of the JPEG inside it, else weights."),
+    ] = None
     exposure: Annotated[float | None, _option(SHOT, "--exposure", metavar="EV", help="Digital gain.")] = None
 
 

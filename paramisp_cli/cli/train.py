@@ -78,7 +78,7 @@ def pairs(
 
 
 def _printed(made: Generator[Pair, None, None], json_lines: bool) -> tuple[int, int]:
-    """Print each pair as it is made, and end for an error or an interrupt → number of usable and of refused pairs."""
+    """Print each new pair, end at an error or an interrupt → number of usable and of refused pairs."""
     counts = {True: 0, False: 0}
     try:
         with interruptible() as check, closing(made):  # closed: the data set is complete and free

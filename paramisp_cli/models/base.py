@@ -224,9 +224,9 @@ class IspModel(nn.Module):
         return Params.of(canonical, optical)
 
     def surveyed(self, source: Source, size: tuple[int, int], params: Params) -> Params:
-        """Return the parameters with what the model must know of the whole picture before it sees a tile of it.
+        """Return the parameters with the thumbnail of the whole picture, if the model needs it.
 
-        Callers that cut a picture call this once for it, on the device of ``params``. The default adds nothing.
+        Callers that cut a picture into tiles call this once, on the device of ``params``. The default adds nothing.
         """
         return params
 
@@ -252,7 +252,7 @@ class IspModel(nn.Module):
     """Whether ``fit_colours`` does anything."""
 
     def fit_colours(self, photographs: Sequence[Cells]) -> None:
-        """Fit in closed form what the model can fit to pixels of one camera's photographs; the default does nothing."""
+        """Fit the colours in closed form to pixels of one camera's photographs; the default does nothing."""
 
     def phases(self) -> tuple[str, ...]:
         """Return the names of the training phases that the model offers; "all" trains everything."""
@@ -295,8 +295,8 @@ class IspModel(nn.Module):
 
         ``sink`` gets every row once, top to bottom, on the same device; ``source`` may be called more than once for a
         row. ``dtype`` is the type of the convolutions. Results of different plans differ only by rounding. ``store``
-        makes the store for the plans ``DISK`` and ``HOST``. ``progress`` is told the share of the
-        work that is done.
+        makes the store for the plans ``DISK`` and ``HOST``. ``progress`` takes the finished
+        share of the work.
         """
         device = params.iso.device
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):

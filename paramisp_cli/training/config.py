@@ -51,7 +51,7 @@ class Recipe:
                     count in linear light, and blacks would have a tint
     rmse            weight of a further term of the loss, the root of the mean square error of each crop
     edits           weight of a further term of the loss of unprocessing, on √ of light after a random exposure of −1 to
-                    +2 EV and clipping: errors as they show when somebody edits the RAW
+                    +2 EV and clipping: errors that an edit of the RAW shows
     extremes        share of the crops, 0 to 1, that are the one of four with most clipped whites and deep blacks
     lens_shading    "auto": measured on the photographs of one camera, and taken out if that helps; "none"
     architecture    name of the network (``models.names``)

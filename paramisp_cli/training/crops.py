@@ -32,7 +32,7 @@ class Batch:
     """srgb (N, 3, H, W) and mosaic (N, 1, H, W), float32, linear RAW with black 0 and white 1, and the parameters.
 
     ``code`` (N,) is one raw unit on the scale of the mosaic: 1 / (white − black). ``thumbnails`` (N, 3, side, side) of
-    the whole pictures are there for each side of which the networks look at one.
+    the whole pictures are there for each side whose thumbnail a network needs.
     """
 
     srgb: Tensor
@@ -64,9 +64,9 @@ class Sampler:
         extremes: float = 0.0,
         thumbnail_of: Callable[[LoadedPair, Kind], Tensor | None] = lambda item, kind: None,
     ) -> None:
-        """``params_of`` and ``lens_shading`` are those of the model; the mosaics come without the shading.
+        """Store the sources; ``params_of`` and ``lens_shading`` are the model's, and the mosaics come without shading.
 
-        ``thumbnail_of`` returns that of a whole picture (1, 3, side, side), or None if no network looks at one.
+        ``thumbnail_of`` returns the thumbnail of a whole picture (1, 3, side, side), or None if no network needs it.
         """
         self.pairs, self.params_of, self.lens_shading = pairs, params_of, lens_shading
         self.simulated, self.random_balance, self.extremes = simulated, random_balance, extremes

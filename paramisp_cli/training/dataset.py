@@ -214,7 +214,7 @@ def load(
 
 
 def whole(pairs: Iterable[LoadedPair]) -> list[LoadedPair]:
-    """Return the pairs that one offset aligns: measuring compares every pixel."""
+    """Return the pairs with a single offset: measuring compares every pixel."""
     return [item for item in pairs if item.is_whole]
 
 

@@ -146,7 +146,7 @@ def lens_shading(recipe: Recipe, pairs: Sequence[LoadedPair]) -> list[list[float
 
 
 def fit_colours(trainer: Trainer, pairs: Sequence[LoadedPair]) -> None:
-    """Let each network fit in closed form what it can, to the photographs of one camera, before the first step."""
+    """Let each network fit its colours to the photographs of one camera, before the first step."""
     photographs = [item for item in pairs if not item.pair.is_simulated]
     if trainer.step or len({item.pair.camera for item in photographs}) != 1:
         return

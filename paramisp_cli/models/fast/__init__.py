@@ -1,4 +1,4 @@
-"""Fast: a closed-form rendition and a small network of local corrections; ``network`` says what it is."""
+"""Fast: a closed-form rendition and a small network of local corrections; ``network`` describes it."""
 
 from paramisp_cli.models.fast.network import Fast
 

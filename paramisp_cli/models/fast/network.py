@@ -1,4 +1,4 @@
-"""Fast: our own model. A closed-form rendition does colour and tone; a small network corrects what is local.
+"""Fast: our own model. A closed-form rendition does colour and tone; a small network makes local corrections.
 
     unprocess: sRGB   → rendition → sites of the mosaic, √ → + network → square → mosaic
     render:    mosaic → white balance, demosaicing → rendition → + network → sRGB
@@ -32,7 +32,7 @@ THUMBNAIL = 16
 _STEERING = 32
 """Numbers that steer the network."""
 _SURVEY_ROWS = 512
-"""Rows of the picture that go into the thumbnail at a time."""
+"""Rows of the picture that enter the thumbnail at a time."""
 
 
 class Block(nn.Module):

@@ -45,7 +45,7 @@ class Rendition(nn.Module):
 
     def take(self, fitted: Fitted) -> None:
         """Take the numbers of a fit, and its uncertainty as trust."""
-        self.vector.copy_(torch.as_tensor(fitted.rendition.vector))
+        self.vector.copy_(torch.tensor(fitted.rendition.vector))
         steps = np.linspace(0, 1, _GRID)
         blue, green, red = np.meshgrid(steps, steps, steps, indexing="ij")
         encoded = np.stack([red, green, blue], -1).reshape(-1, 3)
@@ -81,7 +81,7 @@ class Rendition(nn.Module):
         return F.grid_sample(table, place, align_corners=True, padding_mode="border")[:, :, 0]
 
     def _ready(self, device: torch.device) -> tuple[Tensor, ...]:
-        """Return (mixing, curves, chroma, gain), made anew when the vector has changed."""
+        """Return (mixing, curves, chroma, gain), made again when the vector has changed."""
         now = (self.vector.data_ptr(), self.vector._version, device)
         if now != self._made:
             made = form.Rendition(self.direction, np.eye(3), self.vector.detach().cpu().double().numpy())
@@ -96,7 +96,7 @@ class Rendition(nn.Module):
 
 
 def _curved(curves: Tensor, encoded: Tensor) -> Tensor:
-    """Look up one curve a channel at encoded values ≥ 0; beyond the table the curves go on straight."""
+    """Look up one curve a channel at encoded values ≥ 0; beyond the table the curves are straight."""
     place = encoded * (_TABLE / form.TOP)
     index = place.detach().clamp(max=_TABLE - 1).int()
     out = torch.empty_like(place)

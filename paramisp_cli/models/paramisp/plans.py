@@ -83,8 +83,7 @@ class Schedule:
     """Device, precision of the convolutions, size of strips and memory plan of one run; a context that owns threads.
 
     ``strip_pixels`` is the number of pixels computed at a time (None: chosen for the device). ``store`` makes the
-    store for plans that need one. ``progress`` is told the share of the work that is done, for a picture of
-    ``pixels``.
+    store for plans that need one. ``progress`` takes the finished share of the work on a picture of ``pixels``.
     """
 
     def __init__(
