@@ -7,11 +7,12 @@ neither on the plan nor on the tiles.
 from __future__ import annotations
 
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +30,12 @@ _STRIP_PIXELS = 1 << 18
 """Pixels of a strip: a few megabytes of float32, which the allocator reuses; half as many pixels take longer."""
 _STRIP_ROWS = 16
 """Fewest rows of a strip."""
+_SHORT_HALO = 8
+"""Halo [px] up to which whole rows cost little: the memory of a strip is small."""
 _TILE_COLUMNS = 128
 """Fewest columns of a tile when memory is short."""
+_SHARE_OF_RATE = 0.5
+"""Share of a convolution's rate that a whole network reaches."""
 _STRIP_THREADS = min(4, os.cpu_count() or 1)
 """Strips computed at a time."""
 
@@ -46,6 +51,19 @@ class NotEnoughMemoryError(ConfigError):
     def __init__(self, need: str, remedy: str = "") -> None:
         super().__init__(f"{need}; pass {remedy and remedy + ', or '}`model` parametric")
         self.need, self.remedy = need, remedy
+
+
+@cache
+def _rate(device: torch.device, threads: int) -> float:
+    """Measure the multiply-accumulates a second of a 3×3 convolution of 32 channels on a device."""
+    x, weight = torch.rand(1, 32, 256, 256, device=device), torch.rand(32, 32, 3, 3, device=device)
+    best = float("inf")
+    with torch.inference_mode():
+        for _ in range(5):
+            begin = time.perf_counter()
+            torch.nn.functional.conv2d(x, weight).mean().item()
+            best = min(best, time.perf_counter() - begin)
+    return 32 * 32 * 9 * 254**2 / best
 
 
 def load(path: Path, direction: Direction, device: torch.device) -> IspModel:
@@ -209,6 +227,11 @@ class Runner:
 
         return counted
 
+    def expected_seconds(self, size: tuple[int, int]) -> float:
+        """Estimate the time for a picture of ``size``, within a factor of two; measures the device for some 50 ms."""
+        macs = self.model.macs * size[0] * size[1]
+        return macs / (_SHARE_OF_RATE * _rate(self.device, torch.get_num_threads())) if macs else 0.0
+
     # --- memory plans -------------------------------------------------------------------------------------------------
 
     def choose_plan(self, size: tuple[int, int]) -> str:
@@ -252,8 +275,8 @@ class Runner:
         """Choose the height and width of tiles: whole rows, or narrower if memory does not suffice."""
         model, limit = self.model, devices.free(self.device, self.max_memory)
         multiple, halo = model.geometry.multiple, model.geometry.halo
-        rows = max(_STRIP_PIXELS // size[1] // multiple * multiple, _STRIP_ROWS, 4 * halo)
-        columns = size[1]
+        rows = max(_STRIP_PIXELS // size[1] // multiple * multiple, _STRIP_ROWS, 12 * halo)
+        columns = min(size[1], 24 * halo) if halo > _SHORT_HALO else size[1]
         while columns > _TILE_COLUMNS:
             if _STRIP_THREADS * model.peak_bytes(rows + 2 * halo, columns + 2 * halo) <= limit:
                 break

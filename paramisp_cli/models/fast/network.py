@@ -125,7 +125,8 @@ class Fast(IspModel):
     """
 
     name = "fast"
-    geometry = Geometry(multiple=8, halo=72, smallest=8)
+    geometry = Geometry(multiple=8, halo=64, smallest=8)
+    macs = 8.3e3
 
     def __init__(
         self,
@@ -144,6 +145,7 @@ class Fast(IspModel):
         self.steering = Steering(optical_dropout)
         self.adjust = nn.Linear(_STEERING, 3)
         self.net = UNet(16, 4 if self.direction.output == Kind.RAW else 12, widths)
+        self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._begin_as_no_change()
 
     def config(self) -> dict[str, object]:
@@ -173,8 +175,8 @@ class Fast(IspModel):
             nn.init.zeros_(tensor)
 
     def peak_bytes(self, height: int, width: int, plan: str = WHOLE) -> int:
-        """Return the size of the maps of a tile: some 40 numbers a pixel."""
-        return 40 * 4 * height * width
+        """Return the size of the maps of a tile: some 80 numbers a pixel."""
+        return 80 * 4 * height * width
 
     # --- the whole picture --------------------------------------------------------------------------------------------
 
@@ -219,14 +221,21 @@ class Fast(IspModel):
         if self.direction.input == Kind.SRGB:
             light = self.rendition(x, params.cam_to_srgb, adjust)
             root = F.pixel_unshuffle(isp.mosaic(light, "RGGB"), 2).add(_FLOOR).sqrt()
-            change = self.net(torch.cat([F.pixel_unshuffle(x, 2), root], 1), z)
-            root = (root + change * self.rendition.trust(F.avg_pool2d(x, 2))).clamp(min=0)
+            colours = F.pixel_unshuffle(x, 2)
+            change = self._change(torch.cat([colours, root], 1), z)
+            root = (root + change * self.rendition.trust(torch.unflatten(colours, 1, (3, 4)).mean(2))).clamp(min=0)
             return F.pixel_shuffle((root.square() - _FLOOR) / gains, 2)
         light = isp.apply_gains(isp.demosaic(x, "RGGB"), params.wb_gains)
         shown = F.pixel_unshuffle(self.rendition(light, params.cam_to_srgb, adjust), 2)
-        root = (F.pixel_unshuffle(x, 2) * gains).clamp(min=0).add(_FLOOR).sqrt()
-        change = self.net(torch.cat([root, shown], 1), z)
-        return F.pixel_shuffle(shown + change * self.rendition.trust(F.avg_pool2d(light, 2)), 2)
+        sites = F.pixel_unshuffle(x, 2) * gains
+        change = self._change(torch.cat([sites.clamp(min=0).add(_FLOOR).sqrt(), shown], 1), z)
+        small = torch.stack([sites[:, 0], (sites[:, 1] + sites[:, 2]) / 2, sites[:, 3]], 1)
+        return F.pixel_shuffle(shown + change * self.rendition.trust(small), 2)
+
+    def _change(self, x: Tensor, z: Tensor) -> Tensor:
+        """Run the network; its convolutions are a fifth faster with the channels last."""
+        y: Tensor = self.net(x.contiguous(memory_format=torch.channels_last), z)
+        return y
 
 
 _FLOOR = 1e-4
