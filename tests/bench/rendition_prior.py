@@ -41,7 +41,9 @@ class Photo:
     gathered: dict[Direction, fit.Cells] = field(default_factory=dict)
 
     def only(self, chosen: np.ndarray) -> Photo:
-        return replace(self, camera_rgb=self.camera_rgb[chosen], fall=self.fall[chosen], srgb=self.srgb[chosen], gathered={})
+        return replace(
+            self, camera_rgb=self.camera_rgb[chosen], fall=self.fall[chosen], srgb=self.srgb[chosen], gathered={}
+        )
 
     def cells(self, way: Direction) -> fit.Cells:
         if way not in self.gathered:
@@ -133,7 +135,9 @@ def estimated(train: Sequence[Photo], way: Direction) -> prior.Prior:
 
 
 def line(label: str, values: Sequence[float]) -> str:
-    return f"{label:42s} mean {np.mean(values):6.2f}  worst {min(values):6.2f}   " + " ".join(f"{v:.2f}" for v in values)
+    return f"{label:42s} mean {np.mean(values):6.2f}  worst {min(values):6.2f}   " + " ".join(
+        f"{v:.2f}" for v in values
+    )
 
 
 def tables(loaded: Sequence[Photo], way: Direction, say: Callable[[str], None] = print) -> None:
@@ -147,8 +151,9 @@ def tables(loaded: Sequence[Photo], way: Direction, say: Callable[[str], None] =
     for camera in cameras:
         tests = [one for one in loaded if one.camera == camera]
         others = [one for one in loaded if one.camera != camera]
-        mean = form.orderly(priors[camera].mean)
-        say(line(f"{camera}: prior", [fitted_score(form.Rendition(way, t.matrix, mean), t, way) for t in tests]))
+        mean = priors[camera].mean
+        ours = [form.orderly(form.Rendition(way, t.matrix, mean)) for t in tests]
+        say(line(f"{camera}: prior", [fitted_score(one, t, way) for one, t in zip(ours, tests, strict=True)]))
         say(line(f"{camera}: pooled regression", [regression(others, t, way) for t in tests]))
     say(f"## {way}: the camera's other photographs")
     for camera in cameras:
