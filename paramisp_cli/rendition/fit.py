@@ -166,7 +166,7 @@ def _most_probable(
         else:
             break
         vector = vector + step
-        if cost - new < 1e-2:
+        if cost - new < 1e-4 * evidence:
             break
     errors, precision, slope, _ = _said(photographs, vector, evidence)
     return vector, precision, slope, errors

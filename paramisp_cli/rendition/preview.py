@@ -86,8 +86,12 @@ def align(raw: RawImage, preview: np.ndarray) -> Aligned:
     shown = _without_bars(preview)
     if min(shown.shape[:2]) < _SMALLEST:
         raise Misfit(f"its preview has only {preview.shape[1]}×{preview.shape[0]} pixels")
-    srgb = _reduced(shown, -(-max(shown.shape[:2]) // _LONGEST)) / np.float32(255)
-    camera = superpixels(raw, _factor(raw, srgb))
+    assert raw.crop is not None
+    most = min(_FINEST, max(raw.crop.height, raw.crop.width) // 2 * 1.05)  # no finer than the RAW's 2×2 sites
+    finest = _reduced(shown, int(np.ceil(max(shown.shape[:2]) / most))) / np.float32(255)
+    sites = superpixels(raw, max(int(max(raw.crop.height, raw.crop.width) / 2 / max(finest.shape[:2]) + 0.1), 1))
+    srgb = _reduced(finest, -(-max(finest.shape[:2]) // _LONGEST))
+    camera = _reduced(sites, max(int(max(sites.shape[:2]) / max(srgb.shape[:2]) + 0.1), 1))
     luma, best = _edges(srgb[..., 1]), None
     for orientation in dict.fromkeys((1, raw.orientation)):
         turned = apply_orientation(camera, orientation)
@@ -111,23 +115,13 @@ def align(raw: RawImage, preview: np.ndarray) -> Aligned:
         raise Misfit(f"its preview does not look like the RAW picture (correlation {score:.2f}): edited or another")
     if count >= 6 and agree < 0.5:
         raise Misfit(f"its preview is warped: of {count} parts only {agree:.0%} lie where a lens correction puts them")
-    assert raw.crop is not None
-    most = min(_FINEST, max(raw.crop.height, raw.crop.width) // 2 * 1.05)  # no finer than the RAW's 2×2 sites
-    srgb = _reduced(shown, int(np.ceil(max(shown.shape[:2]) / most))) / np.float32(255)
-    camera = apply_orientation(superpixels(raw, _factor(raw, srgb)), orientation)
-    fine = _Placement(camera, srgb.shape[:2])
+    fine = _Placement(apply_orientation(sites, orientation), finest.shape[:2])
     fine.warp = placement.warp * (max(fine.shape) / max(placement.shape))
     if fine.shape != placement.shape:
-        fine.refine(_edges(srgb[..., 1]))
-    fine.step = max(int(np.sqrt(srgb[..., 0].size / _PIXELS) + 0.99), 1)
+        fine.refine(_edges(finest[..., 1]))
+    fine.step = max(int(np.sqrt(finest[..., 0].size / _PIXELS) + 0.99), 1)
     sampled, inside = fine.sampled()
-    return Aligned(sampled, srgb[:: fine.step, :: fine.step], inside, fine.rho(), orientation, count, agree)
-
-
-def _factor(raw: RawImage, srgb: np.ndarray) -> int:
-    """How many 2×2 sites of the RAW, at most, lie along a side of a preview's pixel."""
-    assert raw.crop is not None
-    return max(int(max(raw.crop.height, raw.crop.width) / 2 / max(srgb.shape[:2]) + 0.1), 1)
+    return Aligned(sampled, finest[:: fine.step, :: fine.step], inside, fine.rho(), orientation, count, agree)
 
 
 def _without_bars(preview: np.ndarray) -> np.ndarray:
