@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from paramisp_cli import color
-from paramisp_cli.rendition.form import Rendition, illumination, lifted_curves, near_white, white_point
+from paramisp_cli.rendition.form import VIVID, Rendition, illumination, lifted_curves, near_white, white_point
 from paramisp_cli.types import Direction
 
 _TABLE = 4096
@@ -62,6 +62,7 @@ class Applier:
         np.subtract(blue, green, out=q)
         mean = (p + q) * np.float32(0.25)
         mean += green
+        np.clip(terms[:2], -VIVID, VIVID, out=terms[:2])
         np.multiply(p, mean, out=pm)
         np.multiply(q, mean, out=qm)
         np.multiply(p, p, out=pp)

@@ -66,14 +66,14 @@ def _sites(raw: RawImage, first: int, last: int) -> list[np.ndarray]:
 
     With one site more on each side: neighbours, or at the border the reflection about the first and last pixel.
     """
-    height, width = raw.mosaic.shape
+    height = raw.mosaic.shape[0]
     black, white = raw.canonical.black_level, raw.canonical.white_level
     planes = []
     for y in (0, 1):
         for x in (0, 1):
             rows = 2 * np.arange(first - 1, last + 1) + y
             rows = np.where(rows < 0, -rows, np.where(rows >= height, 2 * (height - 1) - rows, rows))
-            rows = np.clip(rows, y, None)
+            rows = np.clip(rows, y, height - 2 + y)
             gain = raw.canonical.wb_gains["RGB".index(raw.canonical.cfa[2 * y + x])]
             low, span = (0.0, 1.0) if raw.mosaic.dtype != np.uint16 else (black[y, x], white - black[y, x])
             inner = raw.mosaic[rows, x::2] - np.float32(low)

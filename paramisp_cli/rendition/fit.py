@@ -8,16 +8,37 @@ from dataclasses import dataclass
 import numpy as np
 
 from paramisp_cli import color
-from paramisp_cli.rendition.form import SIZE, Rendition, orderly, predict, values
+from paramisp_cli.rendition.form import (
+    CHROMA,
+    LEAST_SLOPE,
+    SIZE,
+    Rendition,
+    blocks,
+    chroma_bounds,
+    orderly,
+    predict,
+    values,
+)
 from paramisp_cli.rendition.prior import Likelihood, Prior
 from paramisp_cli.types import Direction
 
-EVIDENCE = 1000.0
-"""Independent pixels that a photograph is worth: neighbours err alike, so a million pixels are no million opinions."""
+EVIDENCE = 100.0
+"""Independent pixels that a photograph is worth for another one: neighbours err alike, and so do all of one shot.
+
+Of 30, 100 and 1000 the best compromise between shots like the fitted ones (more) and brighter ones (less), measured
+across photographs by tests/bench/rendition_prior.py.
+"""
 _FLOOR = {Direction.RENDER: 0.004, Direction.UNPROCESS: 0.002}
 """Error of a single opinion that no fit goes below: quantisation, and what the form cannot say."""
-_TAIL = 9.0
-"""Squared errors, in units of their mean, from which a pixel is an outlier (Student's t)."""
+_TAIL = 1000.0
+"""Squared errors, in units of their mean, from which a cell is an outlier (Student's t).
+
+High: a few neutral cells beside a large blue sky err by twenty times the mean at first, and must not be given up.
+"""
+_MARGIN, _STIFF = 2 * LEAST_SLOPE, 1e7
+"""Slope of a chroma stage that a fit aims at, and how firmly."""
+_PROBES, _RISE = 65, 2e-4
+"""Neutral pixels whose order a fit looks at, and the least rise from one to the next."""
 _BINS, _RINGS, _ROUNDS = 24, 4, 30
 
 
@@ -57,10 +78,7 @@ def cells(
     count = np.ones(len(srgb)) if weights is None else np.asarray(weights, np.float64)
     away = np.zeros(len(srgb)) if rho is None else np.asarray(rho, np.float64)
     render = direction == Direction.RENDER
-    if render:
-        key = color.srgb_encode(np.clip(camera_rgb, 0, 1))
-    else:
-        key = np.asarray(srgb)
+    key = color.srgb_encode(np.clip(camera_rgb, 0, 1)) if render else np.asarray(srgb)
     index = np.minimum((np.clip(key, 0, 1) * _BINS).astype(np.int64), _BINS - 1)
     ring = np.minimum((away * _RINGS).astype(np.int64), _RINGS - 1)
     code = ((ring * _BINS + index[:, 0]) * _BINS + index[:, 1]) * _BINS + index[:, 2]
@@ -96,26 +114,29 @@ class Fitted:
         return np.sqrt(np.maximum(np.einsum("nci,ij,ncj->nc", slopes, self.covariance, slopes), 0))
 
 
-def fit(photographs: Sequence[Cells], prior: Prior, *, evidence: float = EVIDENCE, camera: str = "") -> Fitted:
+def fit(
+    photographs: Sequence[Cells], prior: Prior, *, evidence: float = EVIDENCE, strict: bool = True, camera: str = ""
+) -> Fitted:
     """Fit one rendition to photographs of one camera, under a prior.
 
     Levenberg-Marquardt on Student-t errors plus the prior's quadratic form; each photograph counts as ``evidence``
-    pixels, divided by its own error. The chroma stage is then made ``orderly``. Raises ValueError for no photograph.
+    pixels, divided by its own error. The result is ``orderly``; ``strict`` False frees the order of single channels,
+    for a fit that is used on the very picture it was fitted to. Raises ValueError for no photograph.
     """
-    vector, precision, _, errors = _most_probable(photographs, prior, evidence)
+    vector, precision, _, errors = _most_probable(photographs, prior, evidence, strict)
     covariance = np.linalg.inv(precision + prior.precision)
-    rendition = Rendition(prior.direction, photographs[0].matrix, orderly(vector), camera)
+    rendition = orderly(Rendition(prior.direction, photographs[0].matrix, vector, camera), strict=strict)
     return Fitted(rendition, covariance, tuple(float(np.sqrt(error)) for error in errors))
 
 
 def likelihood(photographs: Sequence[Cells], prior: Prior, *, evidence: float = EVIDENCE) -> Likelihood:
     """What photographs say of the vector, apart from the prior: for ``prior.estimate``."""
-    vector, precision, slope, _ = _most_probable(photographs, prior, evidence)
+    vector, precision, slope, _ = _most_probable(photographs, prior, evidence, True)
     return precision, precision @ vector + slope
 
 
 def _most_probable(
-    photographs: Sequence[Cells], prior: Prior, evidence: float
+    photographs: Sequence[Cells], prior: Prior, evidence: float, strict: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[float]]:
     """(vector, precision and slope of the log-likelihood there, mean square error of each photograph)."""
     if not photographs:
@@ -123,15 +144,17 @@ def _most_probable(
     if any(p.direction != prior.direction for p in photographs):
         raise ValueError(f"the prior is one of {prior.direction}")
     inverse = prior.precision
+    ordered = _Order(prior.direction, photographs[0].matrix, strict)
     vector, damping = prior.mean.copy(), 1e-3
 
     def penalty(v: np.ndarray) -> float:
-        return 0.5 * float((v - prior.mean) @ inverse @ (v - prior.mean))
+        return 0.5 * float((v - prior.mean) @ inverse @ (v - prior.mean)) + ordered.cost(v)
 
     for _ in range(_ROUNDS):
         errors, precision, slope, cost = _said(photographs, vector, evidence)
         cost += penalty(vector)
-        normal, right = precision + inverse, slope - inverse @ (vector - prior.mean)
+        bend, push = ordered.said(vector)
+        normal, right = precision + inverse + bend, slope - inverse @ (vector - prior.mean) + push
         for _ in range(6):
             step = np.linalg.solve(normal + damping * np.diag(np.diag(normal)), right)
             step *= min(1.0, 1 / float(np.abs(step).max() + 1e-12))
@@ -143,10 +166,47 @@ def _most_probable(
         else:
             break
         vector = vector + step
-        if cost - new < 1e-2:
+        if cost - new < 1e-4 * evidence:
             break
     errors, precision, slope, _ = _said(photographs, vector, evidence)
     return vector, precision, slope, errors
+
+
+class _Order:
+    """A penalty on vectors that ``orderly`` would change: found in the fit, the other stages take up what is lost."""
+
+    def __init__(self, direction: Direction, matrix: np.ndarray, strict: bool) -> None:
+        self.direction, self.matrix = direction, matrix
+        bounds, chroma = chroma_bounds(), blocks()["chroma"]
+        rows = np.zeros((3, bounds.shape[1], SIZE))
+        for channel in range(3):
+            start = chroma.start + channel * CHROMA
+            rows[channel, :, start : start + CHROMA] = bounds[channel]
+        self.rows = rows.reshape(-1, SIZE) if strict else np.zeros((0, SIZE))
+        grey = np.linspace(0, 1, _PROBES)
+        self.neutral = (grey**2 if direction == Direction.RENDER else grey)[:, None] * np.ones(3)
+        self.middle = np.zeros(_PROBES)
+
+    def _fall(self, steps: np.ndarray, at: np.ndarray) -> np.ndarray:
+        """(n − 1, 3) by how much neutral pixels rise too little; none where the picture is clipped."""
+        short = np.maximum(_RISE - steps, 0)
+        return np.where(at[1:] > 1, 0, short) if self.direction == Direction.RENDER else short
+
+    def cost(self, vector: np.ndarray) -> float:
+        missing = np.maximum(_MARGIN - 1 - self.rows @ vector, 0)
+        at = values(self.direction, self.matrix, vector, self.neutral, self.middle)
+        fall = self._fall(np.diff(at, axis=0), at)
+        return 0.5 * _STIFF * (float(missing @ missing) + float((fall * fall).sum()))
+
+    def said(self, vector: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Its second derivatives (SIZE, SIZE), and the slope (SIZE,) that lowers it."""
+        missing = np.maximum(_MARGIN - 1 - self.rows @ vector, 0)
+        at, slopes = predict(self.direction, self.matrix, vector, self.neutral, self.middle)
+        fall = self._fall(np.diff(at, axis=0), at).ravel()
+        rows = np.concatenate([self.rows, np.diff(slopes, axis=0).reshape(-1, SIZE)])
+        missing = np.concatenate([missing, fall])
+        active = rows[missing > 0]
+        return _STIFF * active.T @ active, _STIFF * (missing @ rows)
 
 
 def _errors(photograph: Cells, predicted: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ sum of rising splines with positive weights. Clipping to [0, 1] is the last step
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -35,7 +35,9 @@ _FULL = 0.99
 """Share of the sensor's clip from which ``render`` gives white."""
 NEAR_WHITE = 0.96
 """Smallest channel of an sRGB pixel from which ``unprocess`` moves to the sensor's clip."""
-_LEAST = 0.05
+VIVID = 0.5
+"""Difference of encoded channels from which the chroma polynomial stays as it is there."""
+LEAST_SLOPE = 0.02
 """Smallest slope of a channel's chroma stage."""
 
 
@@ -125,31 +127,48 @@ def splines(t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     knots = np.arange(SPLINES)
     away = inside[:, None] * ((SPLINES - 1) / TOP) - knots
     near = np.clip(away, -1, 1)
-    values = np.where(near < 0, 0.5 * (near + 1) ** 2, 1 - 0.5 * (1 - near) ** 2)
-    values[:, 0] -= 0.5
+    risen = np.where(near < 0, 0.5 * (near + 1) ** 2, 1 - 0.5 * (1 - near) ** 2)
+    risen[:, 0] -= 0.5
     slopes = np.clip(1 - np.abs(away), 0, 1)
-    return values * (TOP / (SPLINES - 1)) + (t - inside)[:, None] * slopes, slopes
+    return risen * (TOP / (SPLINES - 1)) + (t - inside)[:, None] * slopes, slopes
 
 
 def chroma_terms(encoded: np.ndarray) -> np.ndarray:
     """(n, 3) encoded RGB → (n, 9) terms, all 0 for a neutral pixel.
 
-    With the differences p = R − G and q = B − G and the mean m = (R + 2G + B)/4: p, q, pm, qm, p², pq, q², pm², qm².
+    With the differences p = R − G and q = B − G, limited to ±½, and the mean m = (R + 2G + B)/4:
+    p, q, pm, qm, p², pq, q², pm², qm².
     """
     red, green, blue = encoded.T
-    p, q, m = red - green, blue - green, (red + 2 * green + blue) / 4
+    m = (red + 2 * green + blue) / 4
+    p, q = np.clip(red - green, -VIVID, VIVID), np.clip(blue - green, -VIVID, VIVID)
     return np.stack([p, q, p * m, q * m, p * p, p * q, q * q, p * m * m, q * m * m], -1)
 
 
 def _chroma_slopes(encoded: np.ndarray) -> np.ndarray:
     """(n, 9, 3) derivatives of ``chroma_terms`` by R, G and B."""
-    red, green, blue = (channel[:, None] for channel in encoded.T)
-    p, q, m = red - green, blue - green, (red + 2 * green + blue) / 4
-    by_p, by_q, by_m = np.array([1, -1, 0]), np.array([0, -1, 1]), np.array([0.25, 0.5, 0.25])
-    terms = [by_p + 0 * p, by_q + 0 * p, by_p * m + by_m * p, by_q * m + by_m * q]
-    terms += [2 * by_p * p, by_p * q + by_q * p, 2 * by_q * q]
-    terms += [by_p * m * m + 2 * by_m * m * p, by_q * m * m + 2 * by_m * m * q]
-    return np.stack(terms, 1)
+    red, green, blue = encoded.T
+    p, q = red - green, blue - green
+    free_p, free_q = np.abs(p) < VIVID, np.abs(q) < VIVID
+    p, q = np.clip(p, -VIVID, VIVID), np.clip(q, -VIVID, VIVID)
+    by_p, by_q, by_m = _partials((red + 2 * green + blue) / 4, p, q)
+    return np.asarray(
+        (by_p * free_p[:, None])[..., None] * _BY_P
+        + (by_q * free_q[:, None])[..., None] * _BY_Q
+        + by_m[..., None] * _BY_M
+    )
+
+
+_BY_P, _BY_Q, _BY_M = np.array([1.0, -1, 0]), np.array([0.0, -1, 1]), np.array([0.25, 0.5, 0.25])
+
+
+def _partials(m: np.ndarray, p: np.ndarray, q: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(n, 9) derivatives of the chroma terms by p, q and m."""
+    one, none = np.ones_like(m), np.zeros_like(m)
+    by_p = np.stack([one, none, m, none, 2 * p, q, none, m * m, none], -1)
+    by_q = np.stack([none, one, none, m, none, p, 2 * q, none, m * m], -1)
+    by_m = np.stack([none, none, p, q, none, none, none, 2 * m * p, 2 * m * q], -1)
+    return by_p, by_q, by_m
 
 
 def _encode_slope(light: np.ndarray) -> np.ndarray:
@@ -188,13 +207,13 @@ def values(
 
 def _curve_values(slopes: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
     """Curves at t (n, 3): values, slopes, and the derivatives (n, 16) by each channel's log slopes."""
-    values, rises, parts = np.empty_like(t), np.empty_like(t), []
+    risen, rises, parts = np.empty_like(t), np.empty_like(t), []
     for channel in range(3):
         basis, slope = splines(t[:, channel])
         weights = np.exp(slopes[channel])
-        values[:, channel], rises[:, channel] = basis @ weights, slope @ weights
+        risen[:, channel], rises[:, channel] = basis @ weights, slope @ weights
         parts.append(basis * weights)
-    return values, rises, parts
+    return risen, rises, parts
 
 
 def _render(
@@ -274,13 +293,13 @@ def lifted_curves(rendition: Rendition, t: np.ndarray) -> np.ndarray:
     t is an sRGB-encoded value. A curve that would end below white is lifted on the last tenth of the way.
     """
     basis, _ = splines(t)
-    values = np.exp(rendition.log_slopes) @ basis.T
+    risen = np.exp(rendition.log_slopes) @ basis.T
     if rendition.direction == Direction.RENDER:
         end = float(color.srgb_encode(np.array(_FULL * rendition.gain)))
         at_end = np.exp(rendition.log_slopes) @ splines(np.array([end]))[0].T
         ramp = np.clip((t / end - _WHITE_RAMP) / (1 - _WHITE_RAMP), 0, 1) ** 2
-        values = values + np.maximum(1 - at_end, 0) * ramp
-    return np.asarray(values)
+        risen = risen + np.maximum(1 - at_end, 0) * ramp
+    return np.asarray(risen)
 
 
 def near_white(pixels: np.ndarray) -> np.ndarray:
@@ -296,20 +315,57 @@ def white_point(rendition: Rendition) -> np.ndarray:
     return np.maximum(np.linalg.inv(rendition.matrix) @ rendition.correction @ light, 1.0)
 
 
-def orderly(vector: np.ndarray) -> np.ndarray:
-    """Shrink each channel's chroma coefficients until the channel rises with itself, for every colour of [0, 1]³.
+def orderly(rendition: Rendition, *, strict: bool = True) -> Rendition:
+    """Change a rendition no more than needed for order: each channel's chroma stage rises with the channel everywhere
+    in [0, 1]³, and each channel of the result rises along neutral pixels.
 
-    The slope 1 + Σ r · ∂term/∂channel is quadratic in R, G and B; its smallest Bernstein coefficient bounds it below.
+    A channel's chroma coefficients shrink for the first: the slope 1 + Σ r · ∂term/∂channel is quadratic in R, G and B,
+    and its smallest Bernstein coefficient bounds it below. The three curves become alike from the top down for the
+    second: were the curves one, neutral pixels would stay neutral in every stage. Without ``strict`` only the second.
+    """  # fmt: skip
+    vector = rendition.vector.copy()
+    if strict:
+        vector[_CHROMA] = _rising_chroma(rendition.chroma).ravel()
+    slopes = rendition.log_slopes
+    common = slopes.mean(0)
+    for first in range(SPLINES, -1, -1):  # from the highlights down: a curve's darker values stay as they are
+        vector[_CURVES] = np.where(np.arange(SPLINES) < first, slopes, common).ravel()
+        found = replace(rendition, vector=vector)
+        if np.diff(_neutral_values(found), axis=0).min() >= 0:
+            break
+    return found
+
+
+def chroma_bounds() -> np.ndarray:
+    """(3, n, 9): times a channel's chroma coefficients, and plus 1, they bound the slope of its chroma stage below.
+
+    The slope is a polynomial of degree 2 in m, p and q, with p and q at their limits or between them: its Bernstein
+    coefficients over m in [0, 1], p and q in ±½ are at most its values.
     """
-    vector = np.array(vector, np.float64)
-    chroma = vector[_CHROMA].reshape(3, CHROMA)
-    grid = np.stack(np.meshgrid(*[[0, 0.5, 1]] * 3, indexing="ij"), -1).reshape(-1, 3)
-    terms = _chroma_slopes(grid)
+    grid = np.stack(np.meshgrid([0, 0.5, 1], *[[-VIVID, 0, VIVID]] * 2, indexing="ij"), -1).reshape(-1, 3)
+    by_p, by_q, by_m = _partials(*grid.T)
     bernstein = np.array([[1, 0, 0], [-0.5, 2, -0.5], [0, 0, 1]])
+    rows = []
     for channel in range(3):
-        values = (terms[:, :, channel] @ chroma[channel]).reshape(3, 3, 3)
-        lowest = float(np.einsum("ai,bj,ck,ijk->abc", bernstein, bernstein, bernstein, values).min())
-        if lowest < _LEAST - 1:
-            chroma[channel] *= (1 - _LEAST) / -lowest
-    vector[_CHROMA] = chroma.ravel()
-    return vector
+        for free_p in (0, 1):
+            for free_q in (0, 1):
+                slope = free_p * _BY_P[channel] * by_p + free_q * _BY_Q[channel] * by_q + _BY_M[channel] * by_m
+                slope = slope.reshape(3, 3, 3, CHROMA)
+                rows.append(np.einsum("ai,bj,ck,ijkf->abcf", bernstein, bernstein, bernstein, slope))
+    return np.reshape(rows, (3, -1, CHROMA))
+
+
+def _rising_chroma(chroma: np.ndarray) -> np.ndarray:
+    lowest = np.einsum("cbf,cf->cb", chroma_bounds(), chroma).min(1)
+    shrink = np.where(lowest < LEAST_SLOPE - 1, (1 - LEAST_SLOPE) / np.maximum(-lowest, 1e-9), 1)
+    return np.asarray(chroma * shrink[:, None])
+
+
+def _neutral_values(rendition: Rendition) -> np.ndarray:
+    """(n, 3) results for neutral pixels from black to white, clipped where pictures are, without shading."""
+    grey = np.linspace(0, 1, 1025) ** 2
+    if rendition.direction == Direction.RENDER:
+        encoded = np.minimum(lifted_curves(rendition, color.srgb_encode(grey * rendition.gain)), 1).T
+        return np.clip(encoded + chroma_terms(encoded) @ rendition.chroma.T, 0, 1)
+    light = color.srgb_decode(lifted_curves(rendition, np.sqrt(grey))) / rendition.gain
+    return np.asarray((np.linalg.inv(rendition.matrix) @ rendition.correction @ light).T)

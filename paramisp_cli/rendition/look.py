@@ -9,6 +9,7 @@ import numpy as np
 
 from paramisp_cli.errors import ParamispError
 from paramisp_cli.formats import raster
+from paramisp_cli.rendition.apply import applied
 from paramisp_cli.rendition.fit import Fitted, cells, fit
 from paramisp_cli.rendition.preview import Aligned, Misfit, align
 from paramisp_cli.rendition.prior import shipped
@@ -16,7 +17,7 @@ from paramisp_cli.types import Direction, RawImage
 
 EVIDENCE = 3000.0
 """Pixels that a preview is worth: it shows all that the fit is used for, so the prior only fills gaps."""
-_UNLIKE = 0.12
+_UNLIKE = 0.08
 """Root-mean-square error, of encoded values, from which a preview is no rendering of the RAW alone."""
 _EXPLAINED = 0.8
 """Least share of the preview's variance that a rendition explains."""
@@ -50,8 +51,8 @@ def camera_look(raw: RawImage) -> tuple[Fitted | None, LookReport]:
         return None, LookReport(f"its preview is not the camera's: {raw.origin['jpeg']}")
     try:
         preview = raster.read_bytes(raw.metadata.jpeg, Path(raw.metadata.source_name or "preview")).pixels
-    except ParamispError as error:
-        return None, LookReport(f"its preview cannot be read: {error}")
+    except ParamispError as reason:
+        return None, LookReport(f"its preview cannot be read: {reason}")
     if preview.dtype != np.uint8:
         preview = (preview / 257).astype(np.uint8)
     size = preview.shape[0], preview.shape[1]
@@ -62,8 +63,8 @@ def camera_look(raw: RawImage) -> tuple[Fitted | None, LookReport]:
     fitted, error, explained = fit_aligned(raw, aligned)
     report = LookReport("", size, aligned.orientation, aligned.windows, round(aligned.agree, 3), error, explained)
     if error > _UNLIKE or explained < _EXPLAINED:
-        reason = f"no rendition of the RAW gives its preview (error {error:.3f}, {explained:.0%} explained): edited?"
-        return None, LookReport(reason, *(getattr(report, name) for name in LookReport.__slots__[1:]))
+        doubt = f"no rendition of the RAW gives its preview (error {error:.3f}, {explained:.0%} explained): edited?"
+        return None, LookReport(doubt, *(getattr(report, name) for name in LookReport.__slots__[1:]))
     return fitted, report
 
 
@@ -77,7 +78,9 @@ def fit_aligned(raw: RawImage, aligned: Aligned) -> tuple[Fitted, float, float]:
         weights=weight, rho=rho,
     )  # fmt: skip
     name = raw.camera.name if raw.camera else ""
-    fitted = fit([gathered], shipped(Direction.RENDER), evidence=EVIDENCE, camera=name)
-    spread = float((gathered.share @ (gathered.target - gathered.share @ gathered.target) ** 2).mean())
-    error = fitted.noise[0]
+    fitted = fit([gathered], shipped(Direction.RENDER), evidence=EVIDENCE, strict=False, camera=name)
+    share = weight / weight.sum()
+    off = applied(fitted.rendition, camera_rgb[None], rho[None])[0] - srgb
+    error = float(np.sqrt((share @ off**2).mean()))
+    spread = float((share @ (srgb - share @ srgb) ** 2).mean())
     return fitted, round(error, 5), round(1 - error**2 / max(spread, 1e-9), 4)

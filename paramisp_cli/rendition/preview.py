@@ -9,8 +9,11 @@ import numpy as np
 from paramisp_cli.formats.raster import apply_orientation
 from paramisp_cli.types import RawImage
 
-_LONGEST = 800
-"""Pixels of the longer side of the grid on which both are compared: enough colours, and edges count little."""
+_LONGEST, _FINEST, _PIXELS = 800, 1800, 400_000
+"""Longer side [px] of the grids on which both are aligned and their colours compared, and pixels that are compared.
+
+Noise and edges belong to what a rendition is fitted to: on a coarser grid they average out, and the fit is worse.
+"""
 _SMALLEST = 96
 """Pixels of a preview's shorter side below which its colours are not trusted to lie on the RAW's."""
 _SHAPE = 0.04
@@ -18,8 +21,6 @@ _SHAPE = 0.04
 _GOOD, _SAME = 0.5, 0.25
 """Normalised correlation of edges from which a window's shift, and the whole picture's, is believed."""
 _ROUNDS = 3
-_EDGE = 0.03
-"""Spread of encoded values around a pixel from which it counts half: on edges, what is laid over is a mixture."""
 _BAR = 20
 """Code of the brightest pixel of a row that is a black bar."""
 
@@ -28,7 +29,8 @@ _BAR = 20
 class Aligned:
     """Pixels of both on one grid: camera_rgb, srgb (h, w, 3), weight, rho (h, w); and how sure the alignment is.
 
-    ``camera_rgb`` is white-balanced and linear, green clipping at 1; ``weight`` is 0 where nothing lies under a pixel.
+    ``camera_rgb`` is white-balanced and linear, green clipping at 1; ``weight`` is 0 where nothing lies
+    under a pixel; of a large preview every few pixels are here.
     windows, agree: textured windows, and the share of them that lie within a pixel of the fitted position.
     """
 
@@ -84,10 +86,12 @@ def align(raw: RawImage, preview: np.ndarray) -> Aligned:
     shown = _without_bars(preview)
     if min(shown.shape[:2]) < _SMALLEST:
         raise Misfit(f"its preview has only {preview.shape[1]}×{preview.shape[0]} pixels")
-    srgb = _reduced(shown, -(-max(shown.shape[:2]) // _LONGEST)) / np.float32(255)
     assert raw.crop is not None
-    longest = max(raw.crop.height, raw.crop.width) // 2
-    camera = superpixels(raw, max(int(longest / max(srgb.shape[:2]) + 0.1), 1))
+    most = min(_FINEST, max(raw.crop.height, raw.crop.width) // 2 * 1.05)  # no finer than the RAW's 2×2 sites
+    finest = _reduced(shown, int(np.ceil(max(shown.shape[:2]) / most))) / np.float32(255)
+    sites = superpixels(raw, max(int(max(raw.crop.height, raw.crop.width) / 2 / max(finest.shape[:2]) + 0.1), 1))
+    srgb = _reduced(finest, -(-max(finest.shape[:2]) // _LONGEST))
+    camera = _reduced(sites, max(int(max(sites.shape[:2]) / max(srgb.shape[:2]) + 0.1), 1))
     luma, best = _edges(srgb[..., 1]), None
     for orientation in dict.fromkeys((1, raw.orientation)):
         turned = apply_orientation(camera, orientation)
@@ -111,9 +115,13 @@ def align(raw: RawImage, preview: np.ndarray) -> Aligned:
         raise Misfit(f"its preview does not look like the RAW picture (correlation {score:.2f}): edited or another")
     if count >= 6 and agree < 0.5:
         raise Misfit(f"its preview is warped: of {count} parts only {agree:.0%} lie where a lens correction puts them")
-    sampled, inside = placement.sampled()
-    weight = inside / (1 + (_spread(srgb) / _EDGE) ** 2)
-    return Aligned(sampled, srgb, weight, placement.rho(), orientation, count, agree)
+    fine = _Placement(apply_orientation(sites, orientation), finest.shape[:2])
+    fine.warp = placement.warp * (max(fine.shape) / max(placement.shape))
+    if fine.shape != placement.shape:
+        fine.refine(_edges(finest[..., 1]))
+    fine.step = max(int(np.sqrt(finest[..., 0].size / _PIXELS) + 0.99), 1)
+    sampled, inside = fine.sampled()
+    return Aligned(sampled, finest[:: fine.step, :: fine.step], inside, fine.rho(), orientation, count, agree)
 
 
 def _without_bars(preview: np.ndarray) -> np.ndarray:
@@ -143,12 +151,6 @@ def _edges(image: np.ndarray) -> np.ndarray:
     """(H, W) without its local mean and with even contrast: tone, balance and vignetting drop out."""
     x = image - _box(image, 6)
     return np.asarray(x / (np.sqrt(_box(x * x, 24)) + 1e-3))
-
-
-def _spread(srgb: np.ndarray) -> np.ndarray:
-    """(H, W) standard deviation of green over 3×3."""
-    green = srgb[..., 1]
-    return np.sqrt(np.maximum(_box(green * green, 1) - _box(green, 1) ** 2, 0))
 
 
 def _best_shift(part: np.ndarray, whole: np.ndarray) -> tuple[float, float, float]:
@@ -182,7 +184,7 @@ class _Placement:
     """
 
     def __init__(self, camera: np.ndarray, shape: tuple[int, int]) -> None:
-        self.camera, self.shape = camera, shape
+        self.camera, self.shape, self.step = camera, shape, 1
         self.warp = np.zeros((2, 5))
         self.half = np.hypot(*shape) / 2
 
@@ -193,9 +195,10 @@ class _Placement:
         return np.stack([np.ones_like(v), v, u, v * square, u * square], -1)
 
     def _places(self) -> tuple[np.ndarray, np.ndarray]:
-        """(h, w) rows and columns of the reduced RAW picture under each grid pixel's middle."""
-        y, x = np.arange(self.shape[0], dtype=np.float32)[:, None], np.arange(self.shape[1], dtype=np.float32)
-        off = self._terms(y, x) @ self.warp.T
+        """(h, w) rows and columns of the reduced RAW picture under the middle of every ``step``-th grid pixel."""
+        y = np.arange(0, self.shape[0], self.step, dtype=np.float32)[:, None]
+        x = np.arange(0, self.shape[1], self.step, dtype=np.float32)
+        off = self._terms(y, x) @ self.warp.T.astype(np.float32)
         rows, columns = self.camera.shape[0] / self.shape[0], self.camera.shape[1] / self.shape[1]
         return (y + 0.5 + off[..., 0]) * rows - 0.5, (x + 0.5 + off[..., 1]) * columns - 0.5
 

@@ -151,8 +151,9 @@ def tables(loaded: Sequence[Photo], way: Direction, say: Callable[[str], None] =
     for camera in cameras:
         tests = [one for one in loaded if one.camera == camera]
         others = [one for one in loaded if one.camera != camera]
-        mean = form.orderly(priors[camera].mean)
-        say(line(f"{camera}: prior", [fitted_score(form.Rendition(way, t.matrix, mean), t, way) for t in tests]))
+        mean = priors[camera].mean
+        ours = [form.orderly(form.Rendition(way, t.matrix, mean)) for t in tests]
+        say(line(f"{camera}: prior", [fitted_score(one, t, way) for one, t in zip(ours, tests, strict=True)]))
         say(line(f"{camera}: pooled regression", [regression(others, t, way) for t in tests]))
     say(f"## {way}: the camera's other photographs")
     for camera in cameras:

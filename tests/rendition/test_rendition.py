@@ -14,7 +14,7 @@ from paramisp_cli.rendition import fit, form, prior
 from paramisp_cli.rendition.apply import applied
 from paramisp_cli.types import Direction
 
-WAYS = tuple(way for way in (Direction.RENDER, Direction.UNPROCESS))
+WAYS = Direction.RENDER, Direction.UNPROCESS
 GAINS = np.array([2.0, 1.0, 1.6])
 seeds = st.integers(0, 2**32 - 1)
 
@@ -33,7 +33,7 @@ def drawn(way: Direction, seed: int, spread: float = 1.0, shading: bool = False)
     vector = p.mean + spread * np.linalg.cholesky(p.covariance) @ rng.standard_normal(form.SIZE)
     if not shading:
         vector[form.blocks()["shading"]] = 0
-    return form.Rendition(way, matrix(), form.orderly(vector))
+    return form.orderly(form.Rendition(way, matrix(), vector))
 
 
 def pixels(way: Direction, one: form.Rendition, source: np.ndarray) -> np.ndarray:
@@ -69,7 +69,8 @@ def test_black_stays_black_and_white_reaches_the_clip(way: Direction, seed: int)
 @settings(max_examples=40, deadline=None)
 def test_neutrals_rise(way: Direction, seed: int) -> None:
     grey = np.linspace(0, 1, 2000)[:, None] * np.ones(3)
-    assert np.diff(pixels(way, drawn(way, seed, 2.0), grey), axis=0).min() >= -1e-6
+    # Rounding of float32 light, times the slope of the curves: a hundredth of a code.
+    assert np.diff(pixels(way, drawn(way, seed, 2.0), grey), axis=0).min() >= -4e-5
 
 
 @given(seed=seeds)
@@ -90,7 +91,8 @@ def test_a_channel_rises_with_itself(seed: int) -> None:
 def test_orderly_leaves_what_is_in_order() -> None:
     vector = prior.vague(Direction.RENDER).mean.copy()
     vector[form.blocks()["chroma"]] = 0.01
-    assert form.orderly(vector).tolist() == vector.tolist()
+    one = form.Rendition(Direction.RENDER, matrix(), vector)
+    assert form.orderly(one).vector == pytest.approx(vector, abs=1e-12)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -104,7 +106,7 @@ def test_float32_application_is_the_form(way: Direction) -> None:
         if way == Direction.RENDER:  # below the lift to white
             light = source / form.illumination(one.vector, rho) @ one.matrix.T @ one.correction.T
             below = light.max(-1) < 0.8
-            assert got[below] == pytest.approx(np.clip(exact, 0, 1)[below], abs=1e-4)
+            assert got[below] == pytest.approx(np.clip(exact, 0, 1)[below], abs=5e-4)
         else:
             assert got == pytest.approx(np.maximum(exact, 0), abs=1e-3)
 
@@ -160,7 +162,8 @@ def test_a_fit_to_almost_nothing_is_the_prior() -> None:
     way, p = Direction.UNPROCESS, prior.vague(Direction.UNPROCESS)
     gathered = fit.cells(way, np.full((10, 3), 0.1), np.full((10, 3), 0.3), matrix(), GAINS)
     fitted = fit.fit([gathered], p, evidence=1e-6)
-    assert fitted.rendition.vector == pytest.approx(form.orderly(p.mean), abs=1e-3)
+    expected = form.orderly(form.Rendition(way, matrix(), p.mean))
+    assert fitted.rendition.vector == pytest.approx(expected.vector, abs=1e-3)
 
 
 def test_refusals() -> None:
@@ -200,7 +203,7 @@ def test_the_shipped_prior(way: Direction) -> None:
     p = prior.shipped(way)
     assert p.direction == way
     assert np.linalg.eigvalsh(p.covariance).min() > 0
-    one = form.Rendition(way, matrix(), form.orderly(p.mean))
+    one = form.orderly(form.Rendition(way, matrix(), p.mean))
     grey = pixels(way, one, np.linspace(0, 1, 101)[:, None] * np.ones(3))
     assert np.ptp(grey, 1).max() < 0.1  # about neutral
     assert grey[0].max() == 0
