@@ -103,7 +103,8 @@ class Applier:
         camera += share * np.maximum(self._white[:, None] - camera, 0)
         if rho is not None:
             self._shaded(camera, rho)
-        return camera
+        result: np.ndarray = camera
+        return result
 
     def _shaded(self, camera: np.ndarray, rho: np.ndarray) -> None:
         """Take the shading out of (3, n) camera RGB, or put it in, in place; ``rho`` (n,) is in [0, 1]."""

@@ -15,16 +15,28 @@ _SITES = 1 << 16
 """2×2 sites in a band: the planes of a band stay near a core's cache."""
 
 
-def develop(raw: RawImage, rendition: Rendition, *, threads: int | None = None) -> np.ndarray:
-    """(H, W, 3) uint8 sRGB of the RAW's crop, as it lies (orientation not applied).
+def develop(
+    raw: RawImage,
+    rendition: Rendition,
+    *,
+    gain: float = 1.0,
+    dtype: type[np.generic] = np.uint8,
+    threads: int | None = None,
+) -> np.ndarray:
+    """Develop the RAW's crop to sRGB pixels (H, W, 3), as it lies (orientation not applied).
 
     The mosaic is white-balanced, clipped where green clips, demosaiced (Malvar, He, Cutler 2004) and rendered.
-    ``threads``: None takes one for each of up to four cores. The result does not depend on it.
+
+    gain     factor of linear light, after the clipping
+    dtype    uint8 or uint16: full scale 255 or 65535; float32: in [0, 1]
+    threads  None takes one for each of up to four cores; the result does not depend on it
     """
     assert raw.crop is not None
     height, width = raw.mosaic.shape
-    out = np.empty((height, width, 3), np.uint8)
-    ready = Applier(rendition)
+    out = np.empty((height, width, 3), dtype)
+    if gain != 1:
+        rendition = rendition.brightened(gain)
+    ready, top = Applier(rendition), {np.uint8: 255, np.uint16: 65535}.get(dtype)
     shaded = bool(np.any(rendition.shading))
     band = max(_SITES // (width // 2), 1)
 
@@ -40,9 +52,10 @@ def develop(raw: RawImage, rendition: Rendition, *, threads: int | None = None) 
                     rows = np.arange(first, last, dtype=np.float32)[:, None]
                     rho = _rho(raw, 2 * rows + y, 2 * columns + x).ravel()
                 colours = ready.planes(planes.reshape(3, -1), rho)
-                colours *= np.float32(255)
-                colours += np.float32(0.5)
-                codes = colours.astype(np.uint8).reshape(3, last - first, width // 2)
+                if top is not None:
+                    colours *= np.float32(top)
+                    colours += np.float32(0.5)
+                codes = colours.astype(dtype).reshape(3, last - first, width // 2)
                 target = out[2 * first + y : 2 * last : 2, x::2]
                 for channel in range(3):
                     target[..., channel] = codes[channel]
@@ -54,7 +67,7 @@ def develop(raw: RawImage, rendition: Rendition, *, threads: int | None = None) 
 
 
 def _rho(raw: RawImage, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Squared distance from the middle of the crop, 1 in its corners."""
+    """Return the squared distance from the middle of the crop, 1 in its corners."""
     assert raw.crop is not None
     high, wide = raw.crop.height, raw.crop.width
     y, x = rows - (raw.crop.top + (high - 1) / 2), columns - (raw.crop.left + (wide - 1) / 2)
@@ -62,7 +75,7 @@ def _rho(raw: RawImage, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
 
 
 def _sites(raw: RawImage, first: int, last: int) -> list[np.ndarray]:
-    """The four planes (y, x) of rows of 2×2 sites ``first`` to ``last``, white-balanced, in [≤ 0, 1].
+    """Return the four planes (y, x) of rows of 2×2 sites ``first`` to ``last``, white-balanced, in [≤ 0, 1].
 
     With one site more on each side: neighbours, or at the border the reflection about the first and last pixel.
     """

@@ -111,7 +111,8 @@ class Fitted:
         away = np.zeros(len(pixels)) if rho is None else rho
         r = self.rendition
         _, slopes = predict(r.direction, r.matrix, r.vector, np.asarray(pixels, np.float64), away)
-        return np.sqrt(np.maximum(np.einsum("nci,ij,ncj->nc", slopes, self.covariance, slopes), 0))
+        result: np.ndarray = np.sqrt(np.maximum(np.einsum("nci,ij,ncj->nc", slopes, self.covariance, slopes), 0))
+        return result
 
 
 def fit(
@@ -130,7 +131,7 @@ def fit(
 
 
 def likelihood(photographs: Sequence[Cells], prior: Prior, *, evidence: float = EVIDENCE) -> Likelihood:
-    """What photographs say of the vector, apart from the prior: for ``prior.estimate``."""
+    """Return the likelihood of photographs, apart from the prior: for ``prior.estimate``."""
     vector, precision, slope, _ = _most_probable(photographs, prior, evidence, True)
     return precision, precision @ vector + slope
 

@@ -90,6 +90,12 @@ class Rendition:
         """(3, 2) coefficients of log relative illumination."""
         return self.vector[_SHADING].reshape(3, SHADING)
 
+    def brightened(self, gain: float) -> Rendition:
+        """Return the rendition of a RAW with ``gain`` times the light."""
+        vector = self.vector.copy()
+        vector[0] += np.log(gain)
+        return Rendition(self.direction, self.matrix, vector, self.camera)
+
     def record(self) -> dict[str, Any]:
         """Make a JSON-serialisable record; ``of`` reads it."""
         return {
@@ -181,7 +187,8 @@ def _decode_slope(encoded: np.ndarray) -> np.ndarray:
 
 def illumination(vector: np.ndarray, rho: np.ndarray) -> np.ndarray:
     """(n,) ρ → (n, 3) relative illumination, positive, 1 in the middle of the picture."""
-    return np.exp(np.stack([rho, rho * rho], -1) @ vector[_SHADING].reshape(3, SHADING).T)
+    result: np.ndarray = np.exp(np.stack([rho, rho * rho], -1) @ vector[_SHADING].reshape(3, SHADING).T)
+    return result
 
 
 def predict(
@@ -200,7 +207,7 @@ def predict(
 def values(
     direction: Direction, matrix: np.ndarray, vector: np.ndarray, pixels: np.ndarray, rho: np.ndarray
 ) -> np.ndarray:
-    """The values (n, 3) of ``predict`` alone, in a fraction of the time."""
+    """Compute the values (n, 3) of ``predict`` alone, in a fraction of the time."""
     stages = _render if direction == Direction.RENDER else _unprocess
     return stages(matrix, vector, pixels, np.stack([rho, rho * rho], -1), False)[0]
 
@@ -305,14 +312,16 @@ def lifted_curves(rendition: Rendition, t: np.ndarray) -> np.ndarray:
 def near_white(pixels: np.ndarray) -> np.ndarray:
     """(…, 3) sRGB → (…, 1) share, 0 to 1, by which ``unprocess`` moves to the sensor's clip; 1 for white only."""
     smallest = pixels.min(-1, keepdims=True)
-    return np.clip((smallest - NEAR_WHITE) / (1 - NEAR_WHITE), 0, 1) ** 2
+    result: np.ndarray = np.clip((smallest - NEAR_WHITE) / (1 - NEAR_WHITE), 0, 1) ** 2
+    return result
 
 
 def white_point(rendition: Rendition) -> np.ndarray:
     """(3,) white-balanced camera RGB of sRGB white: the fitted one, or the sensor's clip (1) where that is more."""
     encoded = lifted_curves(rendition, np.ones(1))[:, 0]
     light = color.srgb_decode(encoded) / rendition.gain
-    return np.maximum(np.linalg.inv(rendition.matrix) @ rendition.correction @ light, 1.0)
+    result: np.ndarray = np.maximum(np.linalg.inv(rendition.matrix) @ rendition.correction @ light, 1.0)
+    return result
 
 
 def orderly(rendition: Rendition, *, strict: bool = True) -> Rendition:
@@ -366,6 +375,7 @@ def _neutral_values(rendition: Rendition) -> np.ndarray:
     grey = np.linspace(0, 1, 1025) ** 2
     if rendition.direction == Direction.RENDER:
         encoded = np.minimum(lifted_curves(rendition, color.srgb_encode(grey * rendition.gain)), 1).T
-        return np.clip(encoded + chroma_terms(encoded) @ rendition.chroma.T, 0, 1)
+        result: np.ndarray = np.clip(encoded + chroma_terms(encoded) @ rendition.chroma.T, 0, 1)
+        return result
     light = color.srgb_decode(lifted_curves(rendition, np.sqrt(grey))) / rendition.gain
     return np.asarray((np.linalg.inv(rendition.matrix) @ rendition.correction @ light).T)

@@ -125,7 +125,7 @@ def align(raw: RawImage, preview: np.ndarray) -> Aligned:
 
 
 def _without_bars(preview: np.ndarray) -> np.ndarray:
-    """The preview without black rows at its top and bottom or columns at its sides: some frame another shape so."""
+    """Return the preview without black rows and columns at its sides: some cameras frame another shape so."""
     for axis in (0, 1):
         bright = preview.max((1 - axis, 2)) > _BAR
         if bright.any():
@@ -220,7 +220,8 @@ class _Placement:
         """(h, w) squared distance from the middle of the RAW picture, 1 in its corners."""
         rows, columns = self._places()
         high, wide = self.camera.shape[:2]
-        return ((rows - (high - 1) / 2) ** 2 + (columns - (wide - 1) / 2) ** 2) / (high * high / 4 + wide * wide / 4)
+        result: np.ndarray = ((rows - (high - 1) / 2) ** 2 + (columns - (wide - 1) / 2) ** 2) / (high * high / 4 + wide * wide / 4)
+        return result
 
     def _edges(self) -> np.ndarray:
         green = self.sampled(slice(1, 2))[0][..., 0]

@@ -53,7 +53,7 @@ class Prior:
 
 
 def vague(direction: Direction) -> Prior:
-    """A prior made by hand: a table matrix that is nearly right, smooth curves with a shoulder, little else."""
+    """Make a prior by hand: a table matrix that is nearly right, smooth curves with a shoulder, little else."""
     at = blocks()
     knots = np.linspace(0, TOP, SPLINES)
     if direction == Direction.RENDER:
@@ -113,6 +113,6 @@ def estimate(
 
 @cache
 def shipped(direction: Direction) -> Prior:
-    """The prior in this package (``prior.json``): all cameras of which photographs were at hand."""
+    """Return the prior in this package (``prior.json``), estimated from all cameras with photographs at hand."""
     text = resources.files(__package__).joinpath("prior.json").read_text("utf-8")
     return Prior.of(json.loads(text)[str(direction)])

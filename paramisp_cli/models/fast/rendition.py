@@ -112,6 +112,7 @@ def _turned(chroma: Tensor, encoded: Tensor) -> Tensor:
     red, green, blue = encoded.unbind(1)
     p, q = red - green, blue - green
     m = green + 0.25 * (p + q)
+    p, q = p.clamp(-form.VIVID, form.VIVID), q.clamp(-form.VIVID, form.VIVID)
     pm, qm = p * m, q * m
     terms = torch.stack([p, q, pm, qm, p * p, p * q, q * q, pm * m, qm * m], 1)
     with torch.autocast(encoded.device.type, enabled=False):
