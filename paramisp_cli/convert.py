@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from paramisp_cli import arrays, look, models, parameters
+from paramisp_cli import arrays, atomic, look, models, parameters
 from paramisp_cli.errors import ConfigError, FormatError
 from paramisp_cli.formats import exif, raster
 from paramisp_cli.parameters import CAMERA_LOOK, DTYPES, Conversion, Settings
+from paramisp_cli.rendition import develop
+from paramisp_cli.rendition import look as rendition_look
+from paramisp_cli.rendition.form import Rendition
+from paramisp_cli.rendition.preview import Misfit
 from paramisp_cli.types import (
     Camera,
     CanonicalParams,
@@ -149,22 +154,36 @@ def affordable(conversion: Conversion, settings: Settings, size: tuple[int, int]
 def prepare(image: SrgbImage | RawImage, conversion: Conversion, settings: Settings) -> Conversion:
     """Return the conversion of an image ready to run: its look fitted, or its memory plan chosen.
 
-    Where the JPEG inside a RAW file does not fit, the conversion falls back to weights, with a notice. Errors as of
-    ``affordable``.
+    If the JPEG inside a RAW file does not fit, the conversion falls back to weights, with a notice. Raises ConfigError
+    if the memory does not suffice, and the errors of reading ``like``.
     """
-    if conversion.architecture == CAMERA_LOOK and isinstance(image, RawImage):
-        from paramisp_cli.rendition.look import camera_look
-
-        raw = replace(image, canonical=conversion.canonical, camera=conversion.camera)
-        fitted, report = camera_look(raw)
-        if fitted is not None:
-            return replace(conversion, rendition=fitted.rendition)
-        notice = Notice(
-            f"{report.reason}: used weights instead of its look", "the JPEG inside does not fit: used weights"
-        )
+    if conversion.architecture == CAMERA_LOOK:
+        try:
+            return replace(conversion, rendition=_fitted_look(image, conversion, settings))
+        except Misfit as misfit:
+            notice = Notice(f"{misfit}: used weights instead of its look", "the JPEG inside does not fit: used weights")
         conversion = parameters.complete(image, replace(settings, look="weights"))
         conversion = replace(conversion, notices=(*conversion.notices, notice))
     return affordable(conversion, settings, image.size)
+
+
+def _fitted_look(image: SrgbImage | RawImage, conversion: Conversion, settings: Settings) -> Rendition:
+    """Fit the look of the JPEG inside a RAW file, or inside the file of ``like``; raises Misfit."""
+    if isinstance(image, RawImage):
+        raw = replace(image, canonical=conversion.canonical, camera=conversion.camera)
+        fitted, report = rendition_look.camera_look(raw)
+        if fitted is None:
+            raise Misfit(report.reason)
+        return fitted.rendition
+    assert settings.like is not None
+    path = Path(settings.like)
+    return _inverse_look(path, atomic.stamp(path), replace(settings, wb=None, cfa=None))
+
+
+@lru_cache(maxsize=4)
+def _inverse_look(path: Path, stamp: tuple[int, int], settings: Settings) -> Rendition:
+    """Fit the inverse look of a RAW file, once for all pictures of a batch; ``stamp`` changes with the file."""
+    return rendition_look.inverse_look([_read_raw(path, settings)]).rendition
 
 
 def run(
@@ -187,15 +206,17 @@ def _unprocess(
 ) -> RawImage:
     height, width = image.size
     size = max(height + height % 2, SMALLEST_MOSAIC), max(width + width % 2, SMALLEST_MOSAIC)
-    exposure = settings.exposure or 0.0
-    runner = _runner(conversion, settings, exposure, progress)
-    mosaic, plan = runner.unprocess(
-        image.pixels,
-        conversion.canonical,
-        conversion.optical,
-        size=size,
-        dtype=np.float32 if settings.bit_depth == 32 else np.uint16,
-    )
+    exposure, plan, curve = settings.exposure or 0.0, None, None
+    dtype = np.float32 if settings.bit_depth == 32 else np.uint16
+    if conversion.rendition is not None:
+        rendition = conversion.rendition.brightened(2.0**exposure)
+        mosaic = develop.expose(image.pixels, rendition, conversion.canonical, size, dtype=dtype)
+    else:
+        runner = _runner(conversion, settings, exposure, progress)
+        mosaic, plan = runner.unprocess(
+            image.pixels, conversion.canonical, conversion.optical, size=size, dtype=dtype
+        )  # fmt: skip
+        curve = runner.model.tone_curve()
     raw = RawImage(
         mosaic=mosaic,
         canonical=conversion.canonical,
@@ -210,7 +231,6 @@ def _unprocess(
         model=conversion.architecture,
         notes=conversion.notices + _stepped_down(conversion, plan),
     )
-    curve = runner.model.tone_curve()
     return replace(raw, tone_curve=np.array(curve) if curve else look.fitted_curve(image.pixels, raw))
 
 
@@ -224,9 +244,7 @@ def _render(
     dtype, plan = _PIXEL_TYPES[settings.bit_depth], None
     exposure, notices = _render_exposure(raw, conversion, settings)
     if conversion.rendition is not None:
-        from paramisp_cli.rendition.develop import develop
-
-        shown = develop(raw, conversion.rendition, gain=2.0**exposure, dtype=dtype)
+        shown = develop.develop(raw, conversion.rendition, gain=2.0**exposure, dtype=dtype)
     else:
         pixels, plan = _runner(conversion, settings, exposure, progress).render(
             raw.mosaic,

@@ -231,7 +231,24 @@ def _of_picture(image: SrgbImage, settings: Settings) -> Conversion:
                 Notice(f"{unknown}: used average colours {remedy}", f"camera unknown: used average colours {remedy}")
             )
     canonical = _with_flags(canonical, settings, origin)
+    if like is not None and _takes_look_of_like(like, camera, known, settings):
+        origin["model"] = f"the JPEG inside {_name_of_like(like)}"
+        facts = known or cameras.GENERIC
+        return Conversion(
+            Direction.UNPROCESS, camera, canonical, optical, origin, CAMERA_LOOK, None, tuple(notices), facts
+        )
     return _with_model(Direction.UNPROCESS, camera, canonical, optical, origin, notices, known, settings)
+
+
+def _takes_look_of_like(
+    like: RawImage, camera: Camera | None, known: cameras.CameraFacts | None, settings: Settings
+) -> bool:
+    """Tell whether to invert the look of the JPEG inside ``like``: for a camera without weights of its own."""
+    if settings.model is not None or settings.weights is not None or like.metadata.jpeg is None:
+        return False
+    if settings.look is not None or like.model is not None or "jpeg" in like.origin:
+        return settings.look == "camera"
+    return weights.find(known_as(camera, known), Direction.UNPROCESS, generic=False) is None
 
 
 def _of_raw(raw: RawImage, settings: Settings) -> Conversion:
@@ -254,7 +271,10 @@ def _of_raw(raw: RawImage, settings: Settings) -> Conversion:
         return Conversion(
             Direction.RENDER, camera, canonical, optical, origin, CAMERA_LOOK, None, tuple(raw.notes), facts
         )
-    return _with_model(Direction.RENDER, camera, canonical, optical, origin, list(raw.notes), known, settings)
+    notices = list(raw.notes)
+    if settings.look == "camera":
+        notices.append("has no JPEG inside that shows its look: used weights")
+    return _with_model(Direction.RENDER, camera, canonical, optical, origin, notices, known, settings)
 
 
 def _takes_camera_look(raw: RawImage, settings: Settings) -> bool:
@@ -353,7 +373,12 @@ def _parameters_of(path: Path, stamp: tuple[int, int], max_pixels: int | None, i
     if not isinstance(raw, RawImage):
         raise ConfigError(f"`like` {path}: is a picture; it must be a RAW file")
     raw = raw.cropped()
-    return replace(raw, mosaic=raw.mosaic[:2, :2].copy(), crop=None, metadata=Metadata(source_name=path.name))
+    return replace(
+        raw,
+        mosaic=raw.mosaic[:2, :2].copy(),
+        crop=None,
+        metadata=Metadata(jpeg=raw.metadata.jpeg, source_name=path.name),
+    )
 
 
 # --- the model --------------------------------------------------------------------------------------------------------

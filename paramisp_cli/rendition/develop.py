@@ -9,7 +9,7 @@ import numpy as np
 
 from paramisp_cli.rendition.apply import Applier
 from paramisp_cli.rendition.form import Rendition
-from paramisp_cli.types import RawImage
+from paramisp_cli.types import CanonicalParams, RawImage
 
 _SITES = 1 << 16
 """2×2 sites in a band: the planes of a band stay near a core's cache."""
@@ -66,12 +66,66 @@ def develop(
     return out[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
 
 
+def expose(
+    pixels: np.ndarray,
+    rendition: Rendition,
+    canonical: CanonicalParams,
+    size: tuple[int, int],
+    *,
+    dtype: type[np.generic] = np.uint16,
+    threads: int | None = None,
+) -> np.ndarray:
+    """Turn sRGB pixels (H, W, 3), uint8, uint16 or float32 in [0, 1], into a mosaic of ``size`` (see ``develop``).
+
+    The picture is padded by reflection to ``size``, which is even. The mosaic is in raw units; with ``dtype`` float32
+    it is linear, in [0, 1].
+    """
+    height, width = pixels.shape[:2]
+    if (height, width) != size:
+        pixels = np.pad(pixels, ((0, size[0] - height), (0, size[1] - width), (0, 0)), mode="reflect")
+    scale = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}.get(pixels.dtype, 1)
+    mosaic = np.empty(size, dtype)
+    ready, gains = Applier(rendition), canonical.wb_gains
+    shaded = bool(np.any(rendition.shading))
+    band = max(_SITES // (size[1] // 2), 1)
+
+    def work(first: int) -> None:
+        last = min(first + band, size[0] // 2)
+        columns = np.arange(size[1] // 2, dtype=np.float32)
+        for y in (0, 1):
+            for x in (0, 1):
+                channel = "RGB".index(canonical.cfa[2 * y + x])
+                sites = pixels[2 * first + y : 2 * last : 2, x::2]
+                rho = None
+                if shaded:
+                    rows = np.arange(first, last, dtype=np.float32)[:, None]
+                    rho = _rho_of((0, 0, height, width), 2 * rows + y, 2 * columns + x).ravel()
+                planes = np.ascontiguousarray(sites.reshape(-1, 3).T, np.float32)
+                planes /= np.float32(scale)
+                light = np.clip(ready.planes(planes, rho)[channel] / np.float32(gains[channel]), 0, 1)
+                if dtype != np.float32:
+                    black = canonical.black_level[y, x]
+                    light = np.rint(light * np.float32(canonical.white_level - black) + np.float32(black))
+                mosaic[2 * first + y : 2 * last : 2, x::2] = light.reshape(last - first, -1)
+
+    with ThreadPoolExecutor(threads or min(os.cpu_count() or 1, 4)) as pool:
+        list(pool.map(work, range(0, size[0] // 2, band)))
+    return mosaic
+
+
 def _rho(raw: RawImage, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """Return the squared distance from the middle of the crop, 1 in its corners."""
-    assert raw.crop is not None
-    high, wide = raw.crop.height, raw.crop.width
-    y, x = rows - (raw.crop.top + (high - 1) / 2), columns - (raw.crop.left + (wide - 1) / 2)
-    return np.minimum((y * y + x * x) / np.float32(high * high / 4 + wide * wide / 4), 1)
+    crop = raw.crop
+    assert crop is not None
+    return _rho_of((crop.top, crop.left, crop.height, crop.width), rows, columns)
+
+
+def _rho_of(frame: tuple[int, int, int, int], rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Return the squared distance from the middle of a frame (top, left, height, width), 1 in its corners."""
+    top, left, high, wide = frame
+    y, x = rows - (top + (high - 1) / 2), columns - (left + (wide - 1) / 2)
+    square: np.ndarray = np.minimum((y * y + x * x) / np.float32(high * high / 4 + wide * wide / 4), 1)
+    return square
 
 
 def _sites(raw: RawImage, first: int, last: int) -> list[np.ndarray]:

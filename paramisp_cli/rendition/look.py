@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 from paramisp_cli.errors import ParamispError
 from paramisp_cli.formats import raster
 from paramisp_cli.rendition.apply import applied
-from paramisp_cli.rendition.fit import Fitted, cells, fit
+from paramisp_cli.rendition.fit import Cells, Fitted, cells, fit
 from paramisp_cli.rendition.preview import Aligned, Misfit, align
 from paramisp_cli.rendition.prior import shipped
 from paramisp_cli.types import Direction, RawImage
@@ -40,47 +41,76 @@ class LookReport:
 
 
 def camera_look(raw: RawImage) -> tuple[Fitted | None, LookReport]:
-    """Fit a rendition to the preview inside the RAW (``raw.metadata.jpeg``): (fitted, report).
+    """Fit a rendition to the preview inside the RAW (``raw.metadata.jpeg``) → (fitted, report).
 
-    None, and the report says why: no preview, another program's, too small, of another shape, not alike, or of colours
-    that no rendition of this RAW gives (an edited picture). Nothing is raised for a bad preview.
+    Without a usable preview the first is None, and the report tells the reason: no preview, another program's, too
+    small, of another shape, not alike, or of colours that no rendition of this RAW gives (an edited picture). A bad
+    preview is no error.
     """
+    try:
+        aligned = aligned_preview(raw)
+    except Misfit as misfit:
+        return None, LookReport(str(misfit))
+    return fit_aligned(raw, aligned)
+
+
+def aligned_preview(raw: RawImage) -> Aligned:
+    """Lay the preview inside a RAW on its pixels; raises Misfit, whose text is the reason, if that cannot be done."""
     if raw.metadata.jpeg is None:
-        return None, LookReport("the RAW file holds no preview by the camera")
+        raise Misfit("the RAW file holds no preview by the camera")
     if "jpeg" in raw.origin:
-        return None, LookReport(f"its preview is not the camera's: {raw.origin['jpeg']}")
+        raise Misfit(f"its preview is not the camera's: {raw.origin['jpeg']}")
     try:
         preview = raster.read_bytes(raw.metadata.jpeg, Path(raw.metadata.source_name or "preview")).pixels
-    except ParamispError as reason:
-        return None, LookReport(f"its preview cannot be read: {reason}")
+    except ParamispError as error:
+        raise Misfit(f"its preview cannot be read: {error}") from error
     if preview.dtype != np.uint8:
         preview = (preview / 257).astype(np.uint8)
-    size = preview.shape[0], preview.shape[1]
-    try:
-        aligned = align(raw, preview)
-    except Misfit as misfit:
-        return None, LookReport(str(misfit), size)
-    fitted, error, explained = fit_aligned(raw, aligned)
-    report = LookReport("", size, aligned.orientation, aligned.windows, round(aligned.agree, 3), error, explained)
-    if error > _UNLIKE or explained < _EXPLAINED:
-        doubt = f"no rendition of the RAW gives its preview (error {error:.3f}, {explained:.0%} explained): edited?"
-        return None, LookReport(doubt, *(getattr(report, name) for name in LookReport.__slots__[1:]))
-    return fitted, report
+    return align(raw, preview)
 
 
-def fit_aligned(raw: RawImage, aligned: Aligned) -> tuple[Fitted, float, float]:
-    """Fit to aligned pixels: (fitted, root-mean-square error, share of the preview's variance explained)."""
-    chosen = aligned.weight > 0
-    camera_rgb, srgb = aligned.camera_rgb[chosen], aligned.srgb[chosen]
-    weight, rho = aligned.weight[chosen], aligned.rho[chosen]
-    gathered = cells(
-        Direction.RENDER, camera_rgb, srgb, raw.canonical.cam_to_srgb(), raw.canonical.wb_gains,
-        weights=weight, rho=rho,
-    )  # fmt: skip
+def fit_aligned(raw: RawImage, aligned: Aligned) -> tuple[Fitted | None, LookReport]:
+    """Fit the look to aligned pixels → (fitted, report), as ``camera_look``."""
     name = raw.camera.name if raw.camera else ""
+    gathered = cells_of(raw, aligned, Direction.RENDER)
     fitted = fit([gathered], shipped(Direction.RENDER), evidence=EVIDENCE, strict=False, camera=name)
+    camera_rgb, srgb, weight, rho = _chosen(aligned)
     share = weight / weight.sum()
     off = applied(fitted.rendition, camera_rgb[None], rho[None])[0] - srgb
     error = float(np.sqrt((share @ off**2).mean()))
     spread = float((share @ (srgb - share @ srgb) ** 2).mean())
-    return fitted, round(error, 5), round(1 - error**2 / max(spread, 1e-9), 4)
+    explained = 1 - error**2 / max(spread, 1e-9)
+    reason = ""
+    if error > _UNLIKE or explained < _EXPLAINED:
+        reason = f"no rendition of the RAW gives its preview (error {error:.3f}, {explained:.0%} explained): edited?"
+    report = LookReport(
+        reason, aligned.size, aligned.orientation, aligned.windows, round(aligned.agree, 3), round(error, 5),
+        round(explained, 4),
+    )  # fmt: skip
+    return None if reason else fitted, report
+
+
+def cells_of(raw: RawImage, aligned: Aligned, direction: Direction) -> Cells:
+    """Gather the colours of aligned pixels for a fit of either direction."""
+    camera_rgb, srgb, weight, rho = _chosen(aligned)
+    matrix, gains = raw.canonical.cam_to_srgb(), raw.canonical.wb_gains
+    return cells(direction, camera_rgb, srgb, matrix, gains, weights=weight, rho=rho)
+
+
+def inverse_look(raws: Sequence[RawImage]) -> Fitted:
+    """Fit sRGB → camera RGB to the previews inside RAW files of one camera; raises Misfit if none can be used."""
+    gathered, reasons = [], []
+    for raw in raws:
+        try:
+            gathered.append(cells_of(raw, aligned_preview(raw), Direction.UNPROCESS))
+        except Misfit as misfit:
+            reasons.append(f"{raw.metadata.source_name}: {misfit}")
+    if not gathered:
+        raise Misfit("; ".join(reasons) or "no RAW file")
+    return fit(gathered, shipped(Direction.UNPROCESS))
+
+
+def _chosen(aligned: Aligned) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return camera RGB, sRGB, weight and ρ of the pixels that count."""
+    chosen = aligned.weight > 0
+    return aligned.camera_rgb[chosen], aligned.srgb[chosen], aligned.weight[chosen], aligned.rho[chosen]

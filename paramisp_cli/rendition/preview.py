@@ -32,6 +32,7 @@ class Aligned:
     ``camera_rgb`` is white-balanced and linear, green clipping at 1; ``weight`` is 0 where nothing lies
     under a pixel; of a large preview every few pixels are here.
     windows, agree: textured windows, and the share of them that lie within a pixel of the fitted position.
+    size: (height, width) of the preview.
     """
 
     camera_rgb: np.ndarray
@@ -41,10 +42,11 @@ class Aligned:
     orientation: int
     windows: int
     agree: float
+    size: tuple[int, int]
 
 
 class Misfit(ValueError):  # noqa: N818 - a finding, not a fault
-    """Why a preview cannot be laid over its RAW, in words."""
+    """The reason for which a preview cannot be laid over its RAW, in words."""
 
 
 def superpixels(raw: RawImage, factor: int = 1) -> np.ndarray:
@@ -121,7 +123,9 @@ def align(raw: RawImage, preview: np.ndarray) -> Aligned:
         fine.refine(_edges(finest[..., 1]))
     fine.step = max(int(np.sqrt(finest[..., 0].size / _PIXELS) + 0.99), 1)
     sampled, inside = fine.sampled()
-    return Aligned(sampled, finest[:: fine.step, :: fine.step], inside, fine.rho(), orientation, count, agree)
+    return Aligned(
+        sampled, finest[:: fine.step, :: fine.step], inside, fine.rho(), orientation, count, agree, preview.shape[:2]
+    )
 
 
 def _without_bars(preview: np.ndarray) -> np.ndarray:
@@ -220,8 +224,9 @@ class _Placement:
         """(h, w) squared distance from the middle of the RAW picture, 1 in its corners."""
         rows, columns = self._places()
         high, wide = self.camera.shape[:2]
-        result: np.ndarray = ((rows - (high - 1) / 2) ** 2 + (columns - (wide - 1) / 2) ** 2) / (high * high / 4 + wide * wide / 4)
-        return result
+        square: np.ndarray = (rows - (high - 1) / 2) ** 2 + (columns - (wide - 1) / 2) ** 2
+        share: np.ndarray = square / (high * high / 4 + wide * wide / 4)
+        return share
 
     def _edges(self) -> np.ndarray:
         green = self.sampled(slice(1, 2))[0][..., 0]
