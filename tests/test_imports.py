@@ -66,7 +66,7 @@ LAYERS_OF = {
         {"crops", "colours", "pairing", "simulated"},
         {"measure"},
         {"loop"},
-        {"protocol"},
+        {"protocol", "fit"},
     ],
     "training.pairing": [{"align", "find", "contact_sheet"}, {"overlay"}, {"pairs"}],
     "training.simulated": [{"scenes", "camera"}, {"shots"}],

@@ -1,4 +1,4 @@
-"""``paramisp pairs``, ``simulate``, ``train`` and ``evaluate``."""
+"""``paramisp fit``, ``pairs``, ``simulate``, ``train`` and ``evaluate``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from paramisp_cli.cli.console import fail, fail_usage, interruptible, or_fail, result, say
+from paramisp_cli.cli.console import fail, fail_usage, hint, interruptible, or_fail, result, say
 from paramisp_cli.cli.options import Command, complete_camera, complete_device, complete_recipe, complete_weights
 from paramisp_cli.errors import FileAccessError, ParamispError
 
@@ -46,6 +46,7 @@ DataSet = Annotated[
 DataSetOutput = Annotated[Path, typer.Option("--output", "-o", readable=False, help="Folder of the data set.")]
 
 _EXAMPLES = {
+    "fit": "paramisp fit photos -o my-weights\nparamisp unprocess photo.jpg --weights my-weights",
     "pairs": "paramisp pairs photos -o pairs",
     "simulate": "paramisp simulate panoramas photos -o scenes --count 2000 --seed 1",
     "train": 'paramisp train pairs --camera "EOS 60D" --direction unprocess --leave-out IMG_0003 -o run',
@@ -55,8 +56,29 @@ _EXAMPLES = {
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the program."""
-    for command in (pairs, simulate, train, evaluate):
+    for command in (fit, pairs, simulate, train, evaluate):
         app.command(cls=Command, epilog=_EXAMPLES[command.__name__], rich_help_panel="Weights and training")(command)
+
+
+def fit(
+    raws: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RAW", help="RAW files of one camera, or folders of them.", show_default=False, readable=False
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", readable=False, help="Folder of the weights.")],
+    camera: Annotated[
+        str | None,
+        typer.Option("--camera", autocompletion=complete_camera, help="Use only cameras whose name contains this."),
+    ] = None,
+) -> None:
+    """Make a camera's weights from the JPEGs inside its RAW files, in seconds."""
+    from paramisp_cli.training.fit import fit as fit_weights
+
+    for path in or_fail(lambda: fit_weights(raws, output, camera, say)):
+        result(str(path))
+    hint("paramisp", "unprocess", "photo.jpg", "--weights", output)
 
 
 def pairs(

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ from paramisp_cli.models.optics import EQUALISATION, equalise
 from paramisp_cli.models.regions import Source, cut
 from paramisp_cli.rendition import prior
 from paramisp_cli.rendition.fit import Cells, fit
+from paramisp_cli.rendition.form import illumination
 from paramisp_cli.types import Direction, Kind
 
 THUMBNAIL = 16
@@ -167,7 +169,10 @@ class Fast(IspModel):
 
     def fit_colours(self, photographs: Sequence[Cells]) -> None:
         """Fit the rendition, under its prior, and start again as no change beside it."""
-        self.rendition.take(fit(photographs, prior.shipped(self.direction)))
+        fitted = fit(photographs, prior.shipped(self.direction))
+        self.rendition.take(fitted)
+        if np.abs(fitted.rendition.shading).max() > _NO_SHADING:
+            self.lens_shading = _cubic(fitted.rendition.vector)
         self._begin_as_no_change()
 
     def _begin_as_no_change(self) -> None:
@@ -240,8 +245,18 @@ class Fast(IspModel):
 
 _FLOOR = 1e-4
 """Light added under a square root, whose slope at 0 is infinite."""
+_NO_SHADING = 1e-3
+"""Largest coefficient of log illumination that counts as none."""
 _MOST_ADJUSTED = 0.7
 """Largest log gain by which the steering changes the rendition: one stop."""
+
+
+def _cubic(vector: np.ndarray) -> list[list[float]]:
+    """Return a rendition's relative illumination as ``isp.shading_gain`` takes it: R, G, B × (k1, k2, k3)."""
+    rho = np.linspace(0, 1, 33)
+    powers = np.stack([rho, rho**2, rho**3], -1)
+    solution: list[list[float]] = np.linalg.lstsq(powers, illumination(vector, rho) - 1, rcond=None)[0].T.tolist()
+    return solution
 
 
 def _sites(cfa: str) -> tuple[list[int], list[int], list[int]]:
