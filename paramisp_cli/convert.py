@@ -186,6 +186,11 @@ def _inverse_look(path: Path, stamp: tuple[int, int], settings: Settings) -> Ren
     return rendition_look.inverse_look([_read_raw(path, settings)]).rendition
 
 
+def expected_seconds(conversion: Conversion, settings: Settings, size: tuple[int, int]) -> float:
+    """Estimate the time of a network for a picture of ``size``, within a factor of two; 0 without a network."""
+    return 0.0 if conversion.checkpoint is None else _runner(conversion, settings).expected_seconds(size)
+
+
 def run(
     image: SrgbImage | RawImage,
     conversion: Conversion,

@@ -26,6 +26,8 @@ from paramisp_cli.formats import WriteOptions, dng
 from paramisp_cli.parameters import CAMERA_LOOK, Conversion, Settings
 from paramisp_cli.types import Direction, RawImage, SrgbImage
 
+Image = SrgbImage | RawImage
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
@@ -112,15 +114,16 @@ def run(
     *,
     started: Callable[[Job], None] = lambda job: None,
     progress: Callable[[float], None] = lambda share: None,
+    prepared: Callable[[Job, Conversion, Image], None] = lambda job, conversion, image: None,
 ) -> Iterator[Outcome]:
     """Yield the outcome of every job, in order; failures are outcomes, only an interrupt is an exception.
 
     Other files are read and written during a conversion, just enough to keep a device busy: memory does not grow with
     the number of files. A network on a CPU needs all cores, so reading and writing wait for it. Several GPUs convert
     one file each. ``progress`` takes the finished share of the current file's pixel work, 0 to 1, from any
-    thread; with several GPUs it is not called.
+    thread; with several GPUs it is not called. ``prepared`` is called before the pixel work.
     """
-    work = _Work(direction, settings, options, policy, progress)
+    work = _Work(direction, settings, options, policy, progress, prepared)
     try:
         with memory.kept():
             yield from _overlapped(jobs, work, started)
@@ -210,8 +213,10 @@ class _Work:
         options: WriteOptions,
         policy: Policy,
         progress: Callable[[float], None],
+        prepared: Callable[[Job, Conversion, Image], None],
     ) -> None:
-        self.direction, self.options, self.policy, self.progress = direction, options, policy, progress
+        self.direction, self.options, self.policy = direction, options, policy
+        self.progress, self.prepared = progress, prepared
         self.settings = settings
         self.devices: list[str] = []
         """Devices in parallel use; the first file determines them."""
@@ -341,6 +346,7 @@ class _Work:
     def _convert(self, settings: Settings, step: _Step, image: SrgbImage | RawImage) -> None:
         assert step.job.target is not None
         assert step.conversion is not None
+        self.prepared(step.job, step.conversion, image)
         # Create the folder first: it may fail, and the conversion takes long.
         with _created(step.job.target.parent) as step.folders, _naming(step.job.source, self.settings):
             self.folders += step.folders

@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -41,6 +41,10 @@ _RENDER_EXAMPLES = """\
 paramisp render shot.dng                # writes shot.jpg
 paramisp render shot.nef -o shot.tif    # 16 bits a channel
 paramisp render raws -r -o pictures --format png --bits 16"""
+
+
+_LONG, _VERY_LONG = 3, 20
+"""Seconds from which the expected time is announced, and from which a faster model is named."""
 
 
 def register(app: typer.Typer) -> None:
@@ -213,8 +217,16 @@ class _Report:
         with Progress(self.total, quiet=batch.quiet) as progress:
             try:
                 with interruptible() as check:
+                    announce = self._announcer(settings, progress)
                     for outcome in run.run(
-                        jobs, direction, settings, options, policy, started=progress.started, progress=progress.share
+                        jobs,
+                        direction,
+                        settings,
+                        options,
+                        policy,
+                        started=progress.started,
+                        progress=progress.share,
+                        prepared=announce,
                     ):
                         tally.add(outcome)
                         progress.finished()
@@ -265,6 +277,25 @@ class _Report:
             progress.say(f"{outcome.target}: exists already, skipped")
         if progress.bar is None and count:
             progress.say(f"{count}{name}: {outcome.status} ({outcome.seconds:.1f} s)")
+
+    def _announcer(self, settings: Settings, progress: Progress) -> Callable[[Any, Any, Any], None]:
+        """Return a function that tells, on a terminal, the model of a single file and the time that it may take."""
+
+        def announce(job: Any, conversion: Any, image: Any) -> None:
+            if not self.single or progress.bar is None:
+                return
+            from paramisp_cli import convert
+
+            seconds = convert.expected_seconds(conversion, settings, image.size)
+            if seconds < _LONG:
+                return
+            chosen = f"{conversion.architecture} ({conversion.checkpoint.name.split('.')[0]})"
+            megapixels = image.size[0] * image.size[1] / 1e6
+            faster = "fast" if conversion.architecture != "fast" else "parametric"
+            hint = f"; --model {faster} takes less" if seconds > _VERY_LONG else ""
+            progress.say(f"{job.source.name}: {chosen}, {megapixels:.1f} megapixels, about {seconds:.0f} s{hint}")
+
+        return announce
 
     def _hint(self, direction: Direction, jobs: Any) -> None:
         """Suggest the next command for the first file."""

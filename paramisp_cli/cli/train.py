@@ -158,7 +158,7 @@ def train(
     camera: CameraName = None,
     recipe_name: Annotated[
         str, typer.Option("--recipe", autocompletion=complete_recipe, help="A recipe's name, or a TOML file.")
-    ] = "camera-cpu",
+    ] = "fast-camera",
     init: Annotated[
         str | None,
         typer.Option(
