@@ -22,7 +22,7 @@ LAYERS = [
     {"formats", "torch_zip", "devices"},
     {"look", "rendition"},
     {"models"},
-    {"checkpoint"},
+    {"checkpoint", "settings"},
     {"published"},
     {"weights"},
     {"parameters", "runner", "arrays"},

@@ -1,0 +1,110 @@
+"""The user's settings of a conversion. In messages, a setting's name stands in backticks (`iso`)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from paramisp_cli import models
+from paramisp_cli.errors import ConfigError
+from paramisp_cli.types import CFA_PATTERNS, OpticalParams
+
+MODELS = models.names()
+"""Names of the architectures, best first."""
+
+WEIGHTLESS = models.names(needs_weights=False)
+"""Names of the architectures that need no weights."""
+
+CAMERA_LOOK = "camera-look"
+"""Name of the conversion that renders as the JPEG inside the RAW file looks."""
+
+LOOKS = ("camera", "weights", "neutral")
+"""Values of ``Settings.look``."""
+
+DTYPES = {"auto": "float32", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+"""Value of ``Settings.dtype`` → torch's name of the type."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The user's choices; None means automatic.
+
+    model          one of ``MODELS``; None: the camera's checkpoint, else the generic one, else parametric
+    weights        a checkpoint's file, folder or name, instead of the camera's; paths may be strings
+    look           of a rendered RAW: "camera", fitted to the JPEG inside the file; "weights", a trained network's;
+                   "neutral", the parametric model's; None: the camera's if the file has a JPEG by its camera and no
+                   model or weights are chosen
+    device         "auto", "cpu", "cuda", "cuda:1", "mps"
+    dtype          "auto", "fp32", "bf16", "fp16": precision of the convolutions
+    max_memory     bytes that the network may use; None: the free memory
+    scratch        a folder, not in memory, for a file of feature maps that do not fit into memory
+    camera         "MAKE/MODEL" or a name of the camera table
+    iso, exposure_time [s], f_number, focal_length [mm]
+    wb             white-balance gains (R, G, B)
+    like           a RAW file of the same camera, for values that only a RAW has
+    cfa            "RGGB", "GRBG", "GBRG", "BGGR"
+    exposure       EV of digital gain: render brightens by it, unprocess darkens (and records it in the DNG); None: for
+                   render, the value in the RAW, and with the parametric model the brightness of its camera JPEG
+    bit_depth      bits of a rendered channel: 8, 16, or 32 for float32 in [0, 1]; with 32, unprocess returns a float32
+                   mosaic, black 0 and white 1, neither rounded nor clipped to the camera's codes
+    max_pixels     pictures of more pixels are refused before they are decoded; None: ``formats.MAX_PIXELS``
+    isolate        decode RAW files in a process of their own: a damaged or hostile file can crash only this process
+
+    Raises ConfigError for a value out of range; the error's ``field`` names the setting.
+    """
+
+    model: str | None = None
+    weights: str | Path | None = None
+    look: str | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    max_memory: int | None = None
+    scratch: str | Path | None = None
+    camera: str | None = None
+    iso: float | None = None
+    exposure_time: float | None = None
+    f_number: float | None = None
+    focal_length: float | None = None
+    wb: tuple[float, float, float] | None = None
+    like: str | Path | None = None
+    cfa: str | None = None
+    exposure: float | None = None
+    bit_depth: int = 8
+    max_pixels: int | None = None
+    isolate: bool = False
+
+    def __post_init__(self) -> None:
+        for name in (field.name for field in fields(OpticalParams)):
+            value = getattr(self, name)
+            if value is not None and not (np.isfinite(value) and value > 0):
+                raise ConfigError(f"`{name}` must be a positive number, got {value:g}")
+        for name in ("weights", "scratch", "like"):
+            value = getattr(self, name)
+            if isinstance(value, str | os.PathLike):
+                object.__setattr__(self, name, Path(value))
+            elif value is not None:
+                raise ConfigError(f"`{name}` must be a path, got {type(value).__name__}")
+        if self.scratch_path is not None and not self.scratch_path.is_dir():
+            raise ConfigError(f"`scratch`: not an existing folder: {self.scratch}")
+        if self.wb is not None and not (len(self.wb) == 3 and np.isfinite(self.wb).all() and min(self.wb) > 0):
+            raise ConfigError(f"`wb` takes three positive gains R,G,B, got {','.join(f'{g:g}' for g in self.wb)}")
+        if self.cfa is not None and self.cfa not in CFA_PATTERNS:
+            raise ConfigError(f"`cfa` must be one of {', '.join(CFA_PATTERNS)}, got {self.cfa}")
+        if self.exposure is not None and not abs(self.exposure) <= 10:
+            raise ConfigError(f"`exposure` must lie between -10 and 10 EV, got {self.exposure:g}")
+        if self.dtype not in DTYPES:
+            raise ConfigError(f"`dtype` must be one of {', '.join(DTYPES)}, got {self.dtype}")
+        if self.model is not None and self.model not in MODELS:
+            raise ConfigError(f"`model` {self.model}: there is no such model; there are {', '.join(MODELS)}")
+        if self.look is not None and self.look not in LOOKS:
+            raise ConfigError(f"`look` must be one of {', '.join(LOOKS)}, got {self.look}")
+        if self.bit_depth not in (8, 16, 32):
+            raise ConfigError(f"`bit_depth` must be 8, 16 or 32, got {self.bit_depth}")
+
+    @property
+    def scratch_path(self) -> Path | None:
+        """Folder ``scratch`` as a path."""
+        return None if self.scratch is None else Path(self.scratch)
