@@ -30,8 +30,8 @@ _STRIP_PIXELS = 1 << 18
 """Pixels of a strip: a few megabytes of float32, which the allocator reuses; half as many pixels take longer."""
 _STRIP_ROWS = 16
 """Fewest rows of a strip."""
-_SHORT_HALO = 8
-"""Halo [px] up to which whole rows cost little: the memory of a strip is small."""
+_AMPLE = 1_300_000_000
+"""Bytes of all strips together beyond which wider tiles gain nothing."""
 _TILE_COLUMNS = 128
 """Fewest columns of a tile when memory is short."""
 _SHARE_OF_RATE = 0.5
@@ -273,10 +273,10 @@ class Runner:
 
     def _tile(self, size: tuple[int, int]) -> tuple[int, int]:
         """Choose the height and width of tiles: whole rows, or narrower if memory does not suffice."""
-        model, limit = self.model, devices.free(self.device, self.max_memory)
+        model, limit = self.model, min(devices.free(self.device, self.max_memory), _AMPLE)
         multiple, halo = model.geometry.multiple, model.geometry.halo
         rows = max(_STRIP_PIXELS // size[1] // multiple * multiple, _STRIP_ROWS, 12 * halo)
-        columns = min(size[1], 24 * halo) if halo > _SHORT_HALO else size[1]
+        columns = size[1]
         while columns > _TILE_COLUMNS:
             if _STRIP_THREADS * model.peak_bytes(rows + 2 * halo, columns + 2 * halo) <= limit:
                 break

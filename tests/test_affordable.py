@@ -106,7 +106,7 @@ def test_plans_give_the_same_file(generic, make_jpeg, tmp_path, monkeypatch):
 def test_memory_that_runs_out_steps_down(generic, make_jpeg, tmp_path, monkeypatch):
     asked = []
 
-    def stream(self, source, sink, size, params, *, dtype, plan, store=None):
+    def stream(self, source, sink, size, params, *, dtype, plan, store=None, progress=None):
         asked.append(plan)
         if plan == "whole":
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")

@@ -256,6 +256,9 @@ class IspModel(nn.Module):
     def fit_colours(self, photographs: Sequence[Cells]) -> None:
         """Fit the colours in closed form to pixels of one camera's photographs; the default does nothing."""
 
+    def trust_colours(self) -> None:
+        """Rely on the fitted colours alone: no training of the network will follow. The default does nothing."""
+
     def phases(self) -> tuple[str, ...]:
         """Return the names of the training phases that the model offers; "all" trains everything."""
         return ("all",)

@@ -16,7 +16,8 @@ _BAND = 1 << 16  # pixels at a time: what the stages hold stays in a core's cach
 class Applier:
     """A rendition made ready for many pixels. ``planes`` works on (3, n) float32 arrays, in place."""
 
-    def __init__(self, rendition: Rendition) -> None:
+    def __init__(self, rendition: Rendition, white: np.ndarray | None = None) -> None:
+        """Make the tables; ``white`` (3,) is the least camera RGB of sRGB white (None: 1, where green clips)."""
         self.rendition = rendition
         self.render = rendition.direction == Direction.RENDER
         chroma = rendition.chroma
@@ -36,7 +37,8 @@ class Applier:
         self._step = np.diff(self._table, append=self._table[:, -1:])
         fall = illumination(rendition.vector, at).T
         self._lens = (1 / fall if self.render else fall).astype(np.float32)
-        self._white = white_point(rendition).astype(np.float32) if not self.render else None
+        least = np.ones(3) if white is None else white
+        self._white = None if self.render else np.maximum(white_point(rendition), least).astype(np.float32)
 
     def planes(self, pixels: np.ndarray, rho: np.ndarray | None = None) -> np.ndarray:
         """(3, n) float32 source → (3, n) float32: sRGB in [0, 1], or white-balanced camera RGB, not below 0."""

@@ -85,7 +85,8 @@ def expose(
         pixels = np.pad(pixels, ((0, size[0] - height), (0, size[1] - width), (0, 0)), mode="reflect")
     scale = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}.get(pixels.dtype, 1)
     mosaic = np.empty(size, dtype)
-    ready, gains = Applier(rendition), canonical.wb_gains
+    gains = canonical.wb_gains
+    ready = Applier(rendition, gains)  # a blown white is clipped in all channels
     shaded = bool(np.any(rendition.shading))
     band = max(_SITES // (size[1] // 2), 1)
 

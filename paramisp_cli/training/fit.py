@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from paramisp_cli import cameras, formats, models, weights
+from paramisp_cli import atomic, cameras, formats, models, weights
 from paramisp_cli.batch import find
 from paramisp_cli.errors import ConfigError, FormatError, ParamispError
 from paramisp_cli.models.base import IspModel
@@ -74,15 +74,26 @@ def _written(
     """Fit one direction and write its checkpoint."""
     model = _begin(direction)
     model.fit_colours([colours[direction] for _, colours in photographs])
+    model.trust_colours()
     names = [name for name, _ in photographs]
-    return weights.save(
+    path = weights.save(
         model,
         folder / f"{weights.slug(camera)}.{direction}.safetensors",
         camera=camera,
         recipe="fit",
         training={"photographs": names, "cameras": [camera], "steps": 0},
+        licence="MIT",
         half=True,
     )
+    card = (
+        f"# {camera}, {direction}\n\n"
+        f"* Fitted in closed form, under the prior over cameras, to the JPEG inside {', '.join(names)}.\n"
+        "* The network is not trained: it changes nothing.\n"
+        "* Measured on no photograph.\n"
+        "* Licence: MIT.\n"
+    )
+    atomic.write_bytes(path.with_suffix(".md"), card.encode())
+    return path
 
 
 def _begin(direction: Direction) -> IspModel:

@@ -124,6 +124,8 @@ class Fast(IspModel):
     widths           channels at 1/2, 1/4 and 1/8 of the picture's size
     optical_dropout  probability with which training leaves out an optical parameter, or the thumbnail
     lens_shading     see ``IspModel``
+    full_white       the rendition sends sRGB white to the clip of all channels, as blown skies are; otherwise to a
+                     neutral at the clip of green, and the network knows better
     """
 
     name = "fast"
@@ -136,6 +138,7 @@ class Fast(IspModel):
         widths: Sequence[int] = (16, 32, 64),
         optical_dropout: float = 0.2,
         lens_shading: Sequence[Sequence[float]] | None = None,
+        full_white: bool = False,
     ) -> None:
         super().__init__(direction)
         if len(widths) != 3 or min(widths) < 1:
@@ -143,6 +146,7 @@ class Fast(IspModel):
         if not 0 <= optical_dropout < 1:
             raise ValueError(f"optical_dropout must be in [0, 1), got {optical_dropout}")
         self.widths, self.optical_dropout, self.lens_shading = tuple(widths), optical_dropout, lens_shading
+        self.full_white = full_white
         self.rendition = Rendition(self.direction)
         self.steering = Steering(optical_dropout)
         self.adjust = nn.Linear(_STEERING, 3)
@@ -157,6 +161,7 @@ class Fast(IspModel):
             "direction": str(self.direction),
             "widths": list(self.widths),
             "optical_dropout": self.optical_dropout,
+            "full_white": self.full_white,
             **shading,
         }
 
@@ -174,6 +179,10 @@ class Fast(IspModel):
         if np.abs(fitted.rendition.shading).max() > _NO_SHADING:
             self.lens_shading = _cubic(fitted.rendition.vector)
         self._begin_as_no_change()
+
+    def trust_colours(self) -> None:
+        """Send whites to the clip of all channels: no network corrects them."""
+        self.full_white = True
 
     def _begin_as_no_change(self) -> None:
         for tensor in (*self.net.tail.parameters(), *self.adjust.parameters()):
@@ -224,7 +233,8 @@ class Fast(IspModel):
         adjust = _MOST_ADJUSTED * torch.tanh(self.adjust(z))
         gains = params.wb_gains[:, (0, 1, 1, 2)][:, :, None, None]
         if self.direction.input == Kind.SRGB:
-            light = self.rendition(x, params.cam_to_srgb, adjust)
+            white = params.wb_gains if self.full_white else None
+            light = self.rendition(x, params.cam_to_srgb, adjust, white)
             root = F.pixel_unshuffle(isp.mosaic(light, "RGGB"), 2).add(_FLOOR).sqrt()
             colours = F.pixel_unshuffle(x, 2)
             change = self._change(torch.cat([colours, root], 1), z)
@@ -252,7 +262,7 @@ _MOST_ADJUSTED = 0.7
 
 
 def _cubic(vector: np.ndarray) -> list[list[float]]:
-    """Return a rendition's relative illumination as ``isp.shading_gain`` takes it: R, G, B × (k1, k2, k3)."""
+    """Return a rendition's relative illumination for ``isp.shading_gain``: R, G, B × (k1, k2, k3)."""
     rho = np.linspace(0, 1, 33)
     powers = np.stack([rho, rho**2, rho**3], -1)
     solution: list[list[float]] = np.linalg.lstsq(powers, illumination(vector, rho) - 1, rcond=None)[0].T.tolist()

@@ -53,10 +53,11 @@ class Rendition(nn.Module):
         trusted = 1 / (1 + (spread / _SURE[self.direction]) ** 2)
         self.trusted.copy_(torch.as_tensor(trusted.reshape(_GRID, _GRID, _GRID)))
 
-    def forward(self, x: Tensor, cam_to_srgb: Tensor, adjust: Tensor) -> Tensor:
+    def forward(self, x: Tensor, cam_to_srgb: Tensor, adjust: Tensor, white: Tensor | None = None) -> Tensor:
         """Map sRGB to white-balanced camera RGB (≥ 0), or back (in [0, 1]).
 
-        cam_to_srgb (N, 3, 3) · adjust (N, 3): log gains of linear sRGB, added to the rendition's own.
+        cam_to_srgb (N, 3, 3) · adjust (N, 3): log gains of linear sRGB, added to the rendition's own · white (N, 3):
+        least camera RGB of sRGB white; None: 1, where green clips
         """
         mixing, curves, chroma, gain = self._ready(x.device)
         light_gain = (adjust.exp() * gain)[:, :, None, None]
@@ -66,9 +67,10 @@ class Rendition(nn.Module):
             to_camera = torch.linalg.inv(cam_to_srgb) @ mixing
             camera = isp.apply_matrix(light, to_camera).clamp(min=0)
             top = isp.srgb_decode(_curved(curves, x.new_ones(1, 3, 1, 1))) / light_gain
-            white = isp.apply_matrix(top, to_camera).clamp(min=1)
+            least = torch.ones_like(adjust) if white is None else white
+            whitest = torch.maximum(isp.apply_matrix(top, to_camera), least[:, :, None, None])
             near = ((encoded.amin(1, keepdim=True) - form.NEAR_WHITE) / (1 - form.NEAR_WHITE)).clamp(0, 1).square()
-            return camera + near * (white - camera).clamp(min=0)
+            return camera + near * (whitest - camera).clamp(min=0)
         light = isp.apply_matrix(x.clamp(0, 1), mixing @ cam_to_srgb) * light_gain
         encoded = _curved(curves, isp.srgb_encode(light.clamp(min=0))).clamp(max=1)
         return _turned(chroma, encoded).clamp(0, 1)
