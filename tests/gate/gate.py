@@ -30,7 +30,8 @@ ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT.parent / "shared" / "data"
 NETWORK_PIXELS = 90_000
 TOLERANCE, RARE = 1e-6, 1e-3
-NETWORKS = ("generic", "canon-eos-60d")
+NETWORKS = ("generic", "gopro-hero7-black")
+NETWORK = ("--model", "paramisp")
 CAMERA = ("--camera", "Canon EOS 60D")
 
 
@@ -84,8 +85,9 @@ def record(tree: Path, folder: Path) -> None:
     run(folder, tree, render, "raws", "-o", "out/raws8", *parametric, "--bits", 8, "--format", "png", into="txt/raws8")
     for name in NETWORKS:
         out = f"network/{name}"
-        run(folder, tree, unprocess, "small", "-o", out, "--weights", name, into=f"txt/{name}-up")
-        run(folder, tree, render, out, "-o", out, "--weights", name, "--format", "tif", into=f"txt/{name}-back")
+        run(folder, tree, unprocess, "small", "-o", out, "--weights", name, *NETWORK, into=f"txt/{name}-up")
+        back = ("--weights", name, *NETWORK, "--format", "tif")
+        run(folder, tree, render, out, "-o", out, *back, into=f"txt/{name}-back")
     pairs = [folder / "raws" / name for name in ("CRW_0101.CRW", "CRW_0104.CRW")]
     if all(path.exists() for path in pairs):
         names = [path.relative_to(folder) for path in pairs]
