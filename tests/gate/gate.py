@@ -62,6 +62,7 @@ def run(work: Path, tree: Path, *words: object, into: str) -> None:
     """Run ``paramisp words`` in ``work`` with the package of ``tree``; stdout and stderr go to ``into``.txt."""
     command = [sys.executable, "-m", "paramisp_cli", *map(str, words)]
     environment = {**os.environ, "PYTHONPATH": str(tree), "COLUMNS": "100", "PARAMISP_WEIGHTS": ""}
+    environment["OMP_NUM_THREADS"] = "2"  # sums of other numbers of threads round differently
     done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=False)
     text = f"exit {done.returncode}\n{done.stdout}\n{done.stderr}".replace(str(tree), "TREE")
     (work / f"{into}.txt").write_text(text, "utf-8")
