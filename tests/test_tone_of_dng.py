@@ -21,6 +21,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 JPEGS = sorted((SHARED / "jpegs").glob("*.JPG"))
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not JPEGS, reason=f"no photographs in {SHARED}")]
 PHOTOS = pytest.mark.parametrize("photo", JPEGS, ids=lambda p: p.stem)
+NETWORKS = pytest.mark.parametrize("model", ["fast", "paramisp"])
 LUMINANCE = color.SRGB_TO_XYZ[1]
 
 
@@ -79,16 +80,17 @@ def psnr(linear: np.ndarray, shown: np.ndarray) -> float:
     return float(-10 * np.log10(((color.srgb_encode(linear) - color.srgb_encode(shown)) ** 2).mean()))
 
 
+@NETWORKS
 @PHOTOS
-def test_the_curve_shows_the_photo(photo: Path, tmp_path: Path) -> None:
+def test_the_curve_shows_the_photo(photo: Path, model: str, tmp_path: Path) -> None:
     """Within 1 dB of the isotonic optimum, with the hue preserved and each channel by itself, and no step at black.
 
     In sRGB the optimum of a photo with colours outside sRGB lifts black to 40 codes and more, for these colours are
     zeros there; the curve does not. The iPhone's JPEG is toned locally, which no single curve follows.
     """
     image = reduced(photo, 0.5)
-    raw = paramisp.unprocess(image)
-    assert raw.model == "paramisp"
+    raw = paramisp.unprocess(image, paramisp.Settings(model=model))
+    assert raw.model == model
     assert raw.tone_curve is not None
     paramisp.write(raw, tmp_path / "photo.dng")
     with tifffile.TiffFile(tmp_path / "photo.dng") as file:
@@ -109,8 +111,9 @@ def test_the_curve_shows_the_photo(photo: Path, tmp_path: Path) -> None:
     assert 255 * color.srgb_encode(np.interp(0.001, *curve.T)) < 5  # 25 to 67 on six photos with a running maximum
 
 
+@NETWORKS
 @PHOTOS
-def test_black_stays_black(photo: Path) -> None:
+def test_black_stays_black(photo: Path, model: str) -> None:
     """A bar of black painted over an edge: it is developed as black, to 2 codes of luminance.
 
     None of the photos has a black of its own that is larger than a few pixels.
@@ -119,7 +122,7 @@ def test_black_stays_black(photo: Path) -> None:
     pixels = np.array(image.pixels)
     pixels[:, : pixels.shape[1] // 12] = 0
     image = paramisp.SrgbImage(pixels, camera=image.camera, optical=image.optical)
-    raw = paramisp.unprocess(image)
+    raw = paramisp.unprocess(image, paramisp.Settings(model=model))
     assert raw.tone_curve is not None
     linear, shown = sites(image, raw)
     for develop in (per_channel, look.toned):
