@@ -202,13 +202,16 @@ def available() -> list[Checkpoint]:
 
 
 def load_model(
-    path_or_name: Path | str, direction: Direction | str | None = None, device: torch.device | str = "cpu"
+    path_or_name: Path | str,
+    direction: Direction | str | None = None,
+    device: torch.device | str = "cpu",
+    architecture: str | None = None,
 ) -> IspModel:
     """Load a model from a checkpoint file (.safetensors), a published checkpoint (.ckpt), or a name.
 
     A name is a camera's ("GoPro HERO7 Black", "gopro-hero7-black"), "generic", or an architecture without weights
-    ("parametric"). A name needs a ``direction``; a file needs it only if it holds both directions. Raises WeightsError,
-    or ConfigError without a direction.
+    ("parametric"). A name needs a ``direction``; a file needs it only if it holds both directions. ``architecture``
+    limits a name to one network. Raises WeightsError, or ConfigError without a direction.
     """
     path = Path(path_or_name)
     if path.suffix in (".safetensors", ".ckpt"):
@@ -221,7 +224,7 @@ def load_model(
         raise ConfigError(f"the model {name!r} needs a direction: {' or '.join(Direction)}")
     if slug(name) in architectures(needs_weights=False):
         return architecture_class(slug(name))(Direction(direction)).to(device).eval()
-    match = find(name, direction, generic=slug(name) == GENERIC)
+    match = find(name, direction, architecture, generic=slug(name) == GENERIC)
     if match is None:
         known = sorted({f"{slug(c.header['camera'])}.{c.header['direction']}" for c in available() if not c.damaged})
         raise WeightsError(

@@ -31,13 +31,13 @@ def generic(tmp_path, monkeypatch):
 
 def test_gives_way_and_says_so(generic, make_jpeg, tmp_path):
     photo = make_jpeg(tmp_path / "photo.jpg")
-    settings = parameters.Settings(camera="Canon EOS 60D", max_memory=1_000_000)
+    settings = parameters.Settings(camera="Nikon D90", max_memory=1_000_000)
     made = paramisp.unprocess(photo, settings)
     assert made.model == "parametric"
     assert made.notes[-1].startswith("paramisp needs about")
     assert made.notes[-1].endswith("(`max_memory`): used the parametric model")  # no scratch file would do
     assert not any("generic" in note for note in made.notes)
-    assert paramisp.unprocess(photo, parameters.Settings(camera="Canon EOS 60D")).model == "paramisp"
+    assert paramisp.unprocess(photo, parameters.Settings(camera="Nikon D90")).model == "paramisp"
 
 
 @pytest.mark.parametrize("asked", ["model", "weights"])
@@ -45,7 +45,7 @@ def test_what_was_asked_for_is_an_error(generic, make_jpeg, tmp_path, asked):
     photo = make_jpeg(tmp_path / "photo.jpg")
     wish = {"model": "paramisp"} if asked == "model" else {"weights": generic}
     with pytest.raises(ConfigError, match="needs about"):
-        paramisp.unprocess(photo, parameters.Settings(camera="Canon EOS 60D", max_memory=1_000_000, **wish))
+        paramisp.unprocess(photo, parameters.Settings(camera="Nikon D90", max_memory=1_000_000, **wish))
 
 
 @pytest.mark.parametrize(
@@ -114,6 +114,6 @@ def test_memory_that_runs_out_steps_down(generic, make_jpeg, tmp_path, monkeypat
 
     real = ParamISP.stream
     monkeypatch.setattr(ParamISP, "stream", stream)
-    made = paramisp.unprocess(make_jpeg(tmp_path / "photo.jpg"), parameters.Settings(camera="Canon EOS 60D"))
+    made = paramisp.unprocess(make_jpeg(tmp_path / "photo.jpg"), parameters.Settings(camera="Nikon D90"))
     assert asked == ["whole", "bands"]
     assert any("memory ran out" in note and "bands" in note for note in made.notes)

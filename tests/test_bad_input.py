@@ -521,7 +521,7 @@ def test_existing_output(fails, raw, photo):
         (["--wb", "1,0,2"], "three positive gains"),
         (["--cfa", "RGBG"], "'RGGB', 'GRBG', 'GBRG', 'BGGR'"),
         (["--camera", "Nikon D9O"], "did you mean"),
-        (["--model", "gan"], "'gan' is not one of 'parametric', 'paramisp'"),
+        (["--model", "gan"], "'gan' is not one of 'fast', 'paramisp', 'parametric'"),
         (["--device", "abacus"], "--device abacus"),
         (["--device", "cuda:77"], "--device cuda:77"),
         (["--dtype", "fp8"], "'auto', 'fp32', 'bf16', 'fp16'"),

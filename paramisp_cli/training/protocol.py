@@ -83,7 +83,7 @@ def start(
 def build(recipe: Recipe, direction: Direction) -> IspModel:
     """Make the network to train: from ``recipe.init``, or with fresh weights. Raises ConfigError."""
     if recipe.init:
-        model = _load(recipe.init, direction)
+        model = _load(recipe.init, direction, recipe.architecture)
         if model.name != recipe.architecture:
             raise ConfigError(f"recipe {recipe.name}: is for {recipe.architecture}, but {recipe.init} is {model.name}")
         if {**model.config(), **recipe.model} != model.config():
@@ -104,10 +104,10 @@ def build(recipe: Recipe, direction: Direction) -> IspModel:
     return model
 
 
-def _load(init: str, direction: Direction) -> IspModel:
+def _load(init: str, direction: Direction, architecture_name: str) -> IspModel:
     """Load a checkpoint by name, by file, or from the folder of an earlier training, which holds one a direction."""
     if not Path(init).is_dir():
-        return weights.load_model(init, direction)
+        return weights.load_model(init, direction, architecture=architecture_name)
     paths = sorted(Path(init).glob(f"*.{direction}.safetensors"))
     if len(paths) != 1:
         raise ConfigError(f"{init}: holds {len(paths)} checkpoints for {direction}, and one is needed to start from")

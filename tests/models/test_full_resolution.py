@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from paramisp_cli import convert, formats, parameters, weights
-from paramisp_cli.models import REGISTRY, architecture, regions
+from paramisp_cli.models import REGISTRY, architecture, names, regions
 from paramisp_cli.models.base import Params
 from paramisp_cli.models.parametric import Parametric
 from paramisp_cli.models.paramisp import ParamISP, globalnet, plans, streaming
@@ -142,24 +142,25 @@ def test_files_of_prime_sides(size, cfa, make_jpeg, tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 @pytest.mark.parametrize("direction", list(Direction))
-def test_lower_precision_is_60_decibels_from_float32(dtype, direction):
+@pytest.mark.parametrize("name", names(needs_weights=True))
+def test_lower_precision_is_60_decibels_from_float32(name, dtype, direction):
     """With weights that were trained: random ones change the picture less, and lose less."""
-    path = weights.find("generic", direction).path
+    path = weights.find("generic", direction, name).path
     model = weights.load(path)
     y, x = torch.meshgrid(torch.linspace(0, 1, 120), torch.linspace(0, 1, 160), indexing="ij")
     wave = (torch.sin(40 * x * y) + 1) / 2
     picture = torch.stack([0.8 * x + 0.2 * wave, y * (0.4 + 0.6 * wave), 1 - x * y]).clamp(0, 1)[None]
     source = picture if direction == Direction.UNPROCESS else picture[:, 1:2] ** 2.2
     out = {}
-    for name in ("fp32", dtype):
+    for precision in ("fp32", dtype):
         got = torch.empty(1, 1 if direction == Direction.UNPROCESS else 3, 120, 160)
 
         def sink(top, rows, got=got):
             got[:, :, top : top + rows.shape[2]] = rows
 
-        kind = getattr(torch, parameters.DTYPES[name])
+        kind = getattr(torch, parameters.DTYPES[precision])
         Runner(model, CPU, kind).run(params("RGGB"), (120, 160), lambda a, b: source[:, :, a:b], sink)
-        out[name] = got.clamp(0, 1)
+        out[precision] = got.clamp(0, 1)
     error = (out[dtype] - out["fp32"]).square().mean().item()
     assert error > 0
     assert -10 * math.log10(error) > 60

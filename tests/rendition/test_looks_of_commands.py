@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_look import photographed, scene
+from test_camera_look import photographed, scene
 
 import paramisp_cli as paramisp
 from paramisp_cli import convert, formats, parameters, weights

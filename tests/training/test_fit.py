@@ -16,7 +16,7 @@ from paramisp_cli.training.fit import fit
 from paramisp_cli.types import Camera, Direction, Metadata
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "rendition"))
-from test_look import photographed, scene
+from test_camera_look import photographed, scene
 
 CAMERA = Camera("Canon", "Canon EOS 60D")
 

@@ -17,6 +17,7 @@ from paramisp_cli.training.pairing import pairs
 from paramisp_cli.types import Direction, OpticalParams
 
 TINY = """
+architecture = "paramisp"
 lr = 2e-3
 warmup = 2
 dtype = "fp32"
@@ -159,7 +160,7 @@ def test_a_recipe_may_build_on_another() -> None:
         ("base = 3", "must name another"),
         ("lr = 1e-3", "no phases"),
         ("[[phases]]\nsteps = 1\ncrop = 0\nbatch = 1", "crop"),
-        ("architecture = 'gan'\n[[phases]]\nsteps = 1\ncrop = 96\nbatch = 1", "must be paramisp, got 'gan'"),
+        ("architecture = 'gan'\n[[phases]]\nsteps = 1\ncrop = 96\nbatch = 1", "must be fast or paramisp, got 'gan'"),
         ("[[phases]]\nsteps = 1\ncrop = 96\nsize = 1", "size"),
     ],
 )

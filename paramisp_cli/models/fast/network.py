@@ -49,8 +49,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """Return the block's output for x (N, width, H, W) and the steering z (N, 32)."""
         scale, shift = self.steer(z)[:, :, None, None].chunk(2, 1)
-        hidden = torch.addcmul(shift, self.conv1(x), 1 + scale)
-        y: Tensor = x + self.conv2(F.relu(hidden))
+        hidden = torch.addcmul(shift, self.conv1(x).float(), 1 + scale)  # sums stay in float32 under autocast
+        y: Tensor = x + self.conv2(F.relu(hidden)).float()
         return y
 
 
@@ -70,12 +70,12 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """Map (N, inputs, H, W), H and W multiples of 4, to (N, outputs, H, W)."""
-        level1 = self.blocks[0](F.relu(self.stem(x)), z)
-        level2 = self.blocks[1](F.relu(self.down1(level1)), z)
-        level3 = self.blocks[3](self.blocks[2](F.relu(self.down2(level2)), z), z)
-        level2 = self.blocks[4](level2 + self.up2(level3), z)
-        level1 = self.blocks[5](level1 + self.up1(level2), z)
-        y: Tensor = self.tail(level1)
+        level1 = self.blocks[0](F.relu(self.stem(x)).float(), z)
+        level2 = self.blocks[1](F.relu(self.down1(level1)).float(), z)
+        level3 = self.blocks[3](self.blocks[2](F.relu(self.down2(level2)).float(), z), z)
+        level2 = self.blocks[4](level2 + self.up2(level3).float(), z)
+        level1 = self.blocks[5](level1 + self.up1(level2).float(), z)
+        y: Tensor = self.tail(level1).float()
         return y
 
 
@@ -229,23 +229,30 @@ class Fast(IspModel):
 
     def compute(self, x: Tensor, params: Params) -> Tensor:
         """Compute the output for an input whose CFA begins with red; see ``IspModel``."""
-        z = self.steering(params, self.generator)
-        adjust = _MOST_ADJUSTED * torch.tanh(self.adjust(z))
+        with torch.autocast(x.device.type, enabled=False):  # a gain acts on every pixel alike
+            z = self.steering(params, self.generator)
+            adjust = _MOST_ADJUSTED * torch.tanh(self.adjust(z))
         gains = params.wb_gains[:, (0, 1, 1, 2)][:, :, None, None]
         if self.direction.input == Kind.SRGB:
             white = params.wb_gains if self.full_white else None
-            light = self.rendition(x, params.cam_to_srgb, adjust, white)
+            light = self._rendered(x, params, adjust, white)
             root = F.pixel_unshuffle(isp.mosaic(light, "RGGB"), 2).add(_FLOOR).sqrt()
             colours = F.pixel_unshuffle(x, 2)
             change = self._change(torch.cat([colours, root], 1), z)
             root = (root + change * self.rendition.trust(torch.unflatten(colours, 1, (3, 4)).mean(2))).clamp(min=0)
             return F.pixel_shuffle((root.square() - _FLOOR) / gains, 2)
         light = isp.apply_gains(isp.demosaic(x, "RGGB"), params.wb_gains)
-        shown = F.pixel_unshuffle(self.rendition(light, params.cam_to_srgb, adjust), 2)
+        shown = F.pixel_unshuffle(self._rendered(light, params, adjust, None), 2)
         sites = F.pixel_unshuffle(x, 2) * gains
         change = self._change(torch.cat([sites.clamp(min=0).add(_FLOOR).sqrt(), shown], 1), z)
         small = torch.stack([sites[:, 0], (sites[:, 1] + sites[:, 2]) / 2, sites[:, 3]], 1)
         return F.pixel_shuffle(shown + change * self.rendition.trust(small), 2)
+
+    def _rendered(self, x: Tensor, params: Params, adjust: Tensor, white: Tensor | None) -> Tensor:
+        """Run the rendition, always in float32: its colours are those of the result."""
+        with torch.autocast(x.device.type, enabled=False):
+            y: Tensor = self.rendition(x, params.cam_to_srgb, adjust, white)
+        return y
 
     def _change(self, x: Tensor, z: Tensor) -> Tensor:
         """Run the network; its convolutions are a fifth faster with the channels last."""

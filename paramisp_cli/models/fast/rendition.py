@@ -84,7 +84,8 @@ class Rendition(nn.Module):
 
     def _ready(self, device: torch.device) -> tuple[Tensor, ...]:
         """Return (mixing, curves, chroma, gain), made again when the vector has changed."""
-        now = (self.vector.data_ptr(), self.vector._version, device)
+        version = 0 if self.vector.is_inference() else self.vector._version
+        now = (self.vector.data_ptr(), version, device)
         if now != self._made:
             made = form.Rendition(self.direction, np.eye(3), self.vector.detach().cpu().double().numpy())
             curves = form.lifted_curves(made, np.linspace(0, form.TOP, _TABLE + 1))
