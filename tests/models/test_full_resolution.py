@@ -145,8 +145,10 @@ def test_files_of_prime_sides(size, cfa, make_jpeg, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", names(needs_weights=True))
 def test_lower_precision_is_60_decibels_from_float32(name, dtype, direction):
     """With weights that were trained: random ones change the picture less, and lose less."""
-    path = weights.find("generic", direction, name).path
-    model = weights.load(path)
+    generic = weights.find("generic", direction, name)
+    if generic is None:
+        pytest.skip(f"no generic weights of {name}")
+    model = weights.load(generic.path)
     y, x = torch.meshgrid(torch.linspace(0, 1, 120), torch.linspace(0, 1, 160), indexing="ij")
     wave = (torch.sin(40 * x * y) + 1) / 2
     picture = torch.stack([0.8 * x + 0.2 * wave, y * (0.4 + 0.6 * wave), 1 - x * y]).clamp(0, 1)[None]
