@@ -487,6 +487,7 @@ def test_a_fault_of_ours_is_one_line(paramisp, monkeypatch):
         app.main()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 def test_the_next_command_is_hinted_on_a_terminal_only(photos):
     """stderr is a terminal here, stdout a pipe; the hint is a command that works."""

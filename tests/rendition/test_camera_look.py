@@ -16,6 +16,8 @@ from paramisp_cli.rendition.develop import develop
 from paramisp_cli.rendition.look import camera_look
 from paramisp_cli.types import CFA_PATTERNS, CanonicalParams, Crop, Direction, Metadata, RawImage
 
+pytestmark = pytest.mark.slow
+
 MATRIX = np.array([[0.8, -0.1, -0.1], [-0.4, 1.2, 0.2], [0.0, 0.15, 0.55]])
 BLACK, WHITE = 256, 4095
 

@@ -20,6 +20,8 @@ from paramisp_cli.rendition import form, prior
 from paramisp_cli.rendition.develop import develop, expose
 from paramisp_cli.types import Camera, Direction, Metadata, RawImage
 
+pytestmark = pytest.mark.slow
+
 CAMERA = Camera("Canon", "Canon EOS 60D")
 
 

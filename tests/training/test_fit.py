@@ -18,6 +18,8 @@ from paramisp_cli.types import Camera, Direction, Metadata
 sys.path.insert(0, str(Path(__file__).parents[1] / "rendition"))
 from test_camera_look import photographed, scene
 
+pytestmark = pytest.mark.slow
+
 CAMERA = Camera("Canon", "Canon EOS 60D")
 
 

@@ -18,6 +18,8 @@ from paramisp_cli.training.measure import metrics, predictors
 from paramisp_cli.training.pairing import align, pairs
 from paramisp_cli.types import Direction, SrgbImage
 
+pytestmark = pytest.mark.slow
+
 
 def test_offset_is_found_and_pixels_lie_on_each_other(dataset: Path) -> None:
     pair = data.read_index(dataset)[0]

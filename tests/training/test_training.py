@@ -16,6 +16,8 @@ from paramisp_cli.training import dataset as data
 from paramisp_cli.training.pairing import pairs
 from paramisp_cli.types import Direction, OpticalParams
 
+pytestmark = pytest.mark.slow
+
 TINY = """
 architecture = "paramisp"
 lr = 2e-3
