@@ -180,6 +180,7 @@ def test_threads_have_equal_shares(threads):
         assert height * width / threads / max(ends) > 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("direction", list(Direction))
 @pytest.mark.parametrize("entry", REGISTRY, ids=lambda entry: entry.name)
 def test_progress_rises_to_one(entry, direction, tmp_path) -> None:

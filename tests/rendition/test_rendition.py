@@ -14,6 +14,8 @@ from paramisp_cli.rendition import fit, form, prior
 from paramisp_cli.rendition.apply import applied
 from paramisp_cli.types import Direction
 
+pytestmark = pytest.mark.slow
+
 WAYS = Direction.RENDER, Direction.UNPROCESS
 GAINS = np.array([2.0, 1.0, 1.6])
 seeds = st.integers(0, 2**32 - 1)
