@@ -358,12 +358,9 @@ BANNED_IN_CODE = (
     "by hand", "is ours", "are ours", "of ours", "a person", "for people", "made from it", "would be taken",
 )  # fmt: skip
 """The same for docstrings, comments and messages; an expression matches whole words."""
-NOT_YET_PLAIN = ("rendition/",)
-"""Modules of the package whose prose is not rewritten yet."""
 CODE = {
-    name: path.read_text(encoding="utf-8")
+    path.relative_to(ROOT / "paramisp_cli").as_posix(): path.read_text(encoding="utf-8")
     for path in sorted((ROOT / "paramisp_cli").rglob("*.py"))
-    if not (name := path.relative_to(ROOT / "paramisp_cli").as_posix()).startswith(NOT_YET_PLAIN)
 }
 
 

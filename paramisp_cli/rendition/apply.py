@@ -10,7 +10,7 @@ from paramisp_cli.types import Direction
 
 _TABLE = 4096
 """Entries of a curve's table; between them it is straight. They are even in the fourth root of light."""
-_BAND = 1 << 16  # pixels at a time: what the stages hold stays in a core's cache
+_BAND = 1 << 16  # pixels at a time: the stages' arrays stay in a core's cache
 
 
 class Applier:
@@ -41,11 +41,11 @@ class Applier:
         self._white = None if self.render else np.maximum(white_point(rendition), least).astype(np.float32)
 
     def planes(self, pixels: np.ndarray, rho: np.ndarray | None = None) -> np.ndarray:
-        """(3, n) float32 source → (3, n) float32: sRGB in [0, 1], or white-balanced camera RGB, not below 0."""
+        """Map (3, n) float32 to (3, n) float32: sRGB in [0, 1], or white-balanced camera RGB, not below 0."""
         return self._rendered(pixels, rho) if self.render else self._unprocessed(pixels, rho)
 
     def _looked_up(self, place: np.ndarray, out: np.ndarray) -> None:
-        """Interpolate the three tables at ``place`` (3, n), in table entries; ``place`` is used up."""
+        """Interpolate the three tables at ``place`` (3, n), in table entries; overwrites ``place``."""
         np.minimum(place, _TABLE - 1, out=place)
         index = place.astype(np.int32)
         place -= index
@@ -56,7 +56,7 @@ class Applier:
             out[channel] += part
 
     def _turned(self, encoded: np.ndarray) -> np.ndarray:
-        """(3, n) plus its chroma polynomial."""
+        """Add the chroma polynomial to (3, n)."""
         red, green, blue = encoded
         terms = np.empty((9, encoded.shape[1]), np.float32)
         p, q, pm, qm, pp, pq, qq, pmm, qmm = terms
@@ -116,7 +116,7 @@ class Applier:
 
 
 def applied(rendition: Rendition, pixels: np.ndarray, rho: np.ndarray | None = None) -> np.ndarray:
-    """(H, W, 3) source → (H, W, 3) float32, band by band.
+    """Apply a rendition band by band: (H, W, 3) source → (H, W, 3) float32.
 
     ``render`` takes white-balanced camera RGB (green clips at 1) and gives sRGB-encoded values in [0, 1]; ``unprocess``
     takes sRGB in [0, 1] and gives white-balanced camera RGB, not below 0 (divide by the white-balance gains).

@@ -155,7 +155,7 @@ def _sites(raw: RawImage, first: int, last: int) -> list[np.ndarray]:
 
 
 def _demosaiced(sites: list[np.ndarray], cfa: str, y: int, x: int) -> np.ndarray:
-    """(3, rows, columns): R, G and B at phase (y, x) of the sites, by Malvar's 5×5 filters."""
+    """Compute R, G and B at phase (y, x) of the sites, by Malvar's 5×5 filters: (3, rows, columns)."""
     rows, columns = sites[0].shape[0] - 2, sites[0].shape[1] - 2
 
     def at(dy: int, dx: int) -> np.ndarray:

@@ -29,7 +29,7 @@ Of 30, 100 and 1000 the best compromise between shots like the fitted ones (more
 across photographs by tests/bench/rendition_prior.py.
 """
 _FLOOR = {Direction.RENDER: 0.004, Direction.UNPROCESS: 0.002}
-"""Error of a single opinion that no fit goes below: quantisation, and what the form cannot say."""
+"""Least error of one pixel: quantisation, and the limits of the form."""
 _TAIL = 1000.0
 """Squared errors, in units of their mean, from which a cell is an outlier (Student's t).
 
@@ -38,7 +38,7 @@ High: a few neutral cells beside a large blue sky err by twenty times the mean a
 _MARGIN, _STIFF = 2 * LEAST_SLOPE, 1e7
 """Slope of a chroma stage that a fit aims at, and how firmly."""
 _PROBES, _RISE = 65, 2e-4
-"""Neutral pixels whose order a fit looks at, and the least rise from one to the next."""
+"""Neutral pixels that a fit holds in order, and the least rise from one to the next."""
 _BINS, _RINGS, _ROUNDS = 24, 4, 30
 
 
@@ -107,7 +107,7 @@ class Fitted:
     noise: tuple[float, ...]
 
     def spread(self, pixels: np.ndarray, rho: np.ndarray | None = None) -> np.ndarray:
-        """(n, 3) source pixels → (n, 3) standard deviation of the prediction that the fit itself leaves open."""
+        """Return the standard deviation (n, 3) that the fit leaves in its prediction for source pixels (n, 3)."""
         away = np.zeros(len(pixels)) if rho is None else rho
         r = self.rendition
         _, slopes = predict(r.direction, r.matrix, r.vector, np.asarray(pixels, np.float64), away)
@@ -139,7 +139,7 @@ def likelihood(photographs: Sequence[Cells], prior: Prior, *, evidence: float = 
 def _most_probable(
     photographs: Sequence[Cells], prior: Prior, evidence: float, strict: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[float]]:
-    """(vector, precision and slope of the log-likelihood there, mean square error of each photograph)."""
+    """Return the vector, precision and slope of the log-likelihood there, and each photograph's mean square error."""
     if not photographs:
         raise ValueError("no photograph to fit to")
     if any(p.direction != prior.direction for p in photographs):
@@ -152,9 +152,9 @@ def _most_probable(
         return 0.5 * float((v - prior.mean) @ inverse @ (v - prior.mean)) + ordered.cost(v)
 
     for _ in range(_ROUNDS):
-        errors, precision, slope, cost = _said(photographs, vector, evidence)
+        errors, precision, slope, cost = _likelihood_at(photographs, vector, evidence)
         cost += penalty(vector)
-        bend, push = ordered.said(vector)
+        bend, push = ordered.slopes(vector)
         normal, right = precision + inverse + bend, slope - inverse @ (vector - prior.mean) + push
         for _ in range(6):
             step = np.linalg.solve(normal + damping * np.diag(np.diag(normal)), right)
@@ -169,12 +169,12 @@ def _most_probable(
         vector = vector + step
         if cost - new < 1e-4 * evidence:
             break
-    errors, precision, slope, _ = _said(photographs, vector, evidence)
+    errors, precision, slope, _ = _likelihood_at(photographs, vector, evidence)
     return vector, precision, slope, errors
 
 
 class _Order:
-    """A penalty on vectors that ``orderly`` would change: found in the fit, the other stages take up what is lost."""
+    """A penalty on vectors that ``orderly`` would change: within the fit, the other stages make up for the loss."""
 
     def __init__(self, direction: Direction, matrix: np.ndarray, strict: bool) -> None:
         self.direction, self.matrix = direction, matrix
@@ -189,7 +189,7 @@ class _Order:
         self.middle = np.zeros(_PROBES)
 
     def _fall(self, steps: np.ndarray, at: np.ndarray) -> np.ndarray:
-        """(n − 1, 3) by how much neutral pixels rise too little; none where the picture is clipped."""
+        """Return the missing rise (n − 1, 3) of neutral pixels; none where the picture is clipped."""
         short = np.maximum(_RISE - steps, 0)
         return np.where(at[1:] > 1, 0, short) if self.direction == Direction.RENDER else short
 
@@ -199,7 +199,7 @@ class _Order:
         fall = self._fall(np.diff(at, axis=0), at)
         return 0.5 * _STIFF * (float(missing @ missing) + float((fall * fall).sum()))
 
-    def said(self, vector: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def slopes(self, vector: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Its second derivatives (SIZE, SIZE), and the slope (SIZE,) that lowers it."""
         missing = np.maximum(_MARGIN - 1 - self.rows @ vector, 0)
         at, slopes = predict(self.direction, self.matrix, vector, self.neutral, self.middle)
@@ -211,7 +211,7 @@ class _Order:
 
 
 def _errors(photograph: Cells, predicted: np.ndarray) -> np.ndarray:
-    """(n, 3) weighted errors; none where both are clipped at the same end."""
+    """Return the weighted errors (n, 3); none where both are clipped at the same end."""
     off = photograph.target - predicted
     if photograph.direction == Direction.RENDER:
         clipped = (predicted >= 1) & (photograph.target >= 0.99) | (predicted <= 0) & (photograph.target <= 0.01)
@@ -228,10 +228,10 @@ def _cost(photographs: Sequence[Cells], vector: np.ndarray, evidence: float, err
     return total
 
 
-def _said(
+def _likelihood_at(
     photographs: Sequence[Cells], vector: np.ndarray, evidence: float
 ) -> tuple[list[float], np.ndarray, np.ndarray, float]:
-    """(mean square errors, precision, slope, cost) of the likelihood at a vector."""
+    """Return mean square errors, precision, slope and cost of the likelihood at a vector."""
     precision, slope, errors, cost = np.zeros((SIZE, SIZE)), np.zeros(SIZE), [], 0.0
     for photograph in photographs:
         predicted, slopes = predict(photograph.direction, photograph.matrix, vector, photograph.source, photograph.rho)

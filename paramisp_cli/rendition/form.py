@@ -4,7 +4,7 @@ render     light · shading → gain · matrix → sRGB encoding → one rising 
 unprocess  chroma polynomial → one rising curve per channel → sRGB decoding / gain → matrix → shading
 
 Stages after Grossberg and Nayar (a camera's response, PAMI 2004) and Kim et al. (colour correction and gamut mapping,
-PAMI 2012). The chroma polynomial is zero on neutrals, so the curves alone decide what happens to grey, and a curve is a
+PAMI 2012). The chroma polynomial is zero on neutrals, so the curves alone map grey, and a curve is a
 sum of rising splines with positive weights. Clipping to [0, 1] is the last step. ``Rendition`` explains the numbers.
 """
 
@@ -36,7 +36,7 @@ _FULL = 0.99
 NEAR_WHITE = 0.96
 """Smallest channel of an sRGB pixel from which ``unprocess`` moves to the sensor's clip."""
 VIVID = 0.5
-"""Difference of encoded channels from which the chroma polynomial stays as it is there."""
+"""Difference of encoded channels from which the chroma polynomial is constant."""
 LEAST_SLOPE = 0.02
 """Smallest slope of a channel's chroma stage."""
 
@@ -127,7 +127,7 @@ def _correction(vector: np.ndarray) -> np.ndarray:
 def splines(t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Integrated hat functions (I-splines of order 2, Ramsay 1988) at ``t`` (n,): values (n, 16), slopes (n, 16).
 
-    All are 0 at 0 and rise; the curve goes on straight beyond ``TOP``.
+    All are 0 at 0 and rise; the curve is straight beyond ``TOP``.
     """
     inside = np.clip(t, 0, TOP)
     knots = np.arange(SPLINES)
@@ -140,7 +140,7 @@ def splines(t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def chroma_terms(encoded: np.ndarray) -> np.ndarray:
-    """(n, 3) encoded RGB → (n, 9) terms, all 0 for a neutral pixel.
+    """Compute the terms (n, 9) of encoded RGB (n, 3), all 0 for a neutral pixel.
 
     With the differences p = R − G and q = B − G, limited to ±½, and the mean m = (R + 2G + B)/4:
     p, q, pm, qm, p², pq, q², pm², qm².
@@ -152,7 +152,7 @@ def chroma_terms(encoded: np.ndarray) -> np.ndarray:
 
 
 def _chroma_slopes(encoded: np.ndarray) -> np.ndarray:
-    """(n, 9, 3) derivatives of ``chroma_terms`` by R, G and B."""
+    """Return the derivatives (n, 9, 3) of ``chroma_terms`` by R, G and B."""
     red, green, blue = encoded.T
     p, q = red - green, blue - green
     free_p, free_q = np.abs(p) < VIVID, np.abs(q) < VIVID
@@ -169,7 +169,7 @@ _BY_P, _BY_Q, _BY_M = np.array([1.0, -1, 0]), np.array([0.0, -1, 1]), np.array([
 
 
 def _partials(m: np.ndarray, p: np.ndarray, q: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(n, 9) derivatives of the chroma terms by p, q and m."""
+    """Return the derivatives (n, 9) of the chroma terms by p, q and m."""
     one, none = np.ones_like(m), np.zeros_like(m)
     by_p = np.stack([one, none, m, none, 2 * p, q, none, m * m, none], -1)
     by_q = np.stack([none, one, none, m, none, p, 2 * q, none, m * m], -1)
@@ -186,7 +186,7 @@ def _decode_slope(encoded: np.ndarray) -> np.ndarray:
 
 
 def illumination(vector: np.ndarray, rho: np.ndarray) -> np.ndarray:
-    """(n,) ρ → (n, 3) relative illumination, positive, 1 in the middle of the picture."""
+    """Return the relative illumination (n, 3) at ρ (n,), positive, 1 in the middle of the picture."""
     result: np.ndarray = np.exp(np.stack([rho, rho * rho], -1) @ vector[_SHADING].reshape(3, SHADING).T)
     return result
 
@@ -194,7 +194,7 @@ def illumination(vector: np.ndarray, rho: np.ndarray) -> np.ndarray:
 def predict(
     direction: Direction, matrix: np.ndarray, vector: np.ndarray, pixels: np.ndarray, rho: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels (n, 3) through the smooth stages, for fitting: (n, 3) values and (n, 3, SIZE) derivatives, float64.
+    """Map pixels (n, 3) through the smooth stages → values (n, 3) and derivatives (n, 3, SIZE), float64.
 
     The lift to white (``lifted_curves``, ``near_white``) is not part of it, and values are not clipped at 1.
     """
@@ -295,7 +295,7 @@ def _unprocess(
 
 
 def lifted_curves(rendition: Rendition, t: np.ndarray) -> np.ndarray:
-    """(n,) t → (3, n) the curves of R, G and B, rising, 0 at 0; of ``render`` at least 1 where the sensor clips.
+    """Evaluate the curves of R, G and B at t (n,): (3, n), rising, 0 at 0; for ``render`` at least 1 at the clip.
 
     t is an sRGB-encoded value. A curve that would end below white is lifted on the last tenth of the way.
     """
@@ -310,14 +310,14 @@ def lifted_curves(rendition: Rendition, t: np.ndarray) -> np.ndarray:
 
 
 def near_white(pixels: np.ndarray) -> np.ndarray:
-    """(…, 3) sRGB → (…, 1) share, 0 to 1, by which ``unprocess`` moves to the sensor's clip; 1 for white only."""
+    """Return the share (…, 1) by which ``unprocess`` moves sRGB (…, 3) to the sensor's clip; 1 for white only."""
     smallest = pixels.min(-1, keepdims=True)
     result: np.ndarray = np.clip((smallest - NEAR_WHITE) / (1 - NEAR_WHITE), 0, 1) ** 2
     return result
 
 
 def white_point(rendition: Rendition) -> np.ndarray:
-    """(3,) white-balanced camera RGB of sRGB white: the fitted one, or the sensor's clip (1) where that is more."""
+    """Return the white-balanced camera RGB (3,) of sRGB white: the fitted value, at least 1, where green clips."""
     encoded = lifted_curves(rendition, np.ones(1))[:, 0]
     light = color.srgb_decode(encoded) / rendition.gain
     result: np.ndarray = np.maximum(np.linalg.inv(rendition.matrix) @ rendition.correction @ light, 1.0)
@@ -337,7 +337,7 @@ def orderly(rendition: Rendition, *, strict: bool = True) -> Rendition:
         vector[_CHROMA] = _rising_chroma(rendition.chroma).ravel()
     slopes = rendition.log_slopes
     common = slopes.mean(0)
-    for first in range(SPLINES, -1, -1):  # from the highlights down: a curve's darker values stay as they are
+    for first in range(SPLINES, -1, -1):  # from the highlights down: a curve's darker values do not change
         vector[_CURVES] = np.where(np.arange(SPLINES) < first, slopes, common).ravel()
         found = replace(rendition, vector=vector)
         if np.diff(_neutral_values(found), axis=0).min() >= 0:
@@ -346,7 +346,7 @@ def orderly(rendition: Rendition, *, strict: bool = True) -> Rendition:
 
 
 def chroma_bounds() -> np.ndarray:
-    """(3, n, 9): times a channel's chroma coefficients, and plus 1, they bound the slope of its chroma stage below.
+    """Return factors (3, n, 9) of the chroma coefficients; 1 + their product bounds a chroma stage's slope below.
 
     The slope is a polynomial of degree 2 in m, p and q, with p and q at their limits or between them: its Bernstein
     coefficients over m in [0, 1], p and q in ±½ are at most its values.
@@ -371,7 +371,7 @@ def _rising_chroma(chroma: np.ndarray) -> np.ndarray:
 
 
 def _neutral_values(rendition: Rendition) -> np.ndarray:
-    """(n, 3) results for neutral pixels from black to white, clipped where pictures are, without shading."""
+    """Compute the results (n, 3) for neutral pixels from black to white, clipped as pictures are, unshaded."""
     grey = np.linspace(0, 1, 1025) ** 2
     if rendition.direction == Direction.RENDER:
         encoded = np.minimum(lifted_curves(rendition, color.srgb_encode(grey * rendition.gain)), 1).T

@@ -26,9 +26,9 @@ _EXPLAINED = 0.8
 
 @dataclass(frozen=True, slots=True)
 class LookReport:
-    """Findings of ``camera_look``: size (height, width) of the preview, 0 without one; parts that were found again,
+    """Findings of ``camera_look``: size (height, width) of the preview, 0 without one; matched windows,
     and the share of them that lie within a pixel; error of the fit (root mean square, encoded) and share of the
-    preview's variance that it explains. ``reason`` says in words why there is no look; it is empty if there is one.
+    preview's variance that it explains. ``reason`` tells why there is no look; it is empty if there is one.
     """  # fmt: skip
 
     reason: str = ""

@@ -12,7 +12,7 @@ from paramisp_cli.types import RawImage
 _LONGEST, _FINEST, _PIXELS = 800, 1800, 400_000
 """Longer side [px] of the grids on which both are aligned and their colours compared, and pixels that are compared.
 
-Noise and edges belong to what a rendition is fitted to: on a coarser grid they average out, and the fit is worse.
+A rendition is fitted to noise and edges, too: on a coarser grid they average out, and the fit is worse.
 """
 _SMALLEST = 96
 """Pixels of a preview's shorter side below which its colours are not trusted to lie on the RAW's."""
@@ -46,11 +46,11 @@ class Aligned:
 
 
 class Misfit(ValueError):  # noqa: N818 - a finding, not a fault
-    """The reason for which a preview cannot be laid over its RAW, in words."""
+    """A preview cannot be laid over its RAW; the text is the reason."""
 
 
 def superpixels(raw: RawImage, factor: int = 1) -> np.ndarray:
-    """(h, w, 3) float32 white-balanced camera RGB: means over ``factor`` × ``factor`` of the crop's 2×2 sites.
+    """Compute white-balanced camera RGB (h, w, 3) float32: means over ``factor`` × ``factor`` of the crop's 2×2 sites.
 
     Sites clip where green clips (1): no camera's picture shows more.
     """
@@ -74,7 +74,7 @@ def superpixels(raw: RawImage, factor: int = 1) -> np.ndarray:
 
 
 def _reduced(image: np.ndarray, factor: int) -> np.ndarray:
-    """(H, W, …) averaged over factor × factor; a rest at the end is left out."""
+    """Average (H, W, …) over factor × factor; a rest at the end is left out."""
     if factor == 1:
         return image
     rows, columns = image.shape[0] // factor, image.shape[1] // factor
@@ -152,13 +152,13 @@ def _box(x: np.ndarray, radius: int) -> np.ndarray:
 
 
 def _edges(image: np.ndarray) -> np.ndarray:
-    """(H, W) without its local mean and with even contrast: tone, balance and vignetting drop out."""
+    """Take the local mean out of (H, W) and even the contrast: tone, balance and vignetting drop out."""
     x = image - _box(image, 6)
     return np.asarray(x / (np.sqrt(_box(x * x, 24)) + 1e-3))
 
 
 def _best_shift(part: np.ndarray, whole: np.ndarray) -> tuple[float, float, float]:
-    """(y, x, score) of the smaller ``part`` in ``whole`` by normalised correlation, to a fraction of a pixel."""
+    """Find the smaller ``part`` in ``whole`` → (y, x, score), by normalised correlation, to a fraction of a pixel."""
     part = part - part.mean()
     high, wide = whole.shape[0] - part.shape[0] + 1, whole.shape[1] - part.shape[1] + 1
     spectrum = np.fft.rfft2(whole) * np.conj(np.fft.rfft2(part, whole.shape))
@@ -168,11 +168,11 @@ def _best_shift(part: np.ndarray, whole: np.ndarray) -> tuple[float, float, floa
     one, two = (s[h:, w:] - s[:-h, w:] - s[h:, :-w] + s[:-h, :-w] for s in sums)
     score = cross / np.sqrt(np.maximum(two - one * one / part.size, 1e-6) * max(float((part * part).sum()), 1e-6))
     y, x = np.unravel_index(int(score.argmax()), score.shape)
-    return y + _peak(score[:, x], int(y)), x + _peak(score[y], int(x)), float(score[y, x])
+    return y + vertex(score[:, x], int(y)), x + vertex(score[y], int(x)), float(score[y, x])
 
 
-def _peak(line: np.ndarray, at: int) -> float:
-    """Offset of the vertex of the parabola through sample ``at`` and its neighbours."""
+def vertex(line: np.ndarray, at: int) -> float:
+    """Return the distance from sample ``at`` to the top of the parabola through it and its neighbours, in [−½, ½]."""
     if not 0 < at < len(line) - 1:
         return 0.0
     left, here, right = (float(v) for v in line[at - 1 : at + 2])
@@ -181,7 +181,7 @@ def _peak(line: np.ndarray, at: int) -> float:
 
 
 class _Placement:
-    """Where a RAW's reduced picture lies under a preview's grid: displacement from "same frame", smooth over it.
+    """Position of a RAW's reduced picture under a preview's grid: displacement from "same frame", smooth over it.
 
     ``warp`` (2, 5) holds, for y and x [grid px], coefficients of 1, y, x, y·r², x·r² (y, x, r from the middle; r = 1 in
     the corners): shift, scale, turn, and the main term of a lens's distortion.
@@ -199,7 +199,7 @@ class _Placement:
         return np.stack([np.ones_like(v), v, u, v * square, u * square], -1)
 
     def _places(self) -> tuple[np.ndarray, np.ndarray]:
-        """(h, w) rows and columns of the reduced RAW picture under the middle of every ``step``-th grid pixel."""
+        """Return the rows and columns (h, w) of the reduced RAW picture under every ``step``-th grid pixel."""
         y = np.arange(0, self.shape[0], self.step, dtype=np.float32)[:, None]
         x = np.arange(0, self.shape[1], self.step, dtype=np.float32)
         off = self._terms(y, x) @ self.warp.T.astype(np.float32)
@@ -207,7 +207,7 @@ class _Placement:
         return (y + 0.5 + off[..., 0]) * rows - 0.5, (x + 0.5 + off[..., 1]) * columns - 0.5
 
     def sampled(self, channels: slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
-        """(h, w, c) the RAW picture on the preview's grid (bilinear), and (h, w) whether it is there."""
+        """Sample the RAW picture on the preview's grid (h, w, c), bilinear; (h, w) tells whether it is there."""
         rows, columns = self._places()
         high, wide = self.camera.shape[:2]
         inside = (rows > -0.5) & (columns > -0.5) & (rows < high - 0.5) & (columns < wide - 0.5)
@@ -221,7 +221,7 @@ class _Placement:
         return upper * (1 - v) + lower * v, inside
 
     def rho(self) -> np.ndarray:
-        """(h, w) squared distance from the middle of the RAW picture, 1 in its corners."""
+        """Return the squared distance (h, w) from the middle of the RAW picture, 1 in its corners."""
         rows, columns = self._places()
         high, wide = self.camera.shape[:2]
         square: np.ndarray = (rows - (high - 1) / 2) ** 2 + (columns - (wide - 1) / 2) ** 2

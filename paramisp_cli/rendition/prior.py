@@ -53,7 +53,7 @@ class Prior:
 
 
 def vague(direction: Direction) -> Prior:
-    """Make a prior by hand: a table matrix that is nearly right, smooth curves with a shoulder, little else."""
+    """Make a weak prior: the table's matrix is nearly right, and curves are smooth with a shoulder."""
     at = blocks()
     knots = np.linspace(0, TOP, SPLINES)
     if direction == Direction.RENDER:
@@ -73,7 +73,7 @@ def vague(direction: Direction) -> Prior:
 
 
 def shading_covariance() -> np.ndarray:
-    """(6, 6): a lens darkens all channels much alike."""
+    """Return the covariance (6, 6) of the shading: a lens darkens all channels much alike."""
     return np.kron(np.ones((3, 3)), np.diag([0.2**2, 0.25**2])) + np.kron(np.eye(3), np.diag([0.05**2, 0.05**2]))
 
 
@@ -99,7 +99,7 @@ def estimate(
     share = np.array(weights, np.float64)
     for _ in range(rounds):
         precision = np.linalg.inv(covariance)
-        spreads = [np.linalg.inv(said + precision) for said, _ in photographs]
+        spreads = [np.linalg.inv(weight + precision) for weight, _ in photographs]
         means = [v @ (h + precision @ mean) for v, (_, h) in zip(spreads, photographs, strict=True)]
         mean = np.average(means, axis=0, weights=share)
         mean[shading] = start.mean[shading]

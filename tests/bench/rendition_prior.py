@@ -129,9 +129,9 @@ def likelihood(photo: Photo, way: Direction) -> prior.Likelihood:
 
 def estimated(train: Sequence[Photo], way: Direction) -> prior.Prior:
     start = prior.vague(way)
-    said = [likelihood(one, way) for one in train]
+    likelihoods = [likelihood(one, way) for one in train]
     count = {one.camera: sum(other.camera == one.camera for other in train) for one in train}
-    return prior.estimate(start, said, [1 / count[one.camera] for one in train])
+    return prior.estimate(start, likelihoods, [1 / count[one.camera] for one in train])
 
 
 def line(label: str, values: Sequence[float]) -> str:

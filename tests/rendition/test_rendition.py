@@ -185,12 +185,12 @@ def test_the_estimated_prior_is_where_the_photographs_are() -> None:
     way, start = Direction.RENDER, prior.vague(Direction.RENDER)
     rng = np.random.default_rng(7)
     centre = start.mean + 0.3 * np.linalg.cholesky(start.covariance) @ rng.standard_normal(form.SIZE)
-    said = []
+    likelihoods = []
     for _ in range(30):
         place = centre + 0.05 * np.linalg.cholesky(start.covariance) @ rng.standard_normal(form.SIZE)
         precision = 1e4 * np.linalg.inv(start.covariance)
-        said.append((precision, precision @ place))
-    got = prior.estimate(start, said, [1.0] * 30)
+        likelihoods.append((precision, precision @ place))
+    got = prior.estimate(start, likelihoods, [1.0] * 30)
     away = np.abs(got.mean - centre) / np.sqrt(np.diag(start.covariance))
     away[form.blocks()["shading"]] = 0
     assert away.max() < 0.05

@@ -71,9 +71,9 @@ def test_crops_that_fit_no_photograph_shrink(dataset: Path) -> None:
     items = data.load(dataset)
     largest = max(map(crops.largest_side, items)) // 4 * 4
     recipe = config.parse(TINY.replace("crop = 96", "crop = 4000", 1), "big")
-    fitted, said = protocol.fitted(recipe, items)
+    fitted, changes = protocol.fitted(recipe, items)
     assert [phase.crop for phase in fitted.phases] == [largest, 96]
-    assert said == [f"crops of 4000 px fit no photograph: {largest} px instead"]
+    assert changes == [f"crops of 4000 px fit no photograph: {largest} px instead"]
     assert crops.Sampler(items).batch(2, largest, torch.Generator().manual_seed(0)).srgb.shape[-1] == largest
     with pytest.raises(ConfigError, match="no aligned part of any photograph holds a crop of"):
         crops.Sampler(items).batch(1, largest + 4, torch.Generator())

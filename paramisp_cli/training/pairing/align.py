@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from paramisp_cli.rendition.preview import vertex
+
 TILE = 256
 """Side [px] of the windows whose offsets are measured."""
 
@@ -73,7 +75,7 @@ def shift_of(window: np.ndarray, image: np.ndarray) -> tuple[float, float, float
     score = cross / (np.sqrt(energy * float((window * window).sum())) + 1e-9)
     y, x = np.unravel_index(int(score.argmax()), score.shape)
     peak = float(score[y, x])
-    return y + _vertex(score[:, x], int(y)), x + _vertex(score[y], int(x)), peak
+    return y + vertex(score[:, x], int(y)), x + vertex(score[y], int(x)), peak
 
 
 def _window_energy(image: np.ndarray, h: int, w: int) -> np.ndarray:
@@ -84,15 +86,6 @@ def _window_energy(image: np.ndarray, h: int, w: int) -> np.ndarray:
         sums.append(c[h:, w:] - c[:-h, w:] - c[h:, :-w] + c[:-h, :-w])
     energy: np.ndarray = np.maximum(sums[1] - sums[0] ** 2 / (h * w), 1e-9)
     return energy
-
-
-def _vertex(line: np.ndarray, at: int) -> float:
-    """Return the distance from sample ``at`` to the top of the parabola through it and its neighbours, in [−½, ½]."""
-    if not 0 < at < len(line) - 1:
-        return 0.0
-    left, here, right = (float(v) for v in line[at - 1 : at + 2])
-    bend = left - 2 * here + right
-    return float(np.clip((left - right) / (2 * bend), -0.5, 0.5)) if bend < 0 else 0.0
 
 
 def coarse(jpeg: np.ndarray, raw: np.ndarray) -> tuple[float, float, float]:
