@@ -27,6 +27,7 @@ from paramisp_cli.cli.app import app
 ROOT = Path(__file__).resolve().parents[1]
 MAN, LLMS = ROOT / "docs" / "paramisp.1", ROOT / "llms.txt"
 
+REVISED = "2026-11-25"  # the date in the man page's footer: a man page without one is refused by mandoc
 ENVIRONMENT = {
     weights.ENVIRONMENT: "A file of weights, or a folder that is searched for weights first.",
     "PARAMISP_VERIFY": "1: open every output again and compare it, as --verify does.",
@@ -104,7 +105,7 @@ def entries(records: list[tuple[str, str]]) -> list[str]:
 
 def listing(lines: list[str]) -> list[str]:
     """Return lines that roff leaves as they are."""
-    return [".PP", ".nf", ".RS", *(roff(line) for line in lines), ".RE", ".fi"]
+    return [".nf", ".RS", *(roff(line) for line in lines), ".RE", ".fi"]
 
 
 def man_page() -> str:
@@ -112,7 +113,7 @@ def man_page() -> str:
     program, *commands = pages()
     lines = [
         '.\\" Written by docs/generate.py; do not edit.',
-        f'.TH PARAMISP 1 "" "paramisp {paramisp_cli.__version__}" "User Commands"',
+        f'.TH PARAMISP 1 "{REVISED}" "paramisp {paramisp_cli.__version__}" "User Commands"',
         ".SH NAME",
         "paramisp \\- " + roff("turn a JPEG into its camera's RAW (DNG), and render RAW files as that camera would"),
         ".SH SYNOPSIS",
@@ -129,7 +130,7 @@ def man_page() -> str:
         for title, records in page.sections.items():
             shown = [record for record in records if "--help" not in record[0]]
             lines += [".PP", f"\\fI{roff(title)}\\fR", *entries(shown)] if shown else []
-        lines += [".PP", "\\fIExamples\\fR", *listing(page.examples)] if page.examples else []
+        lines += [".PP", "\\fIExamples\\fR", ".PP", *listing(page.examples)] if page.examples else []
     lines += [".SH EXIT STATUS", *entries([(str(code), text) for code, text in exit_codes()])]
     lines += [".SH ENVIRONMENT", *entries(list(ENVIRONMENT.items()))]
     lines += [".SH EXAMPLES", *listing(program.examples)]
