@@ -19,7 +19,8 @@ import numpy as np
 
 from paramisp_cli import rendition as package
 from paramisp_cli.rendition import apply, fit, form, prior
-from paramisp_cli.training import baselines, data, shading
+from paramisp_cli.training import dataset
+from paramisp_cli.training.measure import baselines, shading
 from paramisp_cli.types import Direction
 
 PIXELS = 150_000
@@ -51,9 +52,9 @@ class Photo:
         return self.gathered[way]
 
 
-def photos(dataset: Path) -> list[Photo]:
-    groups: dict[str, list[data.Loaded]] = {}
-    for item in data.load(dataset):
+def photos(folder: Path) -> list[Photo]:
+    groups: dict[str, list[dataset.LoadedPair]] = {}
+    for item in dataset.load(folder):
         if item.is_whole:
             groups.setdefault(item.camera, []).append(item)
     made = []
@@ -61,16 +62,15 @@ def photos(dataset: Path) -> list[Photo]:
         full_size = all(item.pair.status == "pair" for item in items)
         coefficients = shading.measure(items) if full_size and len(items) > 1 else None
         for item in items:
-            assert item.pair.canonical is not None
             raw, srgb = baselines.quads(item)
             fall = np.ones_like(raw)
             if coefficients is not None:
                 rho = squared_distance(*raw.shape[:2])
                 fall = 1 + np.stack([rho, rho**2, rho**3], -1) @ np.array(coefficients).T
             step = max(raw[..., 0].size // PIXELS, 1)
-            gains = item.pair.canonical.wb_gains
+            gains = item.canonical.wb_gains
             flat = [x.reshape(-1, 3)[::step].astype(np.float64) for x in (raw / fall * gains, fall, srgb)]
-            made.append(Photo(item.pair.name[:-7], camera, *flat, gains, item.pair.canonical.cam_to_srgb()))
+            made.append(Photo(item.name[:-7], camera, *flat, gains, item.canonical.cam_to_srgb()))
     return made
 
 
