@@ -142,7 +142,7 @@ Weights = Annotated[
     ),
 ]
 Model = Annotated[
-    Literal["fast", "paramisp", "parametric"] | None,
+    Literal["fast", "paramisp", "cameranet", "parametric"] | None,
     _option(MODEL, "--model", help="Architecture. Default: a trained network if there are weights, else parametric."),
 ]
 Device = Annotated[

@@ -36,6 +36,7 @@ class Entry:
 REGISTRY: tuple[Entry, ...] = (
     Entry("fast", "paramisp_cli.models.fast:Fast"),
     Entry("paramisp", "paramisp_cli.models.paramisp:ParamISP", published="paramisp_cli.models.paramisp.published"),
+    Entry("cameranet", "paramisp_cli.models.cameranet:CameraNet", directions=(Direction.RENDER,)),
     Entry("parametric", "paramisp_cli.models.parametric:Parametric", needs_weights=False),
 )
 """Every architecture, best first."""

@@ -166,7 +166,7 @@ class IspModel(nn.Module):
     directions: ClassVar[tuple[Direction, ...]] = (Direction.UNPROCESS, Direction.RENDER)
     needs_weights: ClassVar[bool] = True
     geometry: Geometry
-    macs: ClassVar[float] = 0.0
+    macs: float = 0.0
     """Multiply-accumulates of convolutions a pixel."""
     lens_shading: Sequence[Sequence[float]] | None = None
     """Lens shading that the camera corrects in its JPEGs: ``isp.shading_gain``'s coefficients, (3, 3), or None.
