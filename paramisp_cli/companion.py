@@ -38,7 +38,7 @@ def attach(raw: RawImage, path: Path, chosen: Path | None = None) -> RawImage:
     it is used in any case. Raises InputMissingError, FileAccessError or FormatError for ``chosen``.
     """
     if chosen is not None:
-        return _with(raw, _bytes(chosen), f"`look_from` {chosen.name}")
+        return _with(raw, _bytes(chosen), f"--look-from {chosen.name}")
     if raw.model is not None or not _inside_is_poor(raw):
         return raw
     notes = []

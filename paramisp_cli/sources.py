@@ -66,7 +66,7 @@ class References:
 def like_files(settings: Settings) -> tuple[Path, ...]:
     """List the RAW files of ``like``: files in their order, and the RAW files of folders, sorted, hidden ones left out.
 
-    RAW files of a folder that paramisp made are left out. Raises InputMissingError for a missing path and for a folder
+    RAW files that a model made are left out of folders. Raises InputMissingError for a missing path and for a folder
     without RAW files, FileAccessError for a folder that cannot be read.
     """
     found: list[Path] = []
@@ -81,14 +81,15 @@ def _raws_of(folder: Path) -> list[Path]:
     except OSError as error:
         raise FileAccessError(f"`like` {folder}: the folder cannot be read: {error.strerror or error}") from error
     raws = [path for path in entries if path.suffix.lower() in formats.RAW_SUFFIXES and path.is_file()]
-    raws = [path for path in raws if not _is_ours(path, atomic.stamp(path))]
+    raws = [path for path in raws if not _by_model(path, atomic.stamp(path))]
     if not raws:
         raise InputMissingError(f"`like` {folder}: no RAW file by a camera in this folder; name another")
     return raws
 
 
 @lru_cache(maxsize=4096)
-def _is_ours(path: Path, stamp: tuple[int, int]) -> bool:
+def _by_model(path: Path, stamp: tuple[int, int]) -> bool:
+    """Tell whether a model made a RAW file: it holds the model's guess, not the camera's values."""
     return formats.is_own(path)
 
 

@@ -60,12 +60,17 @@ def aligned_preview(raw: RawImage) -> Aligned:
         try:
             return _aligned(raw, raw.metadata.jpeg_beside)
         except Misfit as misfit:
-            raise Misfit(str(misfit).replace("its preview", raw.origin.get("look", "the JPEG beside it"))) from misfit
+            raise Misfit(str(misfit).replace("its preview", _shown(raw))) from misfit
     if raw.metadata.jpeg is None:
         raise Misfit("the RAW file holds no preview by the camera")
     if "jpeg" in raw.origin:
         raise Misfit(f"its preview is not the camera's: {raw.origin['jpeg']}")
     return _aligned(raw, raw.metadata.jpeg)
+
+
+def _shown(raw: RawImage) -> str:
+    """Return a name for the preview in use."""
+    return "its preview" if raw.metadata.jpeg_beside is None else raw.origin.get("look", "the JPEG beside it")
 
 
 def _aligned(raw: RawImage, jpeg: bytes) -> Aligned:
@@ -91,7 +96,7 @@ def fit_aligned(raw: RawImage, aligned: Aligned, prior: Prior | None = None) -> 
     explained = 1 - error**2 / max(spread, 1e-9)
     reason = ""
     if error > _UNLIKE or explained < _EXPLAINED:
-        reason = f"no rendition of the RAW gives its preview (error {error:.3f}, {explained:.0%} explained): edited?"
+        reason = f"no rendition of the RAW gives {_shown(raw)} (error {error:.3f}, {explained:.0%} explained): edited?"
     report = LookReport(
         reason, aligned.size, aligned.orientation, aligned.windows, round(aligned.agree, 3), round(error, 5),
         round(explained, 4),
