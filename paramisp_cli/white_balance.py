@@ -57,7 +57,7 @@ _TILES = 4
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Estimate:
-    """Camera RGB (3,) of a neutral object, G = 1; covariance (2, 2) of both gains [stops]; their basis in words."""
+    """Camera RGB (3,) of a neutral object, G = 1; covariance (2, 2) of both gains [stops]; a text of their basis."""
 
     neutral: np.ndarray
     covariance: np.ndarray
@@ -76,7 +76,7 @@ class Estimate:
 
     @property
     def origin(self) -> str:
-        """The basis and the spread in words."""
+        """Text of the basis and the spread."""
         red, blue = self.spread
         return f"{self.basis}; ± {red:.2f} stops (R), {blue:.2f} (B)"
 
@@ -150,7 +150,7 @@ def _prior(
 
 
 def _light(optical: OpticalParams, block: bytes | None) -> tuple[float, float, str]:
-    """Return the likely reciprocal temperature of the light [mired], its standard deviation, and the light in words."""
+    """Return the likely reciprocal temperature of the light [mired], its standard deviation, and a text."""
     try:
         tags = exif.parse(block) if block else exif.ExifBlock("<")
     except FormatError:
@@ -161,7 +161,7 @@ def _light(optical: OpticalParams, block: bytes | None) -> tuple[float, float, s
         return 1e6 / kelvin, _SPREAD_STATED, f"light of {kelvin} K (EXIF LightSource)"
     if flash is not None and int(flash) & 1:
         return _DAYLIGHT, _SPREAD_BRIGHT, "daylight (the flash fired)"
-    if balance == 1:  # set by hand
+    if balance == 1:  # set by the photographer
         return _DAYLIGHT, _SPREAD_UNKNOWN, "daylight"
     o = optical
     if o.iso is None or o.exposure_time is None or o.f_number is None:

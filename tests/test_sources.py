@@ -110,7 +110,7 @@ def test_files_of_two_cameras(folder: Path) -> None:
     store(folder / "z.dng", 2.0, camera=Camera("Nikon", "NIKON D90"))
     settings = replace(PARAMETRIC, like=folder)
     for ask in (lambda: parameters.complete(picture(), settings), lambda: convert.check(settings, Direction.UNPROCESS)):
-        with pytest.raises(ConfigError, match="`like`: a.DNG is by Like L1, z.dng by NIKON D90; give RAW"):
+        with pytest.raises(ConfigError, match=r"`like`: a.DNG is by Like L1, z.dng by NIKON D90; give RAW"):
             ask()
 
 

@@ -157,9 +157,9 @@ def test_look_from_a_named_file(shots: list[tuple[RawImage, np.ndarray]], tmp_pa
     assert psnr(paramisp.render(path, settings).pixels, edited) > max(32, own + 8)
 
     Image.fromarray(shots[1][1]).save(tmp_path / "other.jpg", "JPEG")
-    with pytest.raises(FormatError, match="other.jpg does not look like .*; give the JPEG that shows this very shot"):
+    with pytest.raises(FormatError, match=r"other.jpg does not look like .*; give the JPEG that shows this very shot"):
         paramisp.render(path, replace(settings, look_from=tmp_path / "other.jpg"))
-    with pytest.raises(InputMissingError, match="`look_from` .*gone.jpg: no such file"):
+    with pytest.raises(InputMissingError, match=r"`look_from` .*gone.jpg: no such file"):
         paramisp.render(path, replace(settings, look_from=tmp_path / "gone.jpg"))
     with pytest.raises(FileAccessError, match="cannot be read"):
         paramisp.render(path, replace(settings, look_from=tmp_path))
@@ -298,3 +298,49 @@ def test_a_pool_is_bounded(shots: list[tuple[RawImage, np.ndarray]], monkeypatch
     unnamed.close()
     with pytest.raises(preview.Misfit):
         unnamed.fit(replace(bare(shots[1][0]), camera=None))
+
+
+# --- several RAW files of `like` --------------------------------------------------------------------------------------
+
+
+def test_like_pools_the_looks(shots: list[tuple[RawImage, np.ndarray]], tmp_path: Path) -> None:
+    """The inverse look of a folder; a file without a usable preview is named; the cache notices a new file."""
+    folder = tmp_path / "raws"
+    folder.mkdir()
+    for number, (raw, _) in enumerate(shots[:3]):
+        store(raw, folder / f"{number}.dng")
+    store(bare(shots[3][0]), folder / "bare.dng")
+    truth, shown = photographed(scene(300, 420, seed=2), factor=1)
+    wish = paramisp.Settings(like=folder)
+    got = paramisp.unprocess(shown, wish, camera=CAMERA)
+    assert got.model == parameters.CAMERA_LOOK
+    assert got.origin["model"] == "the JPEG inside --like 3 files"
+    assert got.notes == ("`like` bare.dng: the RAW file holds no preview by the camera: left out of the look",)
+    black, white = truth.canonical.black_level[0, 0], truth.canonical.white_level
+
+    def decibels(made: RawImage) -> float:
+        off = made.mosaic.astype(float) - truth.mosaic
+        return float(-20 * np.log10(np.sqrt(np.mean(off**2)) / (white - black)))
+
+    alone = [
+        decibels(paramisp.unprocess(shown, paramisp.Settings(like=folder / f"{number}.dng"), camera=CAMERA))
+        for number in range(3)
+    ]
+    assert decibels(got) > np.mean(alone)
+    listed = paramisp.Settings(like=[folder / f"{number}.dng" for number in range(3)])
+    again = paramisp.unprocess(shown, listed, camera=CAMERA)
+    assert (again.mosaic == got.mosaic).all()
+    assert again.notes == ()
+    (folder / "2.dng").unlink()
+    assert (paramisp.unprocess(shown, wish, camera=CAMERA).mosaic != got.mosaic).any()
+
+    only = paramisp.unprocess(shown, paramisp.Settings(like=folder / "bare.dng"), camera=CAMERA)
+    assert only.model == "parametric"
+
+
+def test_a_jpeg_beside_a_file_of_like_shows_its_look(shots: list[tuple[RawImage, np.ndarray]], tmp_path: Path) -> None:
+    raw, pixels = shots[0]
+    path = store(bare(raw), tmp_path / "IMG_1.dng")
+    Image.fromarray(pixels).save(tmp_path / "IMG_1.JPG", "JPEG", quality=97, exif=exif())
+    got = paramisp.unprocess(pixels, paramisp.Settings(like=path), camera=CAMERA)
+    assert got.model == parameters.CAMERA_LOOK
