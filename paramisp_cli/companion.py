@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from paramisp_cli.types import Camera, RawImage
 
 SMALL = 640
 """Longer side [px] below which the JPEG inside a RAW file gives way to a JPEG beside it."""
-_SUFFIXES = (".jpg", ".jpeg")
+_SUFFIXES = (".JPG", ".jpg", ".Jpg", ".JPEG", ".jpeg", ".Jpeg")
 _SHAPE = 0.04
 """Share by which the shapes of JPEG and RAW may differ."""
 _SOFTWARE, _TAKEN = 0x0131, 0x9003
@@ -69,14 +70,14 @@ def _inside_is_poor(raw: RawImage) -> bool:
 
 
 def _beside(path: Path) -> list[Path]:
-    """List the JPEGs of the same name, in any case, the most alike name first."""
-    try:
-        names = sorted(entry.name for entry in path.parent.iterdir())
-    except OSError:
-        return []
-    alike = [Path(name) for name in names if name.lower().endswith(_SUFFIXES) and not name.startswith(".")]
-    found = [name for name in alike if name.stem.lower() == path.stem.lower()]
-    return [path.parent / name for name in sorted(found, key=lambda name: name.stem != path.stem)]
+    """List the JPEGs of the same name, each once: a file system may take all cases for one name."""
+    found: dict[tuple[int, int], Path] = {}
+    for suffix in _SUFFIXES:
+        beside = path.with_suffix(suffix)
+        with suppress(OSError):
+            status = beside.stat()
+            found.setdefault((status.st_dev, status.st_ino), beside)
+    return list(found.values())
 
 
 def _bytes(path: Path) -> bytes:

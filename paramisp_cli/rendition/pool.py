@@ -6,6 +6,8 @@ import hashlib
 import threading
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from paramisp_cli.rendition.fit import Cells, Fitted, fit
 from paramisp_cli.rendition.form import Rendition
 from paramisp_cli.rendition.look import aligned_preview, cells_of, fit_aligned
@@ -15,6 +17,8 @@ from paramisp_cli.types import Direction, Notice, RawImage
 
 _SMALL = 160
 """Shorter side [px] of a preview below which the other files of its camera help to fit its look."""
+_GREY = 0.01
+"""Mean range of a pixel's channels up to which a preview is black and white: such a style is not lent."""
 _POOLED = 32
 """Most photographs of a camera in a pool: more change little, and memory must not grow with a batch."""
 
@@ -37,8 +41,8 @@ class Pool:
     """Looks of a batch's shots by camera, for the shots whose own preview is unusable or small.
 
     Two passes: until ``close``, shots are fitted and collected, and shots in need of the others raise Deferred; then
-    these are fitted. A look depends on the set of shots, not on their order: of many, those count
-    whose pixels have the smallest digests.
+    these are fitted. A look depends on the set of shots, not on their order: of many, those whose
+    pixels have the smallest digests count.
     """
 
     closed: bool = False
@@ -71,7 +75,7 @@ class Pool:
                 "small previews: fitted with the looks of the other files of the camera",
             )
             return Look(fitted.rendition, "the JPEG inside the file and the camera's other files", (notice,))
-        if not small:
+        if not small and np.ptp(aligned.srgb, -1).mean() > _GREY:
             self._add(raw, cells_of(raw, aligned, Direction.RENDER))
         return Look(fitted.rendition)
 

@@ -75,7 +75,7 @@ def bare(raw: RawImage) -> RawImage:
 # --- beside a RAW file ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["IMG_1.JPG", "IMG_1.jpg", "img_1.jpeg"])
+@pytest.mark.parametrize("name", ["IMG_1.JPG", "IMG_1.jpg", "IMG_1.jpeg"])
 def test_the_jpeg_beside_shows_the_look(shots: list[tuple[RawImage, np.ndarray]], tmp_path: Path, name: str) -> None:
     raw, shown = shots[0]
     path = store(bare(raw), tmp_path / "IMG_1.dng")
@@ -293,6 +293,14 @@ def test_a_pool_is_bounded(shots: list[tuple[RawImage, np.ndarray]], monkeypatch
         gathering.close()
         looks.append(gathering.fit(bare(shots[0][0])).rendition.vector.tolist())
     assert looks[0] == looks[1]
+    grey = shots[0][1].mean(-1, keepdims=True).round().astype(np.uint8).repeat(3, -1)
+    black_and_white = replace(shots[0][0], metadata=Metadata(jpeg=formats.raster.encode_jpeg(grey, 95, False)))
+    for unsuited in (black_and_white, replace(shots[0][0], camera=None)):
+        lonely = pool.Pool()
+        assert lonely.fit(unsuited).origin == ""
+        lonely.close()
+        with pytest.raises(preview.Misfit):
+            lonely.fit(bare(shots[1][0]))
     unnamed = pool.Pool()
     unnamed.fit(replace(shots[0][0], camera=None))
     unnamed.close()
