@@ -293,8 +293,10 @@ def test_a_pool_is_bounded(shots: list[tuple[RawImage, np.ndarray]], monkeypatch
         gathering.close()
         looks.append(gathering.fit(bare(shots[0][0])).rendition.vector.tolist())
     assert looks[0] == looks[1]
-    grey = shots[0][1].mean(-1, keepdims=True).round().astype(np.uint8).repeat(3, -1)
-    black_and_white = replace(shots[0][0], metadata=Metadata(jpeg=formats.raster.encode_jpeg(grey, 95, False)))
+    raw, shown = photographed(scene(400, 560).mean(-1, keepdims=True).repeat(3, -1), factor=1)
+    grey = shown.mean(-1, keepdims=True).round().astype(np.uint8).repeat(3, -1)
+    jpeg = formats.raster.encode_jpeg(grey, 95, False)
+    black_and_white = replace(raw, camera=CAMERA, metadata=Metadata(jpeg=jpeg))
     for unsuited in (black_and_white, replace(shots[0][0], camera=None)):
         lonely = pool.Pool()
         assert lonely.fit(unsuited).origin == ""
