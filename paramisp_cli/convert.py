@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -11,13 +12,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from paramisp_cli import arrays, atomic, look, models, parameters
-from paramisp_cli.errors import ConfigError, FormatError
+from paramisp_cli import arrays, look, models, parameters, sources
+from paramisp_cli.errors import ConfigError, FormatError, MetadataError
 from paramisp_cli.formats import exif, raster
 from paramisp_cli.parameters import CAMERA_LOOK, DTYPES, Conversion, Settings
 from paramisp_cli.rendition import develop
 from paramisp_cli.rendition import look as rendition_look
 from paramisp_cli.rendition.form import Rendition
+from paramisp_cli.rendition.pool import Pool
 from paramisp_cli.rendition.preview import Misfit
 from paramisp_cli.types import (
     Camera,
@@ -151,39 +153,71 @@ def affordable(conversion: Conversion, settings: Settings, size: tuple[int, int]
         return conversion.without_network(f"{error.need}: used the parametric model{hint}")
 
 
-def prepare(image: SrgbImage | RawImage, conversion: Conversion, settings: Settings) -> Conversion:
+def prepare(
+    image: SrgbImage | RawImage, conversion: Conversion, settings: Settings, pool: Pool | None = None
+) -> Conversion:
     """Return the conversion of an image ready to run: its look fitted, or its memory plan chosen.
 
-    If the JPEG inside a RAW file does not fit, the conversion falls back to weights, with a notice. Raises ConfigError
-    if the memory does not suffice, and the errors of reading ``like``.
+    If the JPEG that shows a RAW file's look does not fit, the conversion falls back to weights, with a notice. With a
+    ``pool``, other RAW files of the camera lend their look first. Raises ConfigError if the memory does not suffice,
+    FormatError for ``look_from`` that does not fit, Deferred of the pool, and the errors of reading ``like``.
     """
-    if conversion.architecture == CAMERA_LOOK:
+    if conversion.architecture == CAMERA_LOOK or (pool is not None and borrows_look(image, settings)):
         try:
-            return replace(conversion, rendition=_fitted_look(image, conversion, settings))
+            return _fitted_look(image, conversion, settings, pool)
         except Misfit as misfit:
+            if settings.look_from is not None:
+                raise FormatError(f"{misfit}; give the JPEG that shows this very shot") from misfit
+            if conversion.architecture != CAMERA_LOOK:
+                return affordable(conversion, settings, image.size)
             notice = Notice(f"{misfit}: used weights instead of its look", "the JPEG inside does not fit: used weights")
         conversion = parameters.complete(image, replace(settings, look="weights"))
         conversion = replace(conversion, notices=(*conversion.notices, notice))
     return affordable(conversion, settings, image.size)
 
 
-def _fitted_look(image: SrgbImage | RawImage, conversion: Conversion, settings: Settings) -> Rendition:
-    """Fit the look of the JPEG inside a RAW file, or inside the file of ``like``; raises Misfit."""
+def borrows_look(image: SrgbImage | RawImage, settings: Settings) -> bool:
+    """Tell whether a RAW file without a usable preview takes the look of other files of its camera."""
+    alone = settings.look_from is not None  # the user's choice
+    return isinstance(image, RawImage) and not alone and parameters.wants_camera_look(image, settings)
+
+
+def _fitted_look(
+    image: SrgbImage | RawImage, conversion: Conversion, settings: Settings, pool: Pool | None
+) -> Conversion:
+    """Fit the look of the JPEG of a RAW file, or of the files of ``like``; raises Misfit, and Deferred of the pool."""
     if isinstance(image, RawImage):
         raw = replace(image, canonical=conversion.canonical, camera=conversion.camera)
-        fitted, report = rendition_look.camera_look(raw)
-        if fitted is None:
-            raise Misfit(report.reason)
-        return fitted.rendition
-    assert settings.like is not None
-    path = Path(settings.like)
-    return _inverse_look(path, atomic.stamp(path), replace(settings, wb=None, cfa=None))
+        if pool is None:
+            fitted, report = rendition_look.camera_look(raw)
+            if fitted is None:
+                raise Misfit(report.reason)
+            return replace(conversion, rendition=fitted.rendition)
+        shown = pool.fit(raw)
+        if not shown.origin:
+            return replace(conversion, rendition=shown.rendition)
+        earlier = conversion.notices if conversion.architecture == CAMERA_LOOK else image.notes
+        return replace(
+            conversion, architecture=CAMERA_LOOK, checkpoint=None, rendition=shown.rendition,
+            origin={**conversion.origin, "model": shown.origin}, notices=(*earlier, *shown.notices),
+        )  # fmt: skip
+    files = sources.stamps(sources.like_files(settings))
+    rendition, reasons = _inverse_look(files, replace(settings, wb=None, cfa=None, like=None))
+    notices = tuple(f"`like` {reason}: left out of the look" for reason in reasons)
+    return replace(conversion, rendition=rendition, notices=(*conversion.notices, *notices))
 
 
 @lru_cache(maxsize=4)
-def _inverse_look(path: Path, stamp: tuple[int, int], settings: Settings) -> Rendition:
-    """Fit the inverse look of a RAW file, once for all pictures of a batch; ``stamp`` changes with the file."""
-    return rendition_look.inverse_look([_read_raw(path, settings)]).rendition
+def _inverse_look(files: sources.Stamps, settings: Settings) -> tuple[Rendition, tuple[str, ...]]:
+    """Fit the inverse look of RAW files, once for all pictures of a batch → (look, reasons why files are left out)."""
+
+    def raws() -> Iterator[RawImage]:
+        for path, _ in files:
+            with suppress(FormatError, MetadataError):  # `parameters.complete` has a notice of it
+                yield sources.read_like(path, settings)
+
+    fitted, reasons = rendition_look.inverse_look(raws())
+    return fitted.rendition, reasons
 
 
 def expected_seconds(conversion: Conversion, settings: Settings, size: tuple[int, int]) -> float:

@@ -7,22 +7,21 @@ This module does not import torch, for ``inspect`` and ``--dry-run``. In message
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from paramisp_cli import atomic, cameras, formats, weights
+from paramisp_cli import cameras, weights, white_balance
 from paramisp_cli.errors import ConfigError, WeightsError
 from paramisp_cli.rendition.form import Rendition
 from paramisp_cli.settings import CAMERA_LOOK, DTYPES, LOOKS, MODELS, WEIGHTLESS, Settings
+from paramisp_cli.sources import Reference, References, nearest, read, references
 from paramisp_cli.types import (
     FALLBACK_OPTICAL,
     Camera,
     CanonicalParams,
     Direction,
-    Metadata,
     Notice,
     OpticalParams,
     RawImage,
@@ -92,20 +91,15 @@ class Conversion:
         return replace(self, architecture="parametric", checkpoint=None, notices=notices, origin=origin)
 
 
-def read(path: Path, settings: Settings = Settings()) -> SrgbImage | RawImage:
-    """Read an image file within the settings' limit of pixels; with ``isolate``, RAW files in their own process.
-
-    Raises the errors of ``formats.read``.
-    """
-    return formats.read(path, max_pixels=settings.max_pixels or formats.MAX_PIXELS, isolate=settings.isolate)
-
-
 def check(settings: Settings, direction: Direction) -> None:
     """Find mistakes in the settings, except in the device, before any file is read.
 
     Raises ConfigError for an unknown camera, WeightsError for ``weights``, and the errors of reading ``like``.
     """
-    camera, _ = _pick_camera(settings, None, _read_like(settings))
+    if direction == Direction.UNPROCESS:
+        _refuse_look_from(settings)
+    files = references(settings).files
+    camera, _ = _pick_camera(settings, None, files[0] if files else None)
     if settings.weights is not None:
         _pick_model(settings, camera, direction, cameras.find(camera))
 
@@ -119,18 +113,25 @@ def complete(image: SrgbImage | RawImage, settings: Settings = Settings()) -> Co
     return _of_raw(image, settings) if isinstance(image, RawImage) else _of_picture(image, settings)
 
 
+def _refuse_look_from(settings: Settings) -> None:
+    if settings.look_from is not None:
+        raise ConfigError("`look_from` is for `render`; to unprocess a picture pass `like`, a RAW file with its JPEG")
+
+
 def _of_picture(image: SrgbImage, settings: Settings) -> Conversion:
-    like = _read_like(settings)
+    _refuse_look_from(settings)
+    found = references(settings)
+    like = nearest(image, found)
     origin: dict[str, str] = {}
-    notices = list(image.notes)
+    notices = [*image.notes, *found.notices]
     camera, origin["camera"] = _pick_camera(settings, image.camera, like)
     optical = _pick_optical(settings, image.optical, like, origin)
     known = cameras.find(camera)
     if like is not None:
-        canonical = like.canonical
-        origin |= dict.fromkeys(("cfa", "black_level", "white_level", "color_matrix", "wb"), _name_of_like(like))
+        canonical = like.raw.canonical
+        origin |= dict.fromkeys(("cfa", "black_level", "white_level", "color_matrix", "wb"), like.name)
     else:
-        canonical = _canonical_of_table(image, known, optical.iso, origin)
+        canonical = _canonical_of_table(image, known, optical, origin)
         if known is None:
             remedy = "(pass `camera` or `like` RAW)"
             unknown = f"{camera.name} is not in the camera table" if camera else "EXIF names no camera"
@@ -138,8 +139,10 @@ def _of_picture(image: SrgbImage, settings: Settings) -> Conversion:
                 Notice(f"{unknown}: used average colours {remedy}", f"camera unknown: used average colours {remedy}")
             )
     canonical = _with_flags(canonical, settings, origin)
-    if like is not None and _takes_look_of_like(like, camera, known, settings):
-        origin["model"] = f"the JPEG inside {_name_of_like(like)}"
+    if _takes_look_of_like(found, camera, known, settings):
+        looks = [each.path.name for each in found.files if each.has_look]
+        shown = f"{len(looks)} files" if len(looks) > 1 else looks[0]
+        origin["model"] = f"the JPEG inside --like {shown}"
         facts = known or cameras.GENERIC
         return Conversion(
             Direction.UNPROCESS, camera, canonical, optical, origin, CAMERA_LOOK, None, tuple(notices), facts
@@ -148,54 +151,68 @@ def _of_picture(image: SrgbImage, settings: Settings) -> Conversion:
 
 
 def _takes_look_of_like(
-    like: RawImage, camera: Camera | None, known: cameras.CameraFacts | None, settings: Settings
+    found: References, camera: Camera | None, known: cameras.CameraFacts | None, settings: Settings
 ) -> bool:
-    """Tell whether to invert the look of the JPEG inside ``like``: for a camera without weights of its own."""
-    if settings.model is not None or settings.weights is not None or like.metadata.jpeg is None:
+    """Tell whether to invert the look of the JPEGs inside ``like``: for a camera without weights of its own."""
+    looks = [each for each in found.files if each.has_look]
+    if settings.model is not None or settings.weights is not None or not looks:
         return False
-    if settings.look is not None or like.model is not None or "jpeg" in like.origin:
+    if settings.look is not None or all(each.raw.model is not None or each.is_foreign for each in looks):
         return settings.look == "camera"
     return weights.find(known_as(camera, known), Direction.UNPROCESS, generic=False) is None
 
 
 def _of_raw(raw: RawImage, settings: Settings) -> Conversion:
-    like = _read_like(settings)
+    found = references(settings)
+    like = nearest(raw, found)
     origin = dict(raw.origin)
     camera, origin["camera"] = _pick_camera(settings, raw.camera, like)
     optical = _pick_optical(settings, raw.optical, like, origin)
     canonical = raw.canonical
     if like is not None:
-        matrix, neutral = like.canonical.color_matrix, like.canonical.as_shot_neutral
+        matrix, neutral = like.raw.canonical.color_matrix, like.raw.canonical.as_shot_neutral
         canonical = replace(canonical, color_matrix=matrix, as_shot_neutral=neutral)
-        origin |= dict.fromkeys(("color_matrix", "wb"), _name_of_like(like))
+        origin |= dict.fromkeys(("color_matrix", "wb"), like.name)
+    elif settings.wb is None and white_balance.is_missing(raw):
+        estimate = white_balance.of_raw(replace(raw, camera=camera), optical)
+        canonical = replace(canonical, as_shot_neutral=estimate.neutral)
+        origin["wb"] = estimate.origin
     canonical = _with_flags(canonical, settings, origin)
     known = cameras.find(camera)
     if settings.look == "neutral" and settings.model is None:
         settings = replace(settings, model="parametric")
     if _takes_camera_look(raw, settings):
-        origin["model"] = "the JPEG inside the file"
+        origin["model"] = origin.get("look", "the JPEG inside the file")
         facts = known or cameras.GENERIC
         return Conversion(
-            Direction.RENDER, camera, canonical, optical, origin, CAMERA_LOOK, None, tuple(raw.notes), facts
+            Direction.RENDER, camera, canonical, optical, origin, CAMERA_LOOK, None, (*raw.notes, *found.notices), facts
         )
-    notices = list(raw.notes)
+    notices = [*raw.notes, *found.notices]
     if settings.look == "camera":
         notices.append("has no JPEG inside that shows its look: used weights")
     return _with_model(Direction.RENDER, camera, canonical, optical, origin, notices, known, settings)
 
 
+def wants_camera_look(raw: RawImage, settings: Settings) -> bool:
+    """Tell whether a RAW file is to look as its camera's pictures; not a RAW that a model made of a picture."""
+    if settings.look is not None or settings.look_from is not None:
+        return settings.look in (None, "camera")
+    return settings.model is None and settings.weights is None and raw.model is None
+
+
 def _takes_camera_look(raw: RawImage, settings: Settings) -> bool:
-    """Tell whether to fit the look of the JPEG inside a RAW file; not of a RAW that a model made of that JPEG."""
-    if settings.look is not None:
-        return settings.look == "camera" and raw.metadata.jpeg is not None
-    chosen = settings.model is not None or settings.weights is not None
-    return not chosen and raw.model is None and raw.metadata.jpeg is not None and "jpeg" not in raw.origin
+    """Tell whether to fit the look of the JPEG inside a RAW file, or beside it."""
+    if not wants_camera_look(raw, settings):
+        return False
+    if raw.metadata.jpeg_beside is not None:
+        return True
+    return raw.metadata.jpeg is not None and (settings.look is not None or "jpeg" not in raw.origin)
 
 
 # --- the origin of each value -----------------------------------------------------------------------------------------
 
 
-def _pick_camera(settings: Settings, own: Camera | None, like: RawImage | None) -> tuple[Camera | None, str]:
+def _pick_camera(settings: Settings, own: Camera | None, like: Reference | None) -> tuple[Camera | None, str]:
     """Return the camera and its origin. Raises ConfigError for a name that the table lacks."""
     if settings.camera is not None:
         facts = cameras.find_by_name(settings.camera)
@@ -209,44 +226,46 @@ def _pick_camera(settings: Settings, own: Camera | None, like: RawImage | None) 
         raise ConfigError(f"`camera` {settings.camera}: not in the camera table (see `paramisp cameras`){hint}")
     if own is not None:
         return own, "EXIF"
-    if like is not None and like.camera is not None:
-        return like.camera, _name_of_like(like)
+    if like is not None and like.raw.camera is not None:
+        return like.raw.camera, like.name
     return None, "unknown"
 
 
 def _pick_optical(
-    settings: Settings, own: OpticalParams, like: RawImage | None, origin: dict[str, str]
+    settings: Settings, own: OpticalParams, like: Reference | None, origin: dict[str, str]
 ) -> OpticalParams:
     """Return each value from the settings, else EXIF, else ``like``; write the origins to ``origin``."""
     values: dict[str, float | None] = {}
     for name in _OPTICAL_TEXT:
         choices = [(getattr(settings, name), "flag"), (getattr(own, name), "EXIF")]
         if like is not None:
-            choices.append((getattr(like.optical, name), _name_of_like(like)))
+            choices.append((getattr(like.raw.optical, name), like.name))
         values[name], origin[name] = next(((v, o) for v, o in choices if v is not None), (None, "unknown"))
     return OpticalParams(**values)
 
 
 def _canonical_of_table(
-    image: SrgbImage, known: cameras.CameraFacts | None, iso: float | None, origin: dict[str, str]
+    image: SrgbImage, known: cameras.CameraFacts | None, optical: OpticalParams, origin: dict[str, str]
 ) -> CanonicalParams:
-    """Return the values of the camera table, else of an average camera; prefer the MakerNote's white balance."""
+    """Return the values of the camera table, else of an average camera.
+
+    The white balance is the MakerNote's, else it is estimated.
+    """
     facts = known or cameras.GENERIC
     average = "an average camera"
     source = f"camera table ({known.name})" if known else f"{average} (the camera is not in the table)"
-    matrix, neutral = facts.color_matrix, facts.daylight_neutral
-    level, white = facts.levels(iso)
+    matrix, neutral = facts.color_matrix, image.as_shot_neutral
+    level, white = facts.levels(optical.iso)
     origin |= dict.fromkeys(("black_level", "white_level", "color_matrix"), source)
     origin["cfa"] = source if facts.cfa else "default (table is silent)"
-    origin["wb"] = f"{source}, daylight"
     if matrix is None:
         matrix, origin["color_matrix"] = cameras.GENERIC.color_matrix, f"{average} (table is silent)"
-    if image.as_shot_neutral is not None:
-        neutral, origin["wb"] = image.as_shot_neutral, "MakerNote, as shot"
-    elif neutral is None:
-        neutral, origin["wb"] = cameras.GENERIC.daylight_neutral, f"{average}, daylight"
+    if neutral is not None:
+        origin["wb"] = "MakerNote, as shot"
+    else:
+        estimate = white_balance.of_picture(image, known, optical)
+        neutral, origin["wb"] = estimate.neutral, estimate.origin
     assert matrix is not None
-    assert neutral is not None
     return CanonicalParams(facts.cfa or "RGGB", np.full((2, 2), float(level)), white, neutral, matrix)
 
 
@@ -257,35 +276,6 @@ def _with_flags(canonical: CanonicalParams, settings: Settings, origin: dict[str
     if settings.wb is not None:
         canonical, origin["wb"] = replace(canonical, as_shot_neutral=1 / np.array(settings.wb)), "flag"
     return canonical
-
-
-def _read_like(settings: Settings) -> RawImage | None:
-    if settings.like is None:
-        return None
-    path = Path(settings.like)
-    return _parameters_of(path, atomic.stamp(path), settings.max_pixels, settings.isolate)
-
-
-def _name_of_like(like: RawImage) -> str:
-    return f"--like {like.metadata.source_name}"
-
-
-@lru_cache(maxsize=1)
-def _parameters_of(path: Path, stamp: tuple[int, int], max_pixels: int | None, isolate: bool) -> RawImage:
-    """Read a RAW file's parameters, once for all files of a batch; the CFA is shifted to the crop's corner.
-
-    ``stamp`` is a cache key that changes when the file is replaced.
-    """
-    raw = read(path, Settings(max_pixels=max_pixels, isolate=isolate))
-    if not isinstance(raw, RawImage):
-        raise ConfigError(f"`like` {path}: is a picture; it must be a RAW file")
-    raw = raw.cropped()
-    return replace(
-        raw,
-        mosaic=raw.mosaic[:2, :2].copy(),
-        crop=None,
-        metadata=Metadata(jpeg=raw.metadata.jpeg, source_name=path.name),
-    )
 
 
 # --- the model --------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -37,6 +38,7 @@ class Settings:
     look           of a rendered RAW: "camera", fitted to the JPEG inside the file; "weights", a trained network's;
                    "neutral", the parametric model's; None: the camera's if the file has a JPEG by its camera and no
                    model or weights are chosen
+    look_from      a JPEG that shows the camera's look of a RAW file, instead of the one inside or beside the file
     device         "auto", "cpu", "cuda", "cuda:1", "mps"
     dtype          "auto", "fp32", "bf16", "fp16": precision of the convolutions
     max_memory     bytes that the network may use; None: the free memory
@@ -44,7 +46,8 @@ class Settings:
     camera         "MAKE/MODEL" or a name of the camera table
     iso, exposure_time [s], f_number, focal_length [mm]
     wb             white-balance gains (R, G, B)
-    like           a RAW file of the same camera, for values that only a RAW has
+    like           RAW files of the same camera, for values that only a RAW has: a path, or several; a folder stands for
+                   the RAW files in it
     cfa            "RGGB", "GRBG", "GBRG", "BGGR"
     exposure       EV of digital gain: render brightens by it, unprocess darkens (and records it in the DNG); None: for
                    render, the value in the RAW, and with the parametric model the brightness of its camera JPEG
@@ -59,6 +62,7 @@ class Settings:
     model: str | None = None
     weights: str | Path | None = None
     look: str | None = None
+    look_from: str | Path | None = None
     device: str = "auto"
     dtype: str = "auto"
     max_memory: int | None = None
@@ -69,7 +73,7 @@ class Settings:
     f_number: float | None = None
     focal_length: float | None = None
     wb: tuple[float, float, float] | None = None
-    like: str | Path | None = None
+    like: str | Path | Sequence[str | Path] | None = None
     cfa: str | None = None
     exposure: float | None = None
     bit_depth: int = 8
@@ -81,12 +85,12 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not (np.isfinite(value) and value > 0):
                 raise ConfigError(f"`{name}` must be a positive number, got {value:g}")
-        for name in ("weights", "scratch", "like"):
-            value = getattr(self, name)
-            if isinstance(value, str | os.PathLike):
-                object.__setattr__(self, name, Path(value))
-            elif value is not None:
-                raise ConfigError(f"`{name}` must be a path, got {type(value).__name__}")
+        for name in ("weights", "scratch", "look_from"):
+            object.__setattr__(self, name, _as_path(name, getattr(self, name)))
+        if isinstance(self.like, Sequence) and not isinstance(self.like, str | bytes):
+            object.__setattr__(self, "like", tuple(_as_path("like", path) for path in self.like) or None)
+        else:
+            object.__setattr__(self, "like", _as_path("like", self.like))
         if self.scratch_path is not None and not self.scratch_path.is_dir():
             raise ConfigError(f"`scratch`: not an existing folder: {self.scratch}")
         if self.wb is not None and not (len(self.wb) == 3 and np.isfinite(self.wb).all() and min(self.wb) > 0):
@@ -101,6 +105,8 @@ class Settings:
             raise ConfigError(f"`model` {self.model}: there is no such model; there are {', '.join(MODELS)}")
         if self.look is not None and self.look not in LOOKS:
             raise ConfigError(f"`look` must be one of {', '.join(LOOKS)}, got {self.look}")
+        if self.look_from is not None and (self.model or self.weights or self.look not in (None, "camera")):
+            raise ConfigError("`look_from` sets the look; leave out `model` and `weights`, and `look` but for camera")
         if self.bit_depth not in (8, 16, 32):
             raise ConfigError(f"`bit_depth` must be 8, 16 or 32, got {self.bit_depth}")
 
@@ -108,3 +114,17 @@ class Settings:
     def scratch_path(self) -> Path | None:
         """Folder ``scratch`` as a path."""
         return None if self.scratch is None else Path(self.scratch)
+
+    @property
+    def like_paths(self) -> tuple[Path, ...]:
+        """Paths of ``like``: files and folders, as given."""
+        if self.like is None:
+            return ()
+        return (Path(self.like),) if isinstance(self.like, str | Path) else tuple(map(Path, self.like))
+
+
+def _as_path(name: str, value: object) -> Path | None:
+    """Return a setting's value as a path; ConfigError for another type."""
+    if value is None or isinstance(value, str | os.PathLike):
+        return None if value is None else Path(value)
+    raise ConfigError(f"`{name}` must be a path, got {type(value).__name__}")

@@ -171,6 +171,7 @@ class Metadata:
     icc         the ICC profile
     jpeg        the whole source file, if it was a JPEG (unprocess puts it into the DNG as the preview),
                 or the largest JPEG preview found in a RAW file
+    jpeg_beside the camera's JPEG beside a RAW file, if its look counts rather than that of ``jpeg``
     source_name file name of the source, without folder
     """
 
@@ -178,6 +179,7 @@ class Metadata:
     xmp: bytes | None = None
     icc: bytes | None = None
     jpeg: bytes | None = None
+    jpeg_beside: bytes | None = None
     source_name: str | None = None
 
 

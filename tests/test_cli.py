@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paramisp_cli import __version__, convert, formats, parameters, weights
+from paramisp_cli import __version__, convert, formats, sources, weights
 
 CAMERA = ("--camera", "Canon EOS 60D")
 QUIET = ("--model", "parametric", *CAMERA)
@@ -25,7 +25,7 @@ QUIET = ("--model", "parametric", *CAMERA)
 def no_weights(monkeypatch, tmp_path):
     """Weights that happen to be installed play no part here."""
     monkeypatch.setattr(weights, "places", lambda: [("a test", tmp_path / "no weights")])
-    parameters._parameters_of.cache_clear()
+    sources._references.cache_clear()
 
 
 @pytest.fixture
@@ -335,7 +335,7 @@ def test_inspect(paramisp, make_jpeg, tmp_path, no_weights):
         ("cfa", "", "camera table (Canon EOS 60D)"),
         ("black_level", "", "camera table (Canon EOS 60D)"),
         ("white_level", "", "camera table (Canon EOS 60D)"),
-        ("wb_gains", "", "camera table (Canon EOS 60D), daylight"),
+        ("wb_gains", "", "camera table (Canon EOS 60D), daylight; ± 0.22 stops (R), 0.26 (B)"),
         ("color_matrix", "", "camera table (Canon EOS 60D)"),
     ):
         assert rows[key].startswith(shown), key

@@ -20,10 +20,10 @@ LAYERS = [
     {"types", "scratch"},
     {"isp", "cameras"},
     {"formats", "torch_zip", "devices"},
-    {"look", "rendition"},
-    {"models"},
+    {"look", "rendition", "companion"},
+    {"models", "white_balance"},
     {"checkpoint", "settings"},
-    {"published"},
+    {"published", "sources"},
     {"weights"},
     {"parameters", "runner", "arrays"},
     {"convert"},
@@ -53,7 +53,7 @@ FORMATS_BASE = {
 SHARED = {
     "batch": {"find"},
     "cli": {"console", "options", "progress", "convert", "show", "train", "weights"},
-    "rendition": {"form", "prior", "fit", "apply", "preview"},
+    "rendition": {"form", "prior", "fit", "apply", "preview", "look"},
     "formats": {"exif", "base", "ljpeg", "tiles", *FORMATS_BASE},
     "models": {"base", "regions", "foreign", "optics"},
 }

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageCms
 
 import paramisp_cli as paramisp
-from paramisp_cli import cameras, convert, formats, parameters, weights
+from paramisp_cli import cameras, convert, formats, parameters, sources, weights
 from paramisp_cli.errors import ConfigError, FormatError, InputMissingError, OutputExistsError, WeightsError
 from paramisp_cli.formats import raster
 from paramisp_cli.types import (
@@ -49,7 +49,7 @@ def psnr(a: np.ndarray, b: np.ndarray, peak: float = 255.0) -> float:
 def no_weights(monkeypatch, tmp_path):
     """The choice of a model is tested with weights put there for it, not with those that happen to be installed."""
     monkeypatch.setattr(weights, "places", lambda: [("a test", tmp_path / "no weights")])
-    parameters._parameters_of.cache_clear()
+    sources._references.cache_clear()
 
 
 def picture(pixels=None, camera=KNOWN, **more) -> SrgbImage:
@@ -115,7 +115,7 @@ def test_canonical_precedence(like):
 
     plan = parameters.complete(picture(), PARAMETRIC)
     np.testing.assert_array_equal(plan.canonical.as_shot_neutral, facts.daylight_neutral)
-    assert plan.origin["wb"] == "camera table (Canon EOS 60D), daylight"
+    assert plan.origin["wb"] == "camera table (Canon EOS 60D), daylight; ± 0.22 stops (R), 0.26 (B)"
     assert plan.canonical.cfa == facts.cfa
     black, white = facts.levels(None)
     assert (plan.canonical.black_level == black).all()

@@ -24,6 +24,8 @@ from paramisp_cli.errors import (
 )
 from paramisp_cli.formats import WriteOptions, dng
 from paramisp_cli.parameters import CAMERA_LOOK, Conversion, Settings
+from paramisp_cli.rendition.pool import Deferred, Pool
+from paramisp_cli.rendition.preview import Misfit
 from paramisp_cli.types import Direction, RawImage, SrgbImage
 
 Image = SrgbImage | RawImage
@@ -45,7 +47,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The result of a job: status "done", "planned" (dry run), "skipped" or "failed"."""
+    """The result of a job: status "done", "planned" (dry run), "skipped" or "failed"; "deferred" inside this module."""
 
     job: Job
     status: str
@@ -118,15 +120,28 @@ def run(
 ) -> Iterator[Outcome]:
     """Yield the outcome of every job, in order; failures are outcomes, only an interrupt is an exception.
 
+    RAW files whose own preview shows no camera look come last, in order: they borrow the look of the other files.
+
     Other files are read and written during a conversion, just enough to keep a device busy: memory does not grow with
     the number of files. A network on a CPU needs all cores, so reading and writing wait for it. Several GPUs convert
     one file each. ``progress`` takes the finished share of the current file's pixel work, 0 to 1, from any
     thread; with several GPUs it is not called. ``prepared`` is called before the pixel work.
     """
-    work = _Work(direction, settings, options, policy, progress, prepared)
+    pool = Pool() if direction == Direction.RENDER and len(jobs) > 1 and not policy.dry_run else None
+    work = _Work(direction, settings, options, policy, progress, prepared, pool)
     try:
         with memory.kept():
-            yield from _overlapped(jobs, work, started)
+            deferred, skipped = [], []
+            for outcome in _overlapped(jobs, work, started):
+                if outcome.status == "deferred":
+                    deferred.append(outcome.job)
+                    continue
+                if outcome.status == "skipped":
+                    skipped.append(outcome.job)
+                yield outcome
+            if deferred:
+                work.complete_pool(skipped)
+                yield from _overlapped(deferred, work, started)
     except BaseException:
         work.remove_empty_folders()  # all threads have ended
         raise
@@ -214,10 +229,11 @@ class _Work:
         policy: Policy,
         progress: Callable[[float], None],
         prepared: Callable[[Job, Conversion, Image], None],
+        pool: Pool | None,
     ) -> None:
         self.direction, self.options, self.policy = direction, options, policy
         self.progress, self.prepared = progress, prepared
-        self.settings = settings
+        self.settings, self.pool = settings, pool
         self.devices: list[str] = []
         """Devices in parallel use; the first file determines them."""
         self.free: SimpleQueue[str] = SimpleQueue()
@@ -240,6 +256,17 @@ class _Work:
         """Write the output."""
         return self._guarded(step, self._write)
 
+    def complete_pool(self, skipped: Sequence[Job]) -> None:
+        """Add the looks of skipped files, so that a repeated batch gives the same results, and close the pool."""
+        assert self.pool is not None
+        for job in skipped:
+            with suppress(ParamispError, Misfit, Deferred):
+                image = parameters.read(job.source, self.settings)
+                if isinstance(image, RawImage) and convert.borrows_look(image, self.settings):
+                    conversion = parameters.complete(image, self.settings)
+                    self.pool.fit(replace(image, canonical=conversion.canonical, camera=conversion.camera))
+        self.pool.close()
+
     def remove_empty_folders(self) -> None:
         """Remove folders created for outputs that were never written."""
         for folder in sorted(self.folders, key=lambda path: len(path.parts), reverse=True):
@@ -251,6 +278,8 @@ class _Work:
         if step.done is None:
             try:
                 step.done = stage(step)
+            except Deferred:
+                step.done = Outcome(step.job, "deferred")
             except ParamispError as error:
                 step.done = Outcome(step.job, "failed", error=error)
             except Exception as error:  # internal error: report it, continue with the batch
@@ -309,9 +338,10 @@ class _Work:
         assert step.image is not None
         assert step.conversion is not None
         settings, image = self._settings(step.job.target), step.image
-        if step.conversion.architecture == CAMERA_LOOK:
+        borrows = self.pool is not None and convert.borrows_look(image, settings)
+        if step.conversion.architecture == CAMERA_LOOK or borrows:
             with _naming(step.job.source, self.settings):
-                step.conversion = convert.prepare(image, step.conversion, settings)
+                step.conversion = convert.prepare(image, step.conversion, settings, self.pool)
             if step.conversion.rendition is not None:  # no device, and no import of torch
                 self.ahead = 1
                 self._convert(settings, step, image)

@@ -122,16 +122,17 @@ def _convert(
     options: WriteOptions, batch: BatchOptions,
 ) -> None:  # fmt: skip
     """Run a batch, report it and end with the exit code. ``suffix`` comes from --format, ``ending`` is its default."""
-    from paramisp_cli import convert, formats
+    from paramisp_cli import convert, formats, sources
     from paramisp_cli.batch import find
 
     if batch.output == Path("-"):
         _to_stdout(direction, inputs, ending, suffix, settings, options, batch)
     suffixes = formats.SRGB_SUFFIXES if direction == "unprocess" else formats.RAW_SUFFIXES
-    protected = [settings.like] if settings.like is not None else []
     on_exists = find.OnExists(batch.on_exists)
     try:
+        settings = replace(settings, like=sources.like_files(settings))  # before outputs appear in the folders
         convert.check(settings, direction)
+        protected = [*settings.like_paths, *([settings.look_from] if settings.look_from else [])]
         selection = find.search(inputs, suffixes, recursive=batch.recursive)
         jobs = find.assign(inputs, selection.inputs, batch.output, suffix, direction, on_exists, protected)
         jobs = find.shard(jobs, selection.inputs, batch.shard) if batch.shard else jobs
@@ -139,6 +140,8 @@ def _convert(
         fail(error)
     if options.bit_depth == 16 and any(job.target and job.target.suffix.lower() in (".jpg", ".jpeg") for job in jobs):
         fail_usage("--bits 16: a JPEG has 8 bits; pass --format png or tif")
+    if settings.look_from is not None and len(jobs) > 1:
+        fail_usage("--look-from is the JPEG of one shot; render the files one by one")
     single = not batch.shard and [job.source for job in jobs] == inputs[:1]  # False for a folder with one file
     outputs = {job.target for job in jobs}
     if not batch.quiet and (others := [path for path in selection.left_out if path not in outputs]):

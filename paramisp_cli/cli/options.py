@@ -163,8 +163,13 @@ Isolate = Annotated[
     bool, _option(MODEL, "--isolate", help="Decode RAW files in a process of their own: for untrusted files.")
 ]
 Like = Annotated[
-    Path | None,
-    _path(SHOT, "--like", metavar="FILE", help="A RAW of the same camera, for facts that the picture lacks."),
+    list[Path] | None,
+    _path(
+        SHOT,
+        "--like",
+        metavar="PATH",
+        help="A RAW of the same camera, or a folder of them, for facts that the picture lacks. Repeatable.",
+    ),
 ]
 
 
@@ -241,7 +246,16 @@ class SettingsOptions:
     ] = None
     look: Annotated[
         Literal["camera", "weights", "neutral"] | None,
-        _option(SHOT, "--look", help="Look of a rendered RAW. Default: that of the JPEG inside it, else weights."),
+        _option(SHOT, "--look", help="Look of a rendered RAW. Default: that of its JPEG, else weights."),
+    ] = None
+    look_from: Annotated[
+        Path | None,
+        _path(
+            SHOT,
+            "--look-from",
+            metavar="FILE",
+            help="JPEG that shows the look of the RAW.",
+        ),
     ] = None
     exposure: Annotated[float | None, _option(SHOT, "--exposure", metavar="EV", help="Digital gain.")] = None
 

@@ -34,6 +34,15 @@ def exif_block(jpeg: bytes | mmap.mmap) -> bytes | None:
     return next((content[6:] for content in contents if content[:6] == b"Exif\0\0"), None)
 
 
+def frame_size(jpeg: bytes | mmap.mmap) -> tuple[int, int] | None:
+    """Return the size (height, width) of a JPEG, None if it has no frame or no pixels."""
+    for marker, content in segments(jpeg):
+        if 0xC0 <= marker <= 0xCF and marker not in _NOT_FRAMES and len(content) >= 5:
+            height, width = struct.unpack(">HH", content[1:5])
+            return (height, width) if height and width else None
+    return None
+
+
 def preview_frame(jpeg: bytes) -> tuple[int, int, tuple[int, int]] | None:
     """Return (width, height, (horizontal, vertical) chroma subsampling) of a possible DNG preview, else None.
 

@@ -1,8 +1,8 @@
-"""The camera's own look: a rendition fitted to the preview that a RAW file carries."""
+"""The camera's own look: a rendition fitted to the preview of a RAW file, and looks pooled over a camera's files."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from paramisp_cli.formats import raster
 from paramisp_cli.rendition.apply import applied
 from paramisp_cli.rendition.fit import Cells, Fitted, cells, fit
 from paramisp_cli.rendition.preview import Aligned, Misfit, align
-from paramisp_cli.rendition.prior import shipped
+from paramisp_cli.rendition.prior import Prior, shipped
 from paramisp_cli.types import Direction, RawImage
 
 EVIDENCE = 3000.0
@@ -41,11 +41,11 @@ class LookReport:
 
 
 def camera_look(raw: RawImage) -> tuple[Fitted | None, LookReport]:
-    """Fit a rendition to the preview inside the RAW (``raw.metadata.jpeg``) → (fitted, report).
+    """Fit a rendition to the preview of the RAW: the JPEG beside it (``raw.metadata.jpeg_beside``), else inside it.
 
-    Without a usable preview the first is None, and the report tells the reason: no preview, another program's, too
-    small, of another shape, not alike, or of colours that no rendition of this RAW gives (an edited picture). A bad
-    preview is no error.
+    Returns (fitted, report). Without a usable preview the first is None, and the report tells the reason: no preview,
+    another program's, too small, of another shape, not alike, or of colours that no rendition of this RAW gives (an
+    edited picture). A bad preview is no error.
     """
     try:
         aligned = aligned_preview(raw)
@@ -55,13 +55,27 @@ def camera_look(raw: RawImage) -> tuple[Fitted | None, LookReport]:
 
 
 def aligned_preview(raw: RawImage) -> Aligned:
-    """Lay the preview inside a RAW on its pixels; raises Misfit, whose text is the reason, if that cannot be done."""
+    """Lay the preview of a RAW on its pixels; raises Misfit, whose text is the reason, if that cannot be done."""
+    if raw.metadata.jpeg_beside is not None:
+        try:
+            return _aligned(raw, raw.metadata.jpeg_beside)
+        except Misfit as misfit:
+            raise Misfit(str(misfit).replace("its preview", _shown(raw))) from misfit
     if raw.metadata.jpeg is None:
         raise Misfit("the RAW file holds no preview by the camera")
     if "jpeg" in raw.origin:
         raise Misfit(f"its preview is not the camera's: {raw.origin['jpeg']}")
+    return _aligned(raw, raw.metadata.jpeg)
+
+
+def _shown(raw: RawImage) -> str:
+    """Return a name for the preview in use."""
+    return "its preview" if raw.metadata.jpeg_beside is None else raw.origin.get("look", "the JPEG beside it")
+
+
+def _aligned(raw: RawImage, jpeg: bytes) -> Aligned:
     try:
-        preview = raster.read_bytes(raw.metadata.jpeg, Path(raw.metadata.source_name or "preview")).pixels
+        preview = raster.read_bytes(jpeg, Path(raw.metadata.source_name or "preview")).pixels
     except ParamispError as error:
         raise Misfit(f"its preview cannot be read: {error}") from error
     if preview.dtype != np.uint8:
@@ -69,11 +83,11 @@ def aligned_preview(raw: RawImage) -> Aligned:
     return align(raw, preview)
 
 
-def fit_aligned(raw: RawImage, aligned: Aligned) -> tuple[Fitted | None, LookReport]:
-    """Fit the look to aligned pixels → (fitted, report), as ``camera_look``."""
+def fit_aligned(raw: RawImage, aligned: Aligned, prior: Prior | None = None) -> tuple[Fitted | None, LookReport]:
+    """Fit the look to aligned pixels → (fitted, report), as ``camera_look``. ``prior``: over all cameras by default."""
     name = raw.camera.name if raw.camera else ""
     gathered = cells_of(raw, aligned, Direction.RENDER)
-    fitted = fit([gathered], shipped(Direction.RENDER), evidence=EVIDENCE, strict=False, camera=name)
+    fitted = fit([gathered], prior or shipped(Direction.RENDER), evidence=EVIDENCE, strict=False, camera=name)
     camera_rgb, srgb, weight, rho = _chosen(aligned)
     share = weight / weight.sum()
     off = applied(fitted.rendition, camera_rgb[None], rho[None])[0] - srgb
@@ -82,7 +96,7 @@ def fit_aligned(raw: RawImage, aligned: Aligned) -> tuple[Fitted | None, LookRep
     explained = 1 - error**2 / max(spread, 1e-9)
     reason = ""
     if error > _UNLIKE or explained < _EXPLAINED:
-        reason = f"no rendition of the RAW gives its preview (error {error:.3f}, {explained:.0%} explained): edited?"
+        reason = f"no rendition of the RAW gives {_shown(raw)} (error {error:.3f}, {explained:.0%} explained): edited?"
     report = LookReport(
         reason, aligned.size, aligned.orientation, aligned.windows, round(aligned.agree, 3), round(error, 5),
         round(explained, 4),
@@ -97,8 +111,11 @@ def cells_of(raw: RawImage, aligned: Aligned, direction: Direction) -> Cells:
     return cells(direction, camera_rgb, srgb, matrix, gains, weights=weight, rho=rho)
 
 
-def inverse_look(raws: Sequence[RawImage]) -> Fitted:
-    """Fit sRGB → camera RGB to the previews inside RAW files of one camera; raises Misfit if none can be used."""
+def inverse_look(raws: Iterable[RawImage]) -> tuple[Fitted, tuple[str, ...]]:
+    """Fit sRGB → camera RGB to the previews of RAW files of one camera → (fitted, reasons why files were left out).
+
+    Raises Misfit if no preview can be used.
+    """
     gathered, reasons = [], []
     for raw in raws:
         try:
@@ -107,7 +124,7 @@ def inverse_look(raws: Sequence[RawImage]) -> Fitted:
             reasons.append(f"{raw.metadata.source_name}: {misfit}")
     if not gathered:
         raise Misfit("; ".join(reasons) or "no RAW file")
-    return fit(gathered, shipped(Direction.UNPROCESS))
+    return fit(gathered, shipped(Direction.UNPROCESS)), tuple(reasons)
 
 
 def _chosen(aligned: Aligned) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from paramisp_cli import atomic, cameras, formats, models, weights
+from paramisp_cli import atomic, cameras, formats, models, weights, white_balance
 from paramisp_cli.batch import find
 from paramisp_cli.errors import ConfigError, FormatError, ParamispError
 from paramisp_cli.models.base import IspModel
@@ -64,8 +64,10 @@ def _colours(path: Path) -> tuple[str, dict[Direction, Cells]]:
     if raw.camera is None:
         raise FormatError(f"{path}: names no camera")
     known = cameras.find(raw.camera)
+    name = known.name if known else raw.camera.name
+    raw = white_balance.balanced(raw)
     aligned = aligned_preview(raw)
-    return known.name if known else raw.camera.name, {way: cells_of(raw, aligned, way) for way in _WAYS}
+    return name, {way: cells_of(raw, aligned, way) for way in _WAYS}
 
 
 def _written(

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from paramisp_cli import formats, isp
+from paramisp_cli import formats, isp, white_balance
 from paramisp_cli.errors import ParamispError
 from paramisp_cli.training.dataset import (
     INDEX,
@@ -80,6 +80,7 @@ def _examined(path: Path, dataset: Path) -> Pair:
     picture, jpeg = found
     if jpeg == find.EMBEDDED and "jpeg" in raw.origin:
         return _refused(path, jpeg, f"its JPEG is not the camera's: {raw.origin['jpeg']}")
+    raw = white_balance.balanced(raw)
     if picture.pixels.dtype != np.uint8:
         picture = replace(picture, pixels=(picture.pixels / 257).round().astype(np.uint8))
     laid = overlay.best(raw, picture)
