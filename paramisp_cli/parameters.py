@@ -153,13 +153,19 @@ def _of_picture(image: SrgbImage, settings: Settings) -> Conversion:
 def _takes_look_of_like(
     found: References, camera: Camera | None, known: cameras.CameraFacts | None, settings: Settings
 ) -> bool:
-    """Tell whether to invert the look of the JPEGs inside ``like``: for a camera without weights of its own."""
+    """Tell whether to invert the look of the JPEGs inside ``like``: for a camera without trained weights of its own."""
     looks = [each for each in found.files if each.has_look]
     if settings.model is not None or settings.weights is not None or not looks:
         return False
     if settings.look is not None or all(each.raw.model is not None or each.is_foreign for each in looks):
         return settings.look == "camera"
-    return weights.find(known_as(camera, known), Direction.UNPROCESS, generic=False) is None
+    return not _has_trained_weights(camera, known, Direction.UNPROCESS)
+
+
+def _has_trained_weights(camera: Camera | None, known: cameras.CameraFacts | None, direction: Direction) -> bool:
+    """Tell whether a camera has weights of its own from a training; those of `paramisp fit` are no better than a look."""
+    found = weights.find(known_as(camera, known), direction, generic=False)
+    return found is not None and (found.path.suffix == ".ckpt" or weights.info(found.path)["recipe"] != "fit")
 
 
 def _of_raw(raw: RawImage, settings: Settings) -> Conversion:
@@ -181,7 +187,7 @@ def _of_raw(raw: RawImage, settings: Settings) -> Conversion:
     known = cameras.find(camera)
     if settings.look == "neutral" and settings.model is None:
         settings = replace(settings, model="parametric")
-    if _takes_camera_look(raw, settings):
+    if _takes_camera_look(raw, settings, _has_trained_weights(camera, known, Direction.RENDER)):
         origin["model"] = origin.get("look", "the JPEG inside the file")
         facts = known or cameras.GENERIC
         return Conversion(
@@ -200,12 +206,15 @@ def wants_camera_look(raw: RawImage, settings: Settings) -> bool:
     return settings.model is None and settings.weights is None and raw.model is None
 
 
-def _takes_camera_look(raw: RawImage, settings: Settings) -> bool:
-    """Tell whether to fit the look of the JPEG inside a RAW file, or beside it."""
+def _takes_camera_look(raw: RawImage, settings: Settings, is_trained: bool) -> bool:
+    """Tell whether to fit the look of the JPEG inside a RAW file, or beside it.
+
+    A JPEG beside the file that the user does not ask for gives way to trained weights: they know the camera's detail.
+    """
     if not wants_camera_look(raw, settings):
         return False
     if raw.metadata.jpeg_beside is not None:
-        return True
+        return not is_trained or settings.look is not None or settings.look_from is not None
     return raw.metadata.jpeg is not None and (settings.look is not None or "jpeg" not in raw.origin)
 
 
