@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import numpy as np
 
 from paramisp_cli.rendition.apply import Applier
+from paramisp_cli.rendition.bands import Progress, in_bands
 from paramisp_cli.rendition.form import Rendition
 from paramisp_cli.types import CanonicalParams, RawImage
-
-Progress = Callable[[float], None]
 
 _SITES = 1 << 16
 """2×2 sites in a band: the planes of a band stay near a core's cache."""
@@ -83,7 +79,7 @@ def develop(
                 for channel in range(3):
                     target[..., channel] = codes[channel]
 
-    _in_bands(work, (height, width), threads, progress)
+    in_bands(work, height // 2, max(_SITES // (width // 2), 1), threads, progress)
     crop = raw.crop
     return out[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
 
@@ -129,25 +125,8 @@ def expose(
                     np.clip(light, 0, np.float32(canonical.white_level), out=light)
                 mosaic[2 * first + y : 2 * last : 2, x::2] = light.reshape(last - first, -1)
 
-    _in_bands(work, size, threads, progress)
+    in_bands(work, size[0] // 2, max(_SITES // (size[1] // 2), 1), threads, progress)
     return mosaic
-
-
-def _in_bands(
-    work: Callable[[int, int], None], size: tuple[int, int], threads: int | None, progress: Progress | None
-) -> None:
-    """Call ``work`` for bands of rows of 2×2 sites, first and end row, on a few threads, and report the share done."""
-    rows, band = size[0] // 2, max(_SITES // (size[1] // 2), 1)
-
-    def one(first: int) -> int:
-        last = min(first + band, rows)
-        work(first, last)
-        return last
-
-    with ThreadPoolExecutor(threads or min(os.cpu_count() or 1, 4)) as pool:
-        for last in pool.map(one, range(0, rows, band)):
-            if progress is not None:
-                progress(last / rows)
 
 
 def _rho(raw: RawImage, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
