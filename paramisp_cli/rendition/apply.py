@@ -10,6 +10,9 @@ from paramisp_cli.types import Direction
 
 _TABLE = 4096
 """Entries of a curve's table; between them it is straight. They are even in the fourth root of light."""
+_FINE = 1 << 16
+"""Entries of a curve's table for 8-bit codes, which needs no interpolation: neighbours differ by a hundredth of a code.
+"""
 _BAND = 1 << 16  # pixels at a time: the stages' arrays stay in a core's cache
 
 
@@ -33,6 +36,7 @@ class Applier:
             # Light up to a little more than any pixel in [0, 1] has.
             self._top = float(np.abs(self._matrix).sum(1).max())
             table = np.minimum(lifted_curves(rendition, color.srgb_encode(at**4 * self._top)), 1)
+            self._fine = np.array([np.interp(np.linspace(0, 1, _FINE), at, line) for line in table], np.float32)
         else:
             self._matrix = (np.linalg.inv(rendition.matrix) @ rendition.correction).astype(np.float32)
             self._top = float(1 + np.abs(chroma).sum(1).max())
@@ -49,11 +53,11 @@ class Applier:
 
     def planes(self, pixels: np.ndarray, rho: np.ndarray | None = None) -> np.ndarray:
         """Map (3, n) float32 to (3, n) float32: sRGB in [0, 1], or white-balanced camera RGB, not below 0."""
-        return self._rendered(pixels, rho) if self.render else self._unprocessed(pixels, rho)
+        return self._rendered(np.clip(pixels, 0, 1), rho) if self.render else self._unprocessed(pixels, rho)
 
     def codes(self, camera: np.ndarray, rho: np.ndarray | None, dtype: type[np.generic]) -> np.ndarray:
-        """Map (3, n) float32 camera RGB to sRGB of ``dtype``, rounded, with full scale 255 or 65535; float32: to 1."""
-        colours = self._rendered(camera, rho)
+        """Map (3, n) float32 camera RGB, which it overwrites, to sRGB of ``dtype``, rounded; float32: in [0, 1]."""
+        colours = self._rendered(np.clip(camera, 0, 1, out=camera), rho, fine=dtype == np.uint8)
         top = {np.uint8: 255, np.uint16: 65535}.get(dtype)
         if top is not None:
             colours *= np.float32(top)
@@ -94,18 +98,24 @@ class Applier:
         out += encoded
         return out
 
-    def _rendered(self, camera: np.ndarray, rho: np.ndarray | None) -> np.ndarray:
-        camera = np.clip(camera, 0, 1)
+    def _rendered(self, camera: np.ndarray, rho: np.ndarray | None, *, fine: bool = False) -> np.ndarray:
+        """Render camera RGB in [0, 1], which it overwrites; ``fine`` is enough for 8-bit codes."""
         if rho is not None:
             self._shaded(camera, rho)
         light = self._matrix @ camera
-        np.maximum(light, 0, out=light)
         light *= np.float32(1 / self._top)
+        np.clip(light, 0, 1, out=light)
         np.sqrt(light, out=light)
         np.sqrt(light, out=light)
-        light *= np.float32(_TABLE - 1)
         encoded = camera
-        self._looked_up(light, encoded)
+        if fine:
+            light *= np.float32(_FINE - 1)
+            light += np.float32(0.5)
+            for channel, index in enumerate(light.astype(np.intp)):
+                self._fine[channel].take(index, out=encoded[channel], mode="clip")
+        else:
+            light *= np.float32(_TABLE - 1)
+            self._looked_up(light, encoded)
         out = self._turned(encoded)
         return np.clip(out, 0, 1, out=out)
 
@@ -128,7 +138,7 @@ class Applier:
 
     def _shaded(self, camera: np.ndarray, rho: np.ndarray) -> None:
         """Take the shading out of (3, n) camera RGB, or put it in, in place; ``rho`` (n,) is in [0, 1]."""
-        place = (rho * np.float32(_TABLE - 1)).astype(np.int32)
+        place = (rho * np.float32(_TABLE - 1)).astype(np.intp)
         for channel in range(3):
             camera[channel] *= self._lens[channel].take(place, mode="clip")
 
