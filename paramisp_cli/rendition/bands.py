@@ -29,9 +29,13 @@ def in_bands(
 ) -> None:
     """Call ``work`` with the first and the end row of each ``band`` rows; ``progress`` takes the finished share."""
 
-    def one(first: int) -> None:
-        work(first, min(first + band, rows))
-        if progress is not None:
-            progress(min(first + band, rows) / rows)
+    def one(first: int) -> float:
+        last = min(first + band, rows)
+        work(first, last)
+        return last / rows
 
-    in_threads(one, range(0, rows, max(band, 1)), threads)
+    band = max(band, 1)
+    with ThreadPoolExecutor(threads or _THREADS) as pool:
+        for share in pool.map(one, range(0, rows, band)):  # in order: the share never falls
+            if progress is not None:
+                progress(share)

@@ -146,6 +146,7 @@ def test_settings_reach_the_numpy_model() -> None:
         conversion = parameters.complete(raw, wish)
         back = convert.run(raw, conversion, wish, shares.append)
         assert isinstance(back, SrgbImage)
+        assert shares == sorted(shares)
         assert shares[-1] == 1
         undone = raw.baseline_exposure + (wish.exposure or 0)
         most = 1 if wish.bit_depth == 8 else 2 / 65535
