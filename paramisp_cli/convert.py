@@ -16,7 +16,7 @@ from paramisp_cli import arrays, look, models, parameters, sources
 from paramisp_cli.errors import ConfigError, FormatError, MetadataError
 from paramisp_cli.formats import exif, raster
 from paramisp_cli.parameters import CAMERA_LOOK, DTYPES, Conversion, Settings
-from paramisp_cli.rendition import develop
+from paramisp_cli.rendition import develop, parametric
 from paramisp_cli.rendition import look as rendition_look
 from paramisp_cli.rendition.form import Rendition
 from paramisp_cli.rendition.pool import Pool
@@ -240,6 +240,14 @@ def run(
     return _unprocess(image, conversion, settings, progress)
 
 
+def is_free_of_torch(conversion: Conversion, settings: Settings) -> bool:
+    """Tell whether a conversion runs in numpy: a fitted look, or the parametric model unless a GPU is requested."""
+    if conversion.rendition is not None:
+        return True
+    parametric = conversion.architecture == "parametric" and conversion.checkpoint is None
+    return parametric and settings.device in ("auto", "cpu")
+
+
 def _unprocess(
     image: SrgbImage, conversion: Conversion, settings: Settings, progress: Callable[[float], None] | None
 ) -> RawImage:
@@ -249,13 +257,18 @@ def _unprocess(
     dtype = np.float32 if settings.bit_depth == 32 else np.uint16
     if conversion.rendition is not None:
         rendition = conversion.rendition.brightened(2.0**exposure)
-        mosaic = develop.expose(image.pixels, rendition, conversion.canonical, size, dtype=dtype)
+        mosaic = develop.expose(image.pixels, rendition, conversion.canonical, size, dtype=dtype, progress=progress)
+    elif is_free_of_torch(conversion, settings):
+        stage = parametric.ParametricUnprocess(conversion.canonical, 2.0**exposure)
+        mosaic = develop.expose(image.pixels, stage, conversion.canonical, size, dtype=dtype, progress=progress)
+        curve = parametric.tone_curve()
     else:
         runner = _runner(conversion, settings, exposure, progress)
         mosaic, plan = runner.unprocess(
             image.pixels, conversion.canonical, conversion.optical, size=size, dtype=dtype
         )  # fmt: skip
-        curve = runner.model.tone_curve()
+        points = runner.model.tone_curve()
+        curve = np.array(points) if points else None
     raw = RawImage(
         mosaic=mosaic,
         canonical=conversion.canonical,
@@ -270,7 +283,7 @@ def _unprocess(
         model=conversion.architecture,
         notes=conversion.notices + _stepped_down(conversion, plan),
     )
-    return replace(raw, tone_curve=np.array(curve) if curve else look.fitted_curve(image.pixels, raw))
+    return replace(raw, tone_curve=look.fitted_curve(image.pixels, raw) if curve is None else curve)
 
 
 def _render(
@@ -283,7 +296,11 @@ def _render(
     dtype, plan = _PIXEL_TYPES[settings.bit_depth], None
     exposure, notices = _render_exposure(raw, conversion, settings)
     if conversion.rendition is not None:
-        shown = develop.develop(raw, conversion.rendition, gain=2.0**exposure, dtype=dtype)
+        shown = develop.develop(raw, conversion.rendition, gain=2.0**exposure, dtype=dtype, progress=progress)
+    elif is_free_of_torch(conversion, settings):
+        shown = develop.develop(
+            raw, parametric.ParametricRender(canonical, 2.0**exposure), dtype=dtype, progress=progress
+        )
     else:
         pixels, plan = _runner(conversion, settings, exposure, progress).render(
             raw.mosaic,

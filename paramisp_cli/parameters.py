@@ -163,7 +163,7 @@ def _takes_look_of_like(
 
 
 def _has_trained_weights(camera: Camera | None, known: cameras.CameraFacts | None, direction: Direction) -> bool:
-    """Tell whether a camera has weights of its own from a training; those of `paramisp fit` are no better than a look."""
+    """Tell whether a camera has weights of its own that a training made: those of `fit` are no better than a look."""
     found = weights.find(known_as(camera, known), direction, generic=False)
     return found is not None and (found.path.suffix == ".ckpt" or weights.info(found.path)["recipe"] != "fit")
 

@@ -210,7 +210,7 @@ def test_several_devices_work_at_once(folder, make_jpeg, monkeypatch):
     monkeypatch.setattr(devices, "several", lambda name: ["first", "second"])
     monkeypatch.setattr(devices, "pick", lambda name: torch.device("cpu"))
     monkeypatch.setattr(convert, "run", shared)
-    settings = parameters.Settings(model="parametric")
+    settings = parameters.Settings(model="parametric", device="cuda")  # by default this model needs no device
     outcomes = list(run.run(jobs, UNPROCESS, settings, WriteOptions()))
     assert [outcome.job.source for outcome in outcomes] == sources
     assert [outcome.status for outcome in outcomes] == ["done"] * 5 + ["failed"]

@@ -13,7 +13,7 @@ import rawpy
 
 import paramisp_cli as paramisp
 from paramisp_cli import color
-from paramisp_cli.models.base import Params
+from paramisp_cli.types import CanonicalParams
 
 PATCH = 24  # side [px]
 CAMERAS = ("NIKON CORPORATION/NIKON D90", "Canon/Canon PowerShot G6", "SONY/SLT-A57", None)
@@ -64,9 +64,9 @@ def test_so_do_we(camera: str | None) -> None:
 
 def test_the_networks_rule_for_the_matrix_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows scaled instead of the camera's channels: greys stay, saturated colours turn."""
-    of = Params.of
-    monkeypatch.setattr(Params, "of", lambda canonical, optical, row_sum=None: of(canonical, optical, 1.0))
-    raw = made(CAMERAS[1])
+    with monkeypatch.context() as patch:
+        patch.setattr(CanonicalParams, "cam_to_srgb", lambda own: color.cam_to_srgb(own.color_matrix, 1.0))
+        raw = made(CAMERAS[1])
     paramisp.write(raw, tmp_path / "chart.dng")
     off = np.abs(through_libraw(tmp_path / "chart.dng", raw) - chart())
     assert off[0].max() < TOLERANCE

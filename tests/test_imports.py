@@ -53,7 +53,7 @@ FORMATS_BASE = {
 SHARED = {
     "batch": {"find"},
     "cli": {"console", "options", "progress", "convert", "show", "train", "weights"},
-    "rendition": {"form", "prior", "fit", "apply", "preview", "look"},
+    "rendition": {"bands", "form", "prior", "fit", "apply", "preview", "look"},
     "formats": {"exif", "base", "ljpeg", "tiles", *FORMATS_BASE},
     "models": {"base", "regions", "foreign", "optics"},
 }

@@ -342,10 +342,10 @@ class _Work:
         if step.conversion.architecture == CAMERA_LOOK or borrows:
             with _naming(step.job.source, self.settings):
                 step.conversion = convert.prepare(image, step.conversion, settings, self.pool)
-            if step.conversion.rendition is not None:  # no device, and no import of torch
-                self.ahead = 1
-                self._convert(settings, step, image)
-                return None
+        if convert.is_free_of_torch(step.conversion, settings):  # no device, and no import of torch
+            self.ahead = 1
+            self._convert(settings, step, image)
+            return None
         if not self.devices:
             from paramisp_cli import devices
 

@@ -1,20 +1,18 @@
 """Parametric ISP: no weights, any camera with a matrix and a white balance.
 
+A baseline of networks, and the way to run the model on a GPU; pictures on a CPU go through ``rendition.parametric``.
 After Brooks et al., "Unprocessing images for learned raw denoising" (CVPR 2019); the UPI row of ParamISP's tables.
 """
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from paramisp_cli import isp
 from paramisp_cli.models.base import WHOLE, Geometry, IspModel, Params
+from paramisp_cli.rendition import parametric
 from paramisp_cli.types import Direction, Kind
-
-_INFLECTION = 0.9
-"""Grey level from which the inverse gain bends towards 1, so that white stays white (Brooks et al., section 3.2)."""
 
 
 class Parametric(IspModel):
@@ -39,11 +37,7 @@ class Parametric(IspModel):
 
     def tone_curve(self) -> list[tuple[float, float]]:
         """Return smoothstep, which acts on sRGB-encoded values, as a curve of linear light, with finer steps near 0."""
-        encoded = np.linspace(0, 1, 129)
-        x = isp.srgb_decode(torch.from_numpy(encoded))
-        y = isp.srgb_decode(isp.smoothstep(torch.from_numpy(encoded)))
-        x[-1] = y[-1] = 1.0
-        return list(zip(x.tolist(), y.tolist(), strict=True))
+        return [(float(x), float(y)) for x, y in parametric.tone_curve()]
 
     def peak_bytes(self, height: int, width: int, plan: str = WHOLE) -> int:
         """Return the size of five colour images."""
@@ -56,7 +50,7 @@ class Parametric(IspModel):
     def _unprocess(self, srgb: Tensor, params: Params) -> Tensor:
         camera = isp.apply_matrix(self._linear(srgb), torch.linalg.inv(params.cam_to_srgb))
         grey = camera.mean(1, keepdim=True)
-        bend = ((grey - _INFLECTION) / (1 - _INFLECTION)).clamp(min=0).square()
+        bend = ((grey - parametric.INFLECTION) / (1 - parametric.INFLECTION)).clamp(min=0).square()
         inverse = (1 / params.wb_gains)[:, :, None, None]
         gains = torch.addcmul(inverse, (1 - inverse).clamp(min=0), bend)  # towards 1, never below the inverse gain
         return isp.mosaic((camera * gains).clamp(0, 1), params.cfa)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
 
 import numpy as np
 
 from paramisp_cli.rendition.apply import Applier
+from paramisp_cli.rendition.bands import Progress, in_bands
 from paramisp_cli.rendition.form import Rendition
 from paramisp_cli.types import CanonicalParams, RawImage
 
@@ -15,65 +15,84 @@ _SITES = 1 << 16
 """2×2 sites in a band: the planes of a band stay near a core's cache."""
 
 
+class Rendering(Protocol):
+    """A map from camera RGB to sRGB, ready for many pixels."""
+
+    balanced: bool
+    """Whether it takes sites that are white-balanced, and clipped where green clips."""
+    shaded: bool
+    """Whether it depends on the place in the picture."""
+
+    def codes(self, camera: np.ndarray, rho: np.ndarray | None, dtype: type[np.generic]) -> np.ndarray:
+        """Map (3, n) float32, which it may overwrite, to (3, n) of ``dtype``; ``rho`` (n,) is the place."""
+
+
+class Unprocessing(Protocol):
+    """A map from sRGB to a mosaic's linear values, ready for many pixels."""
+
+    shaded: bool
+    """Whether it depends on the place in the picture."""
+
+    def light(self, sites: np.ndarray, channel: int, rho: np.ndarray | None) -> np.ndarray:
+        """Map sRGB (rows, columns, 3), uint8, uint16 or float32, to a channel's linear values (n,) in [0, 1]."""
+
+
 def develop(
     raw: RawImage,
-    rendition: Rendition,
+    rendering: Rendition | Rendering,
     *,
     gain: float = 1.0,
     dtype: type[np.generic] = np.uint8,
     threads: int | None = None,
+    progress: Progress | None = None,
 ) -> np.ndarray:
     """Develop the RAW's crop to sRGB pixels (H, W, 3), as it lies (orientation not applied).
 
     The mosaic is white-balanced, clipped where green clips, demosaiced (Malvar, He, Cutler 2004) and rendered.
 
-    gain     factor of linear light, after the clipping
-    dtype    uint8 or uint16: full scale 255 or 65535; float32: in [0, 1]
-    threads  None takes one for each of up to four cores; the result does not depend on it
+    gain      factor of linear light for a rendition, after the clipping
+    dtype     uint8 or uint16: full scale 255 or 65535; float32: in [0, 1]
+    threads   None takes one for each of up to four cores; the result does not depend on it
+    progress  takes the finished share, 0 to 1, from any thread
     """
     assert raw.crop is not None
     height, width = raw.mosaic.shape
     out = np.empty((height, width, 3), dtype)
-    if gain != 1:
-        rendition = rendition.brightened(gain)
-    ready, top = Applier(rendition), {np.uint8: 255, np.uint16: 65535}.get(dtype)
-    shaded = bool(np.any(rendition.shading))
-    band = max(_SITES // (width // 2), 1)
+    ready: Rendering = (
+        Applier(rendering if gain == 1 else rendering.brightened(gain))
+        if isinstance(rendering, Rendition)
+        else rendering
+    )
 
-    def work(first: int) -> None:
-        last = min(first + band, height // 2)
-        sites = _sites(raw, first, last)
+    def work(first: int, last: int) -> None:
+        sites = _sites(raw, first, last, balanced=ready.balanced)
         columns = np.arange(width // 2, dtype=np.float32)
         for y in (0, 1):
             for x in (0, 1):
                 planes = _demosaiced(sites, raw.canonical.cfa, y, x)
                 rho = None
-                if shaded:
+                if ready.shaded:
                     rows = np.arange(first, last, dtype=np.float32)[:, None]
                     rho = _rho(raw, 2 * rows + y, 2 * columns + x).ravel()
-                colours = ready.planes(planes.reshape(3, -1), rho)
-                if top is not None:
-                    colours *= np.float32(top)
-                    colours += np.float32(0.5)
-                codes = colours.astype(dtype).reshape(3, last - first, width // 2)
+                codes = ready.codes(planes.reshape(3, -1), rho, dtype).reshape(planes.shape)
                 target = out[2 * first + y : 2 * last : 2, x::2]
                 for channel in range(3):
                     target[..., channel] = codes[channel]
 
-    with ThreadPoolExecutor(threads or min(os.cpu_count() or 1, 4)) as pool:
-        list(pool.map(work, range(0, height // 2, band)))
+    in_bands(work, height // 2, max(_SITES // (width // 2), 1), threads, progress)
     crop = raw.crop
     return out[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
 
 
 def expose(
     pixels: np.ndarray,
-    rendition: Rendition,
+    unprocessing: Rendition | Unprocessing,
     canonical: CanonicalParams,
     size: tuple[int, int],
     *,
     dtype: type[np.generic] = np.uint16,
     threads: int | None = None,
+    progress: Progress | None = None,
 ) -> np.ndarray:
     """Turn sRGB pixels (H, W, 3), uint8, uint16 or float32 in [0, 1], into a mosaic of ``size`` (see ``develop``).
 
@@ -83,34 +102,30 @@ def expose(
     height, width = pixels.shape[:2]
     if (height, width) != size:
         pixels = np.pad(pixels, ((0, size[0] - height), (0, size[1] - width), (0, 0)), mode="reflect")
-    scale = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}.get(pixels.dtype, 1)
     mosaic = np.empty(size, dtype)
-    gains = canonical.wb_gains
-    ready = Applier(rendition, gains)  # a blown white is clipped in all channels
-    shaded = bool(np.any(rendition.shading))
-    band = max(_SITES // (size[1] // 2), 1)
+    ready: Unprocessing = (
+        Applier(unprocessing, canonical.wb_gains) if isinstance(unprocessing, Rendition) else unprocessing
+    )
 
-    def work(first: int) -> None:
-        last = min(first + band, size[0] // 2)
+    def work(first: int, last: int) -> None:
         columns = np.arange(size[1] // 2, dtype=np.float32)
         for y in (0, 1):
             for x in (0, 1):
                 channel = "RGB".index(canonical.cfa[2 * y + x])
-                sites = pixels[2 * first + y : 2 * last : 2, x::2]
                 rho = None
-                if shaded:
+                if ready.shaded:
                     rows = np.arange(first, last, dtype=np.float32)[:, None]
                     rho = _rho_of((0, 0, height, width), 2 * rows + y, 2 * columns + x).ravel()
-                planes = np.ascontiguousarray(sites.reshape(-1, 3).T, np.float32)
-                planes /= np.float32(scale)
-                light = np.clip(ready.planes(planes, rho)[channel] / np.float32(gains[channel]), 0, 1)
+                light = ready.light(pixels[2 * first + y : 2 * last : 2, x::2], channel, rho)
                 if dtype != np.float32:
                     black = canonical.black_level[y, x]
-                    light = np.rint(light * np.float32(canonical.white_level - black) + np.float32(black))
+                    light *= np.float32(canonical.white_level - black)
+                    light += np.float32(black)
+                    np.rint(light, out=light)
+                    np.clip(light, 0, np.float32(canonical.white_level), out=light)
                 mosaic[2 * first + y : 2 * last : 2, x::2] = light.reshape(last - first, -1)
 
-    with ThreadPoolExecutor(threads or min(os.cpu_count() or 1, 4)) as pool:
-        list(pool.map(work, range(0, size[0] // 2, band)))
+    in_bands(work, size[0] // 2, max(_SITES // (size[1] // 2), 1), threads, progress)
     return mosaic
 
 
@@ -129,10 +144,11 @@ def _rho_of(frame: tuple[int, int, int, int], rows: np.ndarray, columns: np.ndar
     return square
 
 
-def _sites(raw: RawImage, first: int, last: int) -> list[np.ndarray]:
-    """Return the four planes (y, x) of rows of 2×2 sites ``first`` to ``last``, white-balanced, in [≤ 0, 1].
+def _sites(raw: RawImage, first: int, last: int, *, balanced: bool) -> list[np.ndarray]:
+    """Return the four planes (y, x) of rows of 2×2 sites ``first`` to ``last``, linear, black 0, white 1.
 
-    With one site more on each side: neighbours, or at the border the reflection about the first and last pixel.
+    ``balanced`` multiplies them by the gains of the white balance and clips them at 1, where green clips. There is one
+    site more on each side: neighbours, or at the border the reflection about the first and last pixel.
     """
     height = raw.mosaic.shape[0]
     black, white = raw.canonical.black_level, raw.canonical.white_level
@@ -142,11 +158,12 @@ def _sites(raw: RawImage, first: int, last: int) -> list[np.ndarray]:
             rows = 2 * np.arange(first - 1, last + 1) + y
             rows = np.where(rows < 0, -rows, np.where(rows >= height, 2 * (height - 1) - rows, rows))
             rows = np.clip(rows, y, height - 2 + y)
-            gain = raw.canonical.wb_gains["RGB".index(raw.canonical.cfa[2 * y + x])]
+            gain = raw.canonical.wb_gains["RGB".index(raw.canonical.cfa[2 * y + x])] if balanced else 1.0
             low, span = (0.0, 1.0) if raw.mosaic.dtype != np.uint16 else (black[y, x], white - black[y, x])
             inner = raw.mosaic[rows, x::2] - np.float32(low)
             inner *= np.float32(gain / span)
-            np.minimum(inner, 1, out=inner)
+            if balanced:
+                np.minimum(inner, 1, out=inner)
             # Reflection keeps the colour: column −2 + x is column 2 − x of the same plane (x = 0), or −1 ↔ 1 (x = 1).
             left = inner[:, min(1 - x, inner.shape[1] - 1)]
             right = inner[:, max(inner.shape[1] - 1 - x, 0)]

@@ -85,7 +85,9 @@ def cells(
     seen = (count > 0) & np.isfinite(camera_rgb).all(-1) & np.isfinite(srgb).all(-1)
     if not seen.any():
         raise ValueError("no pixel to fit to")
-    _, inverse = np.unique(code[seen], return_inverse=True)
+    code = code[seen]
+    used = np.bincount(code) > 0
+    inverse = (np.cumsum(used) - 1)[code]
     total = np.bincount(inverse, count[seen])
 
     def mean(values: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from paramisp_cli.formats.raster import apply_orientation
+from paramisp_cli.rendition.bands import in_bands, in_threads
 from paramisp_cli.types import RawImage
 
 _LONGEST, _FINEST, _PIXELS = 800, 1800, 400_000
@@ -21,6 +22,8 @@ _SHAPE = 0.04
 _GOOD, _SAME = 0.5, 0.25
 """Normalised correlation of edges from which a window's shift, and the whole picture's, is believed."""
 _ROUNDS = 3
+_BAND = 1 << 16
+"""Pixels at a time."""
 _BAR = 20
 """Code of the brightest pixel of a row that is a black bar."""
 
@@ -61,15 +64,20 @@ def superpixels(raw: RawImage, factor: int = 1) -> np.ndarray:
     out = np.zeros((rows, columns, 3), np.float32)
     black, white = raw.canonical.black_level, raw.canonical.white_level
     normalised = raw.mosaic.dtype != np.uint16
-    for y in (0, 1):
-        for x in (0, 1):
-            channel = "RGB".index(raw.canonical.cfa[2 * y + x])
-            plane = raw.mosaic[top + y : top + 2 * factor * rows : 2, left + x : left + 2 * factor * columns : 2]
-            gain = float(raw.canonical.wb_gains[channel])
-            low, span = (0.0, 1.0) if normalised else (float(black[y, x]), float(white - black[y, x]))
-            plane = np.minimum((plane - np.float32(low)) * np.float32(gain / span), 1)
-            mean = plane if factor == 1 else _reduced(plane, factor)
-            out[..., channel] += mean * np.float32(0.5 if channel == 1 else 1)
+    sites = raw.mosaic[top : top + 2 * factor * rows, left : left + 2 * factor * columns]
+
+    def work(first: int, last: int) -> None:
+        for y in (0, 1):
+            for x in (0, 1):
+                channel = "RGB".index(raw.canonical.cfa[2 * y + x])
+                plane = sites[2 * factor * first + y : 2 * factor * last : 2, x::2]
+                gain = float(raw.canonical.wb_gains[channel])
+                low, span = (0.0, 1.0) if normalised else (float(black[y, x]), float(white - black[y, x]))
+                plane = np.minimum((plane - np.float32(low)) * np.float32(gain / span), 1)
+                mean = plane if factor == 1 else _mean(plane, factor)
+                out[first:last, :, channel] += mean * np.float32(0.5 if channel == 1 else 1)
+
+    in_bands(work, rows, _BAND // max(columns * factor**2, 1))
     return out
 
 
@@ -78,9 +86,27 @@ def _reduced(image: np.ndarray, factor: int) -> np.ndarray:
     if factor == 1:
         return image
     rows, columns = image.shape[0] // factor, image.shape[1] // factor
-    image = image[: rows * factor, : columns * factor]
-    whole = image.reshape(rows, factor, columns, factor, *image.shape[2:])
-    return np.asarray(whole.sum(1, dtype=np.float32).sum(2) / np.float32(factor * factor))
+    out = np.empty((rows, columns, *image.shape[2:]), np.float32)
+
+    def work(first: int, last: int) -> None:
+        out[first:last] = _mean(image[factor * first : factor * last, : factor * columns], factor)
+
+    in_bands(work, rows, _BAND // max(columns * factor**2, 1))
+    return out
+
+
+def _mean(image: np.ndarray, factor: int) -> np.ndarray:
+    """Average (H, W, …) over factor × factor, which divides both sides."""
+    whole = image.reshape(image.shape[0] // factor, factor, image.shape[1] // factor, factor, *image.shape[2:])
+    kind = np.uint16 if image.dtype == np.uint8 and factor <= 16 else np.float32  # both hold the sum exactly
+    lines = whole.sum(1, dtype=kind)
+    total = np.empty((*lines.shape[:2], *image.shape[2:]), kind)
+    for channel in np.ndindex(image.shape[2:]):  # short inner loops are slow
+        plane = total[(..., *channel)]
+        plane[...] = lines[(slice(None), slice(None), 0, *channel)]
+        for place in range(1, factor):
+            plane += lines[(slice(None), slice(None), place, *channel)]
+    return np.asarray(total / np.float32(factor * factor))
 
 
 def align(raw: RawImage, preview: np.ndarray) -> Aligned:
@@ -131,30 +157,46 @@ def align(raw: RawImage, preview: np.ndarray) -> Aligned:
 def _without_bars(preview: np.ndarray) -> np.ndarray:
     """Return the preview without black rows and columns at its sides: some cameras frame another shape so."""
     for axis in (0, 1):
-        bright = preview.max((1 - axis, 2)) > _BAR
-        if bright.any():
-            first, last = int(bright.argmax()), len(bright) - int(bright[::-1].argmax())
-            if first > 2 and abs(first - (len(bright) - last)) <= 2:  # as wide on both sides
+        lines = np.moveaxis(preview, axis, 0)
+        first = _dark(lines)
+        if 2 < first < len(lines):
+            last = len(lines) - _dark(lines[::-1])
+            if abs(first - (len(lines) - last)) <= 2:  # as wide on both sides
                 preview = preview[first + 1 : last - 1] if axis == 0 else preview[:, first + 1 : last - 1]
     return preview
 
 
+def _dark(lines: np.ndarray) -> int:
+    """Count the black lines before the first bright one, all if there is none."""
+    return next((number for number, line in enumerate(lines) if line.max() > _BAR), len(lines))
+
+
 def _box(x: np.ndarray, radius: int) -> np.ndarray:
     """Mean over (2·radius + 1)², the border repeated."""
-    size = 2 * radius + 1
-    for axis in (0, 1):
-        pad = [(0, 0)] * x.ndim
-        pad[axis] = (radius + 1, radius)
-        sums = np.cumsum(np.pad(x, pad, mode="edge"), axis, dtype=np.float64)
-        ahead, behind = (sums[size:], sums[:-size]) if axis == 0 else (sums[:, size:], sums[:, :-size])
-        x = ((ahead - behind) / size).astype(np.float32)
-    return x
+    size, (high, wide) = 2 * radius + 1, x.shape
+    out = np.empty((2, high, wide), np.float32)
+
+    def down(first: int, last: int) -> None:
+        sums = np.cumsum(np.pad(x[:, first:last], ((radius + 1, radius), (0, 0)), mode="edge"), 0, dtype=np.float64)
+        out[0, :, first:last] = (sums[size:] - sums[:-size]) / size
+
+    def across(first: int, last: int) -> None:
+        sums = np.cumsum(np.pad(out[0, first:last], ((0, 0), (radius + 1, radius)), mode="edge"), 1, dtype=np.float64)
+        out[1, first:last] = (sums[:, size:] - sums[:, :-size]) / size
+
+    in_bands(down, wide, _BAND // high)
+    in_bands(across, high, _BAND // wide)
+    boxed: np.ndarray = out[1]
+    return boxed
 
 
 def _edges(image: np.ndarray) -> np.ndarray:
     """Take the local mean out of (H, W) and even the contrast: tone, balance and vignetting drop out."""
     x = image - _box(image, 6)
-    return np.asarray(x / (np.sqrt(_box(x * x, 24)) + 1e-3))
+    contrast = _box(x * x, 24)
+    np.sqrt(contrast, out=contrast)
+    contrast += np.float32(1e-3)
+    return np.asarray(np.divide(x, contrast, out=x))
 
 
 def _best_shift(part: np.ndarray, whole: np.ndarray) -> tuple[float, float, float]:
@@ -180,6 +222,12 @@ def vertex(line: np.ndarray, at: int) -> float:
     return float(np.clip((left - right) / (2 * bend), -0.5, 0.5)) if bend < 0 else 0.0
 
 
+def _median(values: np.ndarray) -> float:
+    """Return the median of (n,); ``np.median`` loads numpy.ma, which takes 60 ms."""
+    ordered = np.sort(values)
+    return float((ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2)
+
+
 class _Placement:
     """Position of a RAW's reduced picture under a preview's grid: displacement from "same frame", smooth over it.
 
@@ -198,9 +246,13 @@ class _Placement:
         square = v * v + u * u
         return np.stack([np.ones_like(v), v, u, v * square, u * square], -1)
 
-    def _places(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the rows and columns (h, w) of the reduced RAW picture under every ``step``-th grid pixel."""
-        y = np.arange(0, self.shape[0], self.step, dtype=np.float32)[:, None]
+    def _size(self) -> tuple[int, int]:
+        """Return the height and width of every ``step``-th grid pixel."""
+        return -(-self.shape[0] // self.step), -(-self.shape[1] // self.step)
+
+    def _places(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows and columns (h, w) of the reduced RAW picture under rows of every ``step``-th grid pixel."""
+        y = np.arange(first * self.step, min(last * self.step, self.shape[0]), self.step, dtype=np.float32)[:, None]
         x = np.arange(0, self.shape[1], self.step, dtype=np.float32)
         off = self._terms(y, x) @ self.warp.T.astype(np.float32)
         rows, columns = self.camera.shape[0] / self.shape[0], self.camera.shape[1] / self.shape[1]
@@ -208,24 +260,40 @@ class _Placement:
 
     def sampled(self, channels: slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
         """Sample the RAW picture on the preview's grid (h, w, c), bilinear; (h, w) tells whether it is there."""
-        rows, columns = self._places()
         high, wide = self.camera.shape[:2]
-        inside = (rows > -0.5) & (columns > -0.5) & (rows < high - 0.5) & (columns < wide - 0.5)
-        rows, columns = np.clip(rows, 0, high - 1.001), np.clip(columns, 0, wide - 1.001)
-        y, x = rows.astype(np.int32), columns.astype(np.int32)
-        v, u = ((rows - y)[..., None]).astype(np.float32), ((columns - x)[..., None]).astype(np.float32)
         source = self.camera[..., channels].reshape(high * wide, -1)
-        at = y * wide + x
-        upper = source[at] * (1 - u) + source[at + 1] * u
-        lower = source[at + wide] * (1 - u) + source[at + wide + 1] * u
-        return upper * (1 - v) + lower * v, inside
+        out = np.empty((*self._size(), source.shape[1]), np.float32)
+        one = source.shape[1] == 1
+        source, target = (np.ascontiguousarray(source[:, 0]), out[..., 0]) if one else (source, out)
+        there = np.empty(self._size(), bool)
+
+        def work(first: int, last: int) -> None:
+            rows, columns = self._places(first, last)
+            there[first:last] = (rows > -0.5) & (columns > -0.5) & (rows < high - 0.5) & (columns < wide - 0.5)
+            rows, columns = np.clip(rows, 0, high - 1.001), np.clip(columns, 0, wide - 1.001)
+            y, x = rows.astype(np.int32), columns.astype(np.int32)
+            v, u = (rows - y).astype(np.float32), (columns - x).astype(np.float32)
+            if not one:
+                v, u = v[..., None], u[..., None]
+            at = y * wide + x
+            upper = source.take(at, 0) * (1 - u) + source.take(at + 1, 0) * u
+            lower = source.take(at + wide, 0) * (1 - u) + source.take(at + wide + 1, 0) * u
+            target[first:last] = upper * (1 - v) + lower * v
+
+        in_bands(work, len(out), _BAND // out.shape[1])
+        return out, there
 
     def rho(self) -> np.ndarray:
         """Return the squared distance (h, w) from the middle of the RAW picture, 1 in its corners."""
-        rows, columns = self._places()
         high, wide = self.camera.shape[:2]
-        square: np.ndarray = (rows - (high - 1) / 2) ** 2 + (columns - (wide - 1) / 2) ** 2
-        share: np.ndarray = square / (high * high / 4 + wide * wide / 4)
+        share = np.empty(self._size())
+
+        def work(first: int, last: int) -> None:
+            rows, columns = self._places(first, last)
+            square = (rows - (high - 1) / 2) ** 2 + (columns - (wide - 1) / 2) ** 2
+            share[first:last] = square / (high * high / 4 + wide * wide / 4)
+
+        in_bands(work, len(share), _BAND // share.shape[1])
         return share
 
     def _edges(self) -> np.ndarray:
@@ -244,16 +312,22 @@ class _Placement:
         edges = self._edges()
         size = max(min(self.shape) // 6, 32)
         reach = max(size // 6, 8)
-        found = []
-        for top in np.linspace(reach, self.shape[0] - size - reach, max(self.shape[0] // size, 2)).astype(int):
-            for left in np.linspace(reach, self.shape[1] - size - reach, max(self.shape[1] // size, 2)).astype(int):
-                part = luma[top : top + size, left : left + size]
-                area = edges[top - reach : top + size + reach, left - reach : left + size + reach]
-                if part.std() < 0.2 or area.std() < 0.2:
-                    continue
-                y, x, score = _best_shift(part, area)
-                if score >= _GOOD:
-                    found.append((top + size / 2, left + size / 2, y - reach, x - reach))
+        corners = [
+            (int(top), int(left))
+            for top in np.linspace(reach, self.shape[0] - size - reach, max(self.shape[0] // size, 2))
+            for left in np.linspace(reach, self.shape[1] - size - reach, max(self.shape[1] // size, 2))
+        ]
+
+        def window(corner: tuple[int, int]) -> tuple[float, float, float, float] | None:
+            top, left = corner
+            part = luma[top : top + size, left : left + size]
+            area = edges[top - reach : top + size + reach, left - reach : left + size + reach]
+            if part.std() < 0.2 or area.std() < 0.2:
+                return None
+            y, x, score = _best_shift(part, area)
+            return (top + size / 2, left + size / 2, y - reach, x - reach) if score >= _GOOD else None
+
+        found = [each for each in in_threads(window, corners) if each is not None]
         if len(found) < 3:
             return len(found), 0.0
         middle_y, middle_x, off_y, off_x = np.array(found).T
@@ -266,6 +340,6 @@ class _Placement:
             normal = terms.T @ scaled + 1e-3 * np.eye(terms.shape[1])
             change = np.linalg.solve(normal, scaled.T @ off)
             away = np.linalg.norm(off - terms @ change, axis=-1)
-            weight = 1 / (1 + (away / max(float(np.median(away)), 0.2)) ** 2)
+            weight = 1 / (1 + (away / max(_median(away), 0.2)) ** 2)
         self.warp[:, : terms.shape[1]] += change.T
         return len(found), agree

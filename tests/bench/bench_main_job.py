@@ -24,7 +24,6 @@ from pathlib import Path
 import numpy as np
 import piexif
 import rawpy
-import torch
 from PIL import Image
 
 from paramisp_cli import formats
@@ -123,12 +122,12 @@ def main() -> None:
                 profile.runcall(task)
                 pstats.Stats(profile, stream=sys.stdout).strip_dirs().sort_stats("tottime").print_stats(14)
             return
-        versions = f"numpy {np.__version__}, torch {torch.__version__}, rawpy {rawpy.__version__}"
+        versions = f"numpy {np.__version__}, rawpy {rawpy.__version__}"
         libraw_version = ".".join(map(str, rawpy.libraw_version))
         print(
             f"Python {platform.python_version()}, {versions}, LibRaw {libraw_version} (OpenMP {rawpy.flags['OPENMP']})"
         )
-        print(f"{platform.machine()}, {os.cpu_count()} cores, torch on {torch.get_num_threads()} threads")
+        print(f"{platform.machine()}, {os.cpu_count()} cores")
         libraw()
         times: dict[str, list[float]] = {"LibRaw": [], **{label: [] for label in tasks}}
         ratios: dict[str, list[float]] = {label: [] for label in tasks}
