@@ -70,7 +70,11 @@ LAYERS_OF = {
     ],
     "training.pairing": [{"align", "find", "contact_sheet"}, {"overlay"}, {"pairs"}],
     "training.simulated": [{"scenes", "camera"}, {"shots"}],
-    "training.measure": [{"metrics", "chart", "predictors"}, {"baselines", "libraw", "scores"}, {"shading", "trials"}],
+    "training.measure": [
+        {"metrics", "chart", "edits", "predictors"},
+        {"baselines", "libraw", "scores"},
+        {"shading", "trials"},
+    ],
 }
 RANKS_OF = {
     folder: {name: number for number, layer in enumerate(layers) for name in layer}
