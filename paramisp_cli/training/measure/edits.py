@@ -54,7 +54,7 @@ EDITS = (
 
 @dataclass(frozen=True, slots=True)
 class EditError:
-    """What an edit shows of the error: PSNR [dB] of sRGB pictures (infinite for equal ones), and mean ΔE2000."""
+    """The error after an edit: PSNR [dB] of sRGB pictures (infinite for equal ones), and mean ΔE2000."""
 
     edit: str
     psnr: float
