@@ -236,7 +236,7 @@ def _unprocess(
         model=conversion.architecture,
         notes=conversion.notices + _stepped_down(conversion, plan),
     )
-    return replace(raw, tone_curve=np.array(curve) if curve else look.fitted_curve(image.pixels, raw))
+    return replace(raw, tone_curve=np.array(curve)) if curve else look.matched(image.pixels, raw)
 
 
 def _render(

@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).parents[1] / "paramisp_cli"
 # Higher may import lower; equal may not import equal.
 LAYERS = [
     {"errors", "color", "mosaic", "memory", "atomic"},
-    {"types", "scratch"},
+    {"types", "scratch", "look_table"},
     {"isp", "cameras"},
     {"formats", "torch_zip", "devices"},
     {"look", "rendition"},
