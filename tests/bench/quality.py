@@ -146,7 +146,7 @@ def rows_of(
             make = lambda path=path: network(weights.load(path, CPU), CPU)  # noqa: E731
             named.append((name, seen, content(path) + code(OF_NETWORKS), make))
         if direction == Direction.RENDER:
-            named.append(("camera look of its own preview", False, code(OF_LOOKS), lambda: programs.camera_look))
+            named.append(("camera look of its own preview", False, code(OF_LOOKS) + "2", lambda: programs.camera_look))
             named.append(("LibRaw", False, code(OF_LOOKS), lambda: libraw))
             for program in programs.AVAILABLE:
                 named.append((program, False, "2", lambda program=program: programs.predictor(program)))

@@ -70,12 +70,15 @@ def centred(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def camera_look(item: LoadedPair) -> np.ndarray:
     """Render the RAW file with the look of its own preview, in the frame of the pair."""
-    picture = with_look(Path(item.pair.raw))[0]
-    return in_frame(item, picture, "the picture", attempts=3)
+    raw, picture, _ = with_look(Path(item.pair.raw))
+    crop, (height, width) = raw.crop, raw.mosaic.shape
+    assert crop is not None
+    rows, columns = (crop.top, height - crop.top - crop.height), (crop.left, width - crop.left - crop.width)
+    return in_frame(item, np.pad(picture, [rows, columns, (0, 0)], mode="edge"), "the picture", attempts=3)
 
 
-def with_look(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return the picture with its preview's look, and the preview, upright, (H, W, 3) uint8; raises ConfigError."""
+def with_look(path: Path) -> tuple[RawImage, np.ndarray, np.ndarray]:
+    """Return the RAW, its picture with its preview's look, and the preview, as stored; raises ConfigError."""
     raw = formats.read(path)
     if not isinstance(raw, RawImage) or raw.metadata.jpeg is None:
         raise ConfigError(f"{path}: no preview")
@@ -83,8 +86,7 @@ def with_look(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if fitted is None:
         raise ConfigError(f"{path}: {report.reason}")
     shown = raster.read_bytes(raw.metadata.jpeg, path).pixels
-    pictures = (raster.apply_orientation(each, raw.orientation) for each in (develop(raw, fitted.rendition), shown))
-    return next(pictures), next(pictures)
+    return raw, develop(raw, fitted.rendition), shown
 
 
 def looks(folders: Sequence[Path], stored: Callable[[tuple[str, ...], Callable[[], object]], object]) -> str:
@@ -113,7 +115,8 @@ def cell(value: float | None) -> str:
 
 def likenesses(path: Path, columns: Sequence[str]) -> dict[str, object]:
     try:
-        ours, shown = with_look(path)
+        raw, *stored = with_look(path)
+        ours, shown = (raster.apply_orientation(picture, raw.orientation) for picture in stored)
     except ParamispError as error:
         return {"left out": str(error)}
     found: dict[str, object] = {}
