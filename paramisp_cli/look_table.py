@@ -1,7 +1,7 @@
 """The look-up table of a DNG profile (ProfileLookTable): fit one between a picture and its RAW, and apply it.
 
 A tone curve restores lightness. It cannot restore the colours of a camera's look, which turns hues and raises
-saturations by hue and lightness. The table does this, in readers that use DNG profiles, and leaves the RAW as it is.
+saturations by hue and lightness. The table does this, in readers that use DNG profiles, and does not touch the RAW.
 
 A table is (V, H, S, 3): value (sRGB-encoded), hue and saturation of linear ProPhoto RGB as HSV; each entry shifts the
 hue [°] and scales saturation and encoded value (DNG 1.4, tags 50981, 50982 and 51108).

@@ -42,8 +42,9 @@ ROOT = Path(__file__).resolve().parents[2]
 CODE = ROOT / "paramisp_cli"
 SHIPPED = ROOT / "weights"
 CPU = torch.device("cpu")
-OF_NETWORKS = ("models", "training/measure", "runner.py", "isp.py", "mosaic.py", "color.py")
-OF_BASELINES = ("training/measure", "models/parametric.py", "isp.py", "mosaic.py", "color.py")
+OF_SCORES = tuple(f"training/measure/{name}.py" for name in ("metrics", "edits", "scores", "predictors", "baselines"))
+OF_NETWORKS = (*OF_SCORES, "models", "runner.py", "isp.py", "mosaic.py", "color.py")
+OF_BASELINES = (*OF_SCORES, "models/parametric.py", "isp.py", "mosaic.py", "color.py")
 OF_LOOKS = ("rendition", "formats/libraw.py", "training/measure/libraw.py", "color.py")
 
 
@@ -299,7 +300,7 @@ def main() -> None:
         groups.setdefault(item.camera, []).append(item)
     text, everything = [INTRODUCTION], []
     for camera, group in sorted(groups.items()):
-        if len(group) > 1:
+        if len(group) > 1:  # a camera with one photograph has no other to measure
             rows = {each: list(rows_of(group, each, chosen.weights, store, chosen.without)) for each in Direction}
             text.append(section(camera, rows))
             everything += [row for each in rows.values() for row in each]
@@ -311,6 +312,8 @@ def main() -> None:
     text.append(
         f"Measured with one thread on {machine()}.{' Not installed: ' + ', '.join(absent) + '.' if absent else ''}\n"
     )
+    if chosen.without is not None:
+        text.append("This page is not complete: scores that were not stored are left out.\n")
     chosen.output.write_text("\n".join(text), "utf-8")
     for line in disagreements(everything):
         print(f"header: {line}")

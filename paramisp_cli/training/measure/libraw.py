@@ -36,7 +36,7 @@ def libraw(item: LoadedPair) -> np.ndarray:
 def in_frame(item: LoadedPair, developed: np.ndarray, subject: str, attempts: int = 1) -> np.ndarray:
     """Place a program's picture of the RAW file, (H, W, 3) uint8, in the frame of the pair, as ``libraw`` does.
 
-    ``attempts``: how often a picture of full size is placed anew, for programs with a border of their own. Raises
+    ``attempts``: how often a picture of full size is placed, for programs with a border of their own. Raises
     ConfigError, which names ``subject``, if it could not be aligned reliably.
     """
     pair, path = item.pair, Path(item.pair.raw)
