@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --quiet --disable-pip-version-check
 
-.PHONY: install dev hooks quick test check lint format types unit wheel docs lock fuzz bench clean
+.PHONY: install dev hooks quick test check lint format types unit wheel docs lock fuzz bench quality clean
 
 install: $(VENV)/.installed        ## a virtual environment with the paramisp command
 
@@ -75,6 +75,9 @@ fuzz: dev                          ## damaged files by the thousand; `make fuzz 
 
 bench: dev                         ## timings; each script says what it compares
 	@for script in tests/bench/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+quality: dev                       ## docs/quality.md: the weights on ../shared/data and $PARAMISP_SAMPLES
+	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/quality.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache

@@ -283,7 +283,7 @@ def _unprocess(
         model=conversion.architecture,
         notes=conversion.notices + _stepped_down(conversion, plan),
     )
-    return replace(raw, tone_curve=look.fitted_curve(image.pixels, raw) if curve is None else curve)
+    return look.matched(image.pixels, raw) if curve is None else replace(raw, tone_curve=curve)
 
 
 def _render(

@@ -1,14 +1,18 @@
-"""Fit tone curve and exposure between a picture and its RAW: small statistics, numpy only."""
+"""Fit the look between a picture and its RAW: tone curve, look-up table, exposure. Small statistics, numpy only."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from paramisp_cli import color, mosaic
+from paramisp_cli import color, look_table, mosaic
 from paramisp_cli.types import RawImage
 
 _SAMPLES = 512
 """Sampled quads along the shorter side: enough for statistics, and fast."""
+_TABLE_SAMPLES = 40_000
+"""Most samples of the look-up table's fit, which takes longer than the curve's."""
 
 
 def _quads(raw: RawImage, gains: np.ndarray) -> tuple[np.ndarray, int, int, int]:
@@ -42,6 +46,24 @@ def fitted_curve(pixels: np.ndarray, raw: RawImage) -> np.ndarray | None:
     both spaces, decide. Coloured pixels count less, because no single curve restores colours, but enough to bridge
     tones without neutral pixels. Black pixels count four times and stay black.
     """
+    samples = _samples(pixels, raw)
+    return None if samples is None else _curve(*samples)
+
+
+def matched(pixels: np.ndarray, raw: RawImage) -> RawImage:
+    """Return ``raw`` with the tone curve and the look-up table that make it look like ``pixels`` (``fitted_curve``)."""
+    samples = _samples(pixels, raw)
+    if samples is None:
+        return raw
+    curve = _curve(*samples)
+    step = int(np.ceil(np.sqrt(samples[0].size / 3 / _TABLE_SAMPLES)))
+    linear, shown = (np.clip(light[::step, ::step].reshape(-1, 3), 0, 1) for light in samples)
+    wide, target = (np.clip(light @ color.SRGB_TO_PROPHOTO.T, 0, 1) for light in (linear, shown))
+    return replace(raw, tone_curve=curve, look_table=look_table.fitted(wide, _through(target, curve[:, ::-1])))
+
+
+def _samples(pixels: np.ndarray, raw: RawImage) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return linear sRGB (h, w, 3) of a sample of the RAW and of the picture; None for fewer than 64 sites."""
     gains = raw.canonical.wb_gains
     camera, top, left, step = _quads(raw, gains / gains.min())  # DNG readers let the channel that clips first set white
     assert raw.crop is not None
@@ -53,6 +75,11 @@ def fitted_curve(pixels: np.ndarray, raw: RawImage) -> np.ndarray | None:
     shown = np.zeros_like(linear)
     for site in mosaic.sites(pixels[top - raw.crop.top :, left - raw.crop.left :], step):
         shown += color.srgb_decode(site[:rows, :columns] / scale) / 4
+    return linear, shown
+
+
+def _curve(linear: np.ndarray, shown: np.ndarray) -> np.ndarray:
+    """Fit the curve of ``fitted_curve`` to samples (h, w, 3)."""
     unclipped = linear.max(-1) < _CLIPPED
     linear, shown = linear[unclipped], shown[unclipped]  # (n, 3)
     wide, target = (np.clip(light @ color.SRGB_TO_PROPHOTO.T, 0, 1) for light in (linear, shown))
@@ -136,18 +163,26 @@ def isotonic(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return np.repeat([mean for mean, _, _ in pools], [count for _, _, count in pools])
 
 
-def toned(linear: np.ndarray, curve: np.ndarray) -> np.ndarray:
-    """Apply a tone curve (N, 2) to linear sRGB (..., 3) as a DNG reader does → linear sRGB in [0, 1].
+def toned(linear: np.ndarray, curve: np.ndarray, table: np.ndarray | None = None) -> np.ndarray:
+    """Apply a look-up table and a tone curve (N, 2) to linear sRGB (..., 3) as a DNG reader does → the same, in [0, 1].
 
     The largest and the smallest channel of linear ProPhoto RGB go through the curve; the middle one keeps its relative
     place between them, which preserves the hue (the DNG SDK's reference rendering of ProfileToneCurve).
     """
     wide = np.clip(linear @ color.SRGB_TO_PROPHOTO.T, 0, 1)
+    if table is not None:
+        wide = look_table.applied(wide, table)
+    toned: np.ndarray = np.clip(_through(wide, curve) @ color.PROPHOTO_TO_SRGB.T, 0, 1)
+    return toned
+
+
+def _through(wide: np.ndarray, curve: np.ndarray) -> np.ndarray:
+    """Take the outer channels of (..., 3) through a curve (N, 2), the middle one at its place between them."""
     low, high = wide.min(-1, keepdims=True), wide.max(-1, keepdims=True)
     place = (wide - low) / np.maximum(high - low, 1e-12)  # 0 and 1 for the two outer channels
     low, high = (np.interp(end, curve[:, 0], curve[:, 1]) for end in (low, high))
-    toned: np.ndarray = np.clip((low + place * (high - low)) @ color.PROPHOTO_TO_SRGB.T, 0, 1)
-    return toned
+    result: np.ndarray = low + place * (high - low)
+    return result
 
 
 def matched_exposure(raw: RawImage, preview: np.ndarray) -> float:

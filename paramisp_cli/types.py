@@ -244,6 +244,8 @@ class RawImage:
     noise_profile     (3, 2) scale and offset per R, G, B: variance = scale·x + offset, x in [0, 1] (DNG tag 51041)
     tone_curve        (N, 2) points (x, y) in [0, 1] from (0, 0) to (1, 1), linear light to linear light
                       (DNG ProfileToneCurve); None: no profile is written, the reader uses its default look
+    look_table        (V, H, S, 3) shift of hue [°], scales of saturation and value (DNG ProfileLookTable, before the
+                      curve; ``paramisp_cli.look_table``); None: no table
     model             name of the model that made it ("parametric", …); None for other mosaics
     """
 
@@ -258,6 +260,7 @@ class RawImage:
     baseline_exposure: float = 0.0
     noise_profile: np.ndarray | None = None
     tone_curve: np.ndarray | None = None
+    look_table: np.ndarray | None = None
     model: str | None = None
     notes: tuple[str, ...] = ()
 
@@ -279,6 +282,9 @@ class RawImage:
             object.__setattr__(self, "noise_profile", _frozen(self.noise_profile, (3, 2), "noise_profile"))
         if self.tone_curve is not None:
             object.__setattr__(self, "tone_curve", _frozen(self.tone_curve, (len(self.tone_curve), 2), "tone_curve"))
+        if self.look_table is not None:
+            shape = (*self.look_table.shape[:3], 3)
+            object.__setattr__(self, "look_table", _frozen(self.look_table, shape, "look_table"))
 
     @property
     def size(self) -> tuple[int, int]:

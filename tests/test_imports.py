@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).parents[1] / "paramisp_cli"
 # Higher may import lower; equal may not import equal.
 LAYERS = [
     {"errors", "color", "mosaic", "memory", "atomic"},
-    {"types", "scratch"},
+    {"types", "scratch", "look_table"},
     {"isp", "cameras"},
     {"formats", "torch_zip", "devices"},
     {"look", "rendition", "companion"},
@@ -70,7 +70,11 @@ LAYERS_OF = {
     ],
     "training.pairing": [{"align", "find", "contact_sheet"}, {"overlay"}, {"pairs"}],
     "training.simulated": [{"scenes", "camera"}, {"shots"}],
-    "training.measure": [{"metrics", "chart", "predictors"}, {"baselines", "libraw", "scores"}, {"shading", "trials"}],
+    "training.measure": [
+        {"metrics", "chart", "edits", "predictors"},
+        {"baselines", "libraw", "scores"},
+        {"shading", "trials"},
+    ],
 }
 RANKS_OF = {
     folder: {name: number for number, layer in enumerate(layers) for name in layer}

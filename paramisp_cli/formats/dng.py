@@ -193,6 +193,13 @@ def _main_ifd(raw: RawImage, options: WriteOptions, thumbnail: np.ndarray, block
         ifd[50936] = text("paramisp" if options.profile == "match" else "paramisp linear")  # ProfileName
         ifd[50940] = Entry(FLOAT, curve.size, curve.tobytes())  # ProfileToneCurve
         ifd[50941] = long(0)  # ProfileEmbedPolicy: allow copying
+        if options.profile == "match" and raw.look_table is not None:
+            values, hues, saturations = raw.look_table.shape[:3]
+            ifd[50981] = long(hues, saturations, values)  # ProfileLookTableDims
+            ifd[50982] = Entry(
+                FLOAT, raw.look_table.size, raw.look_table.astype("<f4").tobytes()
+            )  # ProfileLookTableData
+            ifd[51108] = long(1)  # ProfileLookTableEncoding: the value is sRGB-encoded
         ifd[51110] = long(1)  # DefaultBlackRender: none, because the picture's blacks are final
     return ifd
 

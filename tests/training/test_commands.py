@@ -90,7 +90,7 @@ def test_train_evaluate_and_use(shots: Path, dataset: Path, tmp_path: Path) -> N
     ours = ["parametric", "parametric, gain fitted", "regression"]
     libraw = ["LibRaw", "LibRaw, gain fitted"]
     assert rows[1:] == [
-        [*ours, path.stem, "generic.unprocess"],
+        [*ours, path.stem, "generic.unprocess"] * 2,  # the metrics, and the errors after edits
         [*ours, *libraw, "generic.render"],
     ]  # no weights of its own
     assert len(list(maps.glob("*.png"))) == 11

@@ -27,10 +27,19 @@ def libraw(item: LoadedPair) -> np.ndarray:
     pair the result is averaged down in linear light. Raises InputMissingError if the file is gone, FormatError if it
     cannot be read, ConfigError if it could not be aligned reliably.
     """
-    pair, path = item.pair, Path(item.pair.raw)
+    path = Path(item.pair.raw)
     if not path.is_file():
         raise InputMissingError(f"{path}: no longer there (a relative path counts from where `paramisp pairs` ran)")
-    developed = developed_by_libraw(path).pixels
+    return in_frame(item, developed_by_libraw(path).pixels, "LibRaw's picture")
+
+
+def in_frame(item: LoadedPair, developed: np.ndarray, subject: str, attempts: int = 1) -> np.ndarray:
+    """Place a program's picture of the RAW file, (H, W, 3) uint8, in the frame of the pair, as ``libraw`` does.
+
+    ``attempts``: how often a picture of full size is placed, for programs with a border of their own. Raises
+    ConfigError, which names ``subject``, if it could not be aligned reliably.
+    """
+    pair, path = item.pair, Path(item.pair.raw)
     truth = item.srgb.astype(np.float32) / 255
     geometry = (*pair.offset, pair.reduction, pair.reduction)
     best, best_score = developed, -1.0
@@ -43,7 +52,7 @@ def libraw(item: LoadedPair) -> np.ndarray:
     reduced = pair.status == "reduced"
     size = min(96 if reduced else 256, *(side // 2 for side in truth.shape[:2]))
     result, sureness, reason = None, _SURE, "another shape"
-    for _ in range(3 if reduced else 1):
+    for _ in range(3 if reduced else attempts):
         placed = _placed(best, item, geometry)
         windows = [] if placed is None else align.windows(truth[..., 1], placed[..., 1], 0, 0, reach=8, size=size)
         fit = align.fit(windows)
@@ -58,7 +67,7 @@ def libraw(item: LoadedPair) -> np.ndarray:
         # A pair has one scale, but a camera may reduce height and width by slightly different factors.
         geometry = align.refined(geometry, windows)
     if result is None:
-        raise ConfigError(f"{path}: LibRaw's picture could not be aligned reliably with the camera JPEG ({reason})")
+        raise ConfigError(f"{path}: {subject} could not be aligned reliably with the camera JPEG ({reason})")
     return result
 
 

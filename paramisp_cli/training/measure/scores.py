@@ -11,7 +11,7 @@ import numpy as np
 
 from paramisp_cli import color, formats, mosaic
 from paramisp_cli.training.dataset import LoadedPair
-from paramisp_cli.training.measure import chart
+from paramisp_cli.training.measure import chart, edits
 from paramisp_cli.training.measure.metrics import delta_e, psnr, psnr_crops, ssim
 from paramisp_cli.training.measure.predictors import Predictor, target
 from paramisp_cli.types import Direction, Kind, SrgbImage
@@ -26,6 +26,7 @@ class Score:
     delta_e        over small patches of the whole picture; None for RAW
     delta_e_chart  over the patches of a ColorChecker in the picture; None without one, and for RAW
     area           name of the measured area ("right 30 %"); empty for a whole photograph
+    edits          errors after edits of the RAW; empty for a picture
     """
 
     photo: str
@@ -38,11 +39,13 @@ class Score:
     delta_e: float | None
     delta_e_chart: float | None = None
     area: str = ""
+    edits: tuple[edits.EditError, ...] = ()
 
     def record(self) -> dict[str, object]:
         """Return plain values for JSON, in which the area is called "part"."""
         record = asdict(self)
         record["part"] = record.pop("area")
+        record["edits"] = [each.record() for each in self.edits]
         return record
 
 
@@ -61,7 +64,8 @@ def score(
     found = _chart(item) if picture else None
     values = psnr(got, wanted), psnr_crops(got, wanted), ssim(got, wanted), delta_e(got, wanted) if picture else None
     chart_error = None if found is None else _chart_error(found, got, wanted)
-    return Score(item.name, item.camera, str(direction), name, *values, chart_error, item.area)
+    after = () if picture else edits.compare(got, wanted, item.canonical)
+    return Score(item.name, item.camera, str(direction), name, *values, chart_error, item.area, after)
 
 
 @lru_cache(maxsize=1)
@@ -99,7 +103,7 @@ def tables(scores: Sequence[Score]) -> str:
     """Word a Markdown table for each camera and direction, with a line for each model, averaged over photographs.
 
     A heading and the names of the photographs stand above it. The mean ΔE2000 of charts is over the photographs that
-    show one.
+    show one. A second table of RAW files has their errors after edits.
     """
     subjects: dict[tuple[str, str], list[Score]] = {}
     for each in scores:
@@ -109,8 +113,21 @@ def tables(scores: Sequence[Score]) -> str:
         photos = ", ".join(dict.fromkeys(each.photo for each in group))
         lines = [f"### {camera}, {direction}", "", f"Measured on {photos}.", "", f"| model | {_COLUMNS}"]
         lines += ["|---" * 7 + "|", *(f"| {key[2]} | {_means(row)} |" for key, row in _grouped(group).items())]
-        blocks.append("\n".join(lines) + "\n")
+        if any(each.edits for each in group):
+            lines += ["", "After the same edit of both RAW files, PSNR / mean ΔE2000:", "", edit_table(group)]
+        blocks.append("\n".join(lines).rstrip() + "\n")
     return "\n".join(blocks)
+
+
+def edit_table(scores: Sequence[Score]) -> str:
+    """Word a Markdown table of the errors after edits: a line for each model, averaged over photographs."""
+    names = [edit.name for edit in edits.EDITS]
+    lines = [f"| model | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    for key, group in _grouped(scores).items():
+        errors = [[each.edits[i] for each in group] for i in range(len(names))]
+        means = [(np.mean([e.psnr for e in some]), np.mean([e.delta_e for e in some])) for some in errors]
+        lines.append(f"| {key[2]} | {' | '.join(f'{psnr:.2f} / {delta_e:.2f}' for psnr, delta_e in means)} |")
+    return "\n".join(lines) + "\n"
 
 
 def _grouped(scores: Sequence[Score]) -> dict[tuple[str, str, str], list[Score]]:
