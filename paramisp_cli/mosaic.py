@@ -125,3 +125,27 @@ def reflect_index(size: int, before: int, after: int) -> np.ndarray:
     period = max(2 * (size - 1), 1)
     index = np.arange(-before, size + after) % period
     return np.minimum(index, period - index) if size > 1 else np.zeros_like(index)
+
+
+def shading_gain(
+    coefficients: Sequence[Sequence[float]],
+    cfa: str,
+    rows: np.ndarray,
+    columns: np.ndarray,
+    frame: tuple[int, int, int, int],
+) -> np.ndarray:
+    """Return the factors (rows, columns) that undo the lens's fall-off of light; ``isp.shading_gain`` explains them.
+
+    ``rows`` and ``columns`` are positions in a mosaic; ``cfa`` begins at the first of them.
+    """
+    top, left, high, wide = frame
+    y = rows.astype(np.float32)[:, None] + np.float32(top + 0.5 - high / 2)
+    x = columns.astype(np.float32) + np.float32(left + 0.5 - wide / 2)
+    rho = (y * y + x * x) / np.float32(high * high / 4 + wide * wide / 4)
+    gain = np.empty_like(rho)
+    for row in (0, 1):
+        for column in (0, 1):
+            k1, k2, k3 = (np.float32(k) for k in coefficients[channel_of(cfa, row, column)])
+            r = rho[row::2, column::2]
+            gain[row::2, column::2] = 1 / (1 + r * (k1 + r * (k2 + r * k3)))
+    return gain

@@ -316,6 +316,12 @@ class _Work:
                 self.ahead = 1
                 self._convert(settings, step, image)
                 return None
+        if not self.devices and convert.without_torch(step.conversion, settings):
+            with _naming(step.job.source, self.settings):
+                step.conversion = convert.prepare(image, step.conversion, settings)
+            self.ahead = 0
+            self._convert(settings, step, image)
+            return None
         if not self.devices:
             from paramisp_cli import devices
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from paramisp_cli import isp
 from paramisp_cli.errors import ConfigError
-from paramisp_cli.models.geometry import Geometry
+from paramisp_cli.models.geometry import BANDS, DISK, HOST, WHOLE, Geometry
 from paramisp_cli.models.regions import Progress, Sink, Source
 from paramisp_cli.rendition.fit import Cells
 from paramisp_cli.types import CFA_PATTERNS, FALLBACK_OPTICAL, CanonicalParams, Direction, OpticalParams
@@ -104,10 +104,6 @@ class Params:
 def tensor_names() -> list[str]:
     """Return the names of the fields of ``Params`` that always hold a tensor, in order."""
     return [f.name for f in fields(Params) if f.name not in ("cfa", "thumbnail")]
-
-
-WHOLE, BANDS, DISK, HOST = "whole", "bands", "disk", "host"
-"""Memory plans: all feature maps in memory · some recomputed band by band · the rest in a file · in host memory."""
 
 
 class StoredRows(Protocol):

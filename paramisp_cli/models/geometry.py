@@ -1,9 +1,12 @@
-"""Sizes and reach of a network, and the pieces into which a picture is cut for it; no PyTorch here."""
+"""A network's sizes, reach and memory plans, and the pieces into which a picture is cut for it; no PyTorch here."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import NamedTuple
+
+WHOLE, BANDS, DISK, HOST = "whole", "bands", "disk", "host"
+"""Memory plans: all feature maps in memory · some recomputed band by band · the rest in a file · in host memory."""
 
 
 @dataclass(frozen=True, slots=True)

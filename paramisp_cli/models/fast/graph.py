@@ -2,7 +2,7 @@
 
 The graph maps one tile to one tile. Parameters of the shot are inputs of the graph (an exported file), or constants
 (``bound``): then onnxruntime folds the steering into the weights, and what is left is convolutions. Pixels are worked
-on as four phases, the sites of the 2×2, each of half size; RGB is (4, 3, h, w), or (1, 12, h, w), phases before colours.
+on as four phases, the sites of the 2×2, each of half size; RGB is (4, 3, h, w), or (1, 12, h, w) by phase.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ Tensors = Mapping[str, np.ndarray]
 
 _BY_PHASE = [4 * colour + phase for phase in range(4) for colour in range(3)]
 """Order of the network's 12 channels, colours before phases, with phases before colours."""
+OPTICAL = tuple(optics.EQUALISATION)
+"""Names of the values of the input ``optical``, in order."""
 _SITES = (0, 1, 1, 2)
 """Colour of each phase: RGGB."""
 
@@ -32,7 +34,7 @@ def parameter_shapes() -> dict[str, tuple[int, ...]]:
     return {
         "wb_gains": (3,),
         "cam_to_srgb": (3, 3),
-        "optical": (len(optics.EQUALISATION),),
+        "optical": (len(OPTICAL),),
         "thumbnail": (1, 3, side, side),
     }
 
@@ -54,10 +56,14 @@ class _Builder:
         channels = config.direction.input.channels
         self.pixels = self.graph.input(taken, (1, channels, "height", "width"))
         self.shot = {
-            name: self.graph.constant(bound[name].reshape(shape)) if name in bound else self.graph.input(name, shape)
+            name: self.graph.constant(np.reshape(bound[name], shape))
+            if name in bound
+            else self.graph.input(name, shape)
             for name, shape in parameter_shapes().items()
         }
-        self.rendition = form.Rendition(config.direction, np.eye(3), np.float64(tensors["rendition.vector"]))
+        self.rendition = form.Rendition(
+            config.direction, np.eye(3), np.asarray(tensors["rendition.vector"], np.float64)
+        )
         build = self._unprocess if config.direction == Direction.UNPROCESS else self._render
         self.graph.output(given, build(), (1, config.direction.output.channels, "height", "width"))
 
@@ -125,8 +131,8 @@ class _Builder:
         ]
         gathered = self.op("Concat", self.op("ReduceMean", look, axes=axes), *spread, axis=1)
         z = self.op("Add", z, self.linear("steering.statistics", self.op("Flatten", gathered)))
-        values = self.graph.split(self.shot["optical"], 0, len(optics.EQUALISATION))
-        for name, value in zip(optics.EQUALISATION, values, strict=True):
+        values = self.graph.split(self.shot["optical"], 0, len(OPTICAL))
+        for name, value in zip(OPTICAL, values, strict=True):
             z = self.op("Add", z, self.linear(f"steering.optical.{name}", self.equalised(name, value)))
         return self.op("Relu", self.linear("steering.mlp.1", self.op("Relu", z)))
 
@@ -189,7 +195,7 @@ class _Builder:
 
     def trust(self, small: str) -> str:
         """Return the share (1, 1, h, w) of a correction that the network may apply, by input colours (1, 3, h, w)."""
-        table = np.float64(self.tensors["rendition.trusted"])  # by blue, green and red
+        table = np.asarray(self.tensors["rendition.trusted"], np.float64)  # by blue, green and red
         cells = len(table) - 1
         for axis in range(3):  # coefficients of 1 and of the place in a cell, for each axis
             low, high = np.take(table, range(cells), axis), np.take(table, range(1, cells + 1), axis)
