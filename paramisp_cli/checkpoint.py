@@ -171,7 +171,7 @@ def build(where: str, name: str, config: str, direction: str, tensors: Mapping[s
     shapes = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
     _match(where, name, {key: tuple(tensor.shape) for key, tensor in tensors.items()}, shapes)
     for key, tensor in tensors.items():
-        _check(where, key, str(tensor.dtype).removeprefix("torch."), lambda t=tensor: bool(torch.isfinite(t).all()))
+        _check(where, key, str(tensor.dtype).removeprefix("torch."), bool(torch.isfinite(tensor).all()))
     model.load_state_dict({key: tensor.to(torch.float32) for key, tensor in tensors.items()}, strict=True)
     return model.eval()
 
@@ -223,7 +223,7 @@ def load_arrays(path: Path | str, kind: Callable[..., Shaped]) -> tuple[Shaped, 
         raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
     _match(str(path), name, {key: array.shape for key, array in tensors.items()}, made.shapes())
     for key, array in tensors.items():
-        _check(str(path), key, str(array.dtype), lambda a=array: bool(np.isfinite(a).all()))
+        _check(str(path), key, str(array.dtype), bool(np.isfinite(array).all()))
     return made, {key: array.astype(np.float32) for key, array in tensors.items()}
 
 
@@ -238,11 +238,11 @@ def _match(where: str, name: str, given: Mapping[str, tuple[int, ...]], wanted: 
             raise WeightsError(f"{where}: {key} has shape {given[key]}, {name} needs {shape}")
 
 
-def _check(where: str, key: str, dtype: str, is_finite: Callable[[], bool]) -> None:
+def _check(where: str, key: str, dtype: str, is_finite: bool) -> None:
     """Raise WeightsError for a tensor of another type, or with numbers that are not finite."""
     if dtype not in ("float32", "float16"):
         raise WeightsError(f"{where}: {key} is {dtype}, not float32 or float16")
-    if not is_finite():
+    if not is_finite:
         raise WeightsError(f"{where}: {key} has values that are not finite; the training that made it diverged")
 
 

@@ -261,20 +261,21 @@ class OnnxRunner:
         self, size: tuple[int, int], survey: Callable[[int, int], np.ndarray], *, halved: bool
     ) -> np.ndarray:
         """Average the picture to (3, 16, 16); ``survey`` returns the colours of rows of 2×2, or of their means."""
-        height, width = size[0] // 2, size[1] // 2
-        down, across = _averaging(height), _averaging(width)
-        if not halved:
-            down, across = (np.repeat(weight, 2, 1) / 2 for weight in (down, across))
-        step = 1 if halved else 2
+        height, step = size[0] // 2, 1 if halved else 2
+        down, across = _cells(height), [step * cell for cell in _cells(size[1] // 2)]
         bands = [(first, min(first + _SURVEY_ROWS // 2, height)) for first in range(0, height, _SURVEY_ROWS // 2)]
 
         def band(rows: tuple[int, int]) -> np.ndarray:
-            weight = down[:, step * rows[0] : step * rows[1]]
-            return np.asarray(weight @ survey(*rows) @ across.T)
+            colours = survey(*rows)
+            means = np.stack([colours[:, :, begin:end].mean(2) for begin, end in across], -1)  # (3, rows, 16)
+            out = np.zeros((3, spec.THUMBNAIL, spec.THUMBNAIL))
+            for number, (begin, end) in enumerate(down):
+                own = means[:, step * max(begin - rows[0], 0) : step * max(end - rows[0], 0)]
+                out[:, number] = own.sum(1, dtype=np.float64) / (step * (end - begin))
+            return out
 
         with ThreadPoolExecutor(threads()) as pool:
-            parts = list(pool.map(band, bands))
-        return np.asarray(np.sum(parts, 0, dtype=np.float32))
+            return np.asarray(np.sum(list(pool.map(band, bands)), 0))
 
     def _run(
         self,
@@ -351,7 +352,7 @@ def _places(side: int, offset: int) -> np.ndarray:
     multiple = spec.GEOMETRY.multiple
     padded = spec.GEOMETRY.padded(side)
     inner = mosaic.reflect_index(side, 0, padded - side)
-    return inner[mosaic.reflect_index(padded, offset, offset and multiple - offset)]
+    return np.asarray(inner[mosaic.reflect_index(padded, offset, offset and multiple - offset)])
 
 
 def _tile(size: tuple[int, int], count: int, available: int) -> tuple[int, int]:
@@ -372,13 +373,10 @@ def _tile(size: tuple[int, int], count: int, available: int) -> tuple[int, int]:
     return chosen
 
 
-def _averaging(length: int) -> np.ndarray:
-    """Return the (16, length) matrix whose rows are means of neighbouring samples, as ``network._averaging``."""
-    index, cell = np.arange(length), np.arange(spec.THUMBNAIL)[:, None]
-    begin, end = cell * length // spec.THUMBNAIL, -(-(cell + 1) * length // spec.THUMBNAIL)
-    inside = ((index >= begin) & (index < end)).astype(np.float32)
-    matrix: np.ndarray = inside / inside.sum(1, keepdims=True)
-    return matrix
+def _cells(length: int) -> np.ndarray:
+    """Return (begin, end) of the samples whose mean is a sample of the thumbnail, (16, 2), as adaptive pooling."""
+    cell, side = np.arange(spec.THUMBNAIL), spec.THUMBNAIL
+    return np.stack([cell * length // side, -(-(cell + 1) * length // side)], -1)
 
 
 def _taken(image: np.ndarray, down: np.ndarray, across: np.ndarray) -> np.ndarray:
@@ -410,4 +408,4 @@ def _rate() -> float:
         begin = time.perf_counter()
         one @ one
         best = min(best, time.perf_counter() - begin)
-    return 512**3 / best
+    return float(512**3 / best)

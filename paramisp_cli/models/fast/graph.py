@@ -158,8 +158,9 @@ class _Builder:
 
     def turned(self, encoded: str) -> str:
         """Add the chroma polynomial to (4, 3, h, w)."""
-        mixing = np.array([[1, -1, 0], [0, -1, 1], [0.25, 0.5, 0.25]])
-        p, q, m = self.graph.split(self.matrix(encoded, self.graph.constant(mixing)), 1, 3)
+        red, green, blue = self.graph.split(encoded, 1, 3)
+        p, q = self.op("Sub", red, green), self.op("Sub", blue, green)
+        m = self.op("Add", green, self.op("Mul", self.op("Add", p, q), 0.25))
         p, q = self.op("Clip", p, -form.VIVID, form.VIVID), self.op("Clip", q, -form.VIVID, form.VIVID)
         pm, qm = self.op("Mul", p, m), self.op("Mul", q, m)
         squares = self.op("Mul", p, p), self.op("Mul", p, q), self.op("Mul", q, q)
@@ -167,10 +168,11 @@ class _Builder:
         coefficients = np.concatenate([np.eye(3), self.rendition.chroma], 1)
         return self.matrix(self.op("Concat", *terms, axis=1), self.graph.constant(coefficients))
 
-    def matrix(self, x: str, matrix: str) -> str:
-        """Multiply the colours of (…, n, h, w) by a matrix (m, n)."""
-        weight = self.op("Unsqueeze", matrix, self.integers(2, 3))
-        return self.op("Conv", x, weight, kernel_shape=[1, 1])
+    def matrix(self, x: str, matrix: str, batch: int = 4) -> str:
+        """Multiply the colours of (batch, n, h, w) by a matrix (3, n): quicker than a convolution of so few channels."""
+        flat = self.op("MatMul", matrix, self.op("Reshape", x, self.shape(0, 0, -1)))
+        sides = self.op("Slice", self.op("Shape", x), self.integers(2), self.integers(4))
+        return self.op("Reshape", flat, self.op("Concat", self.integers(batch, 3), sides, axis=0))
 
     def looked_up(self, place: str, table: np.ndarray) -> str:
         """Look up (4, 3, h, w) ≥ 0, in table intervals, in a curve for each channel (3, n + 1), straight beyond it."""
@@ -179,10 +181,7 @@ class _Builder:
         share = self.op("Sub", place, self.op("Cast", index, to=1))
         offset = self.graph.constant(np.array([0, count, 2 * count], np.int32).reshape(3, 1, 1))
         index = self.op("Add", index, offset)
-        low, step = (
-            self.op("Gather", self.graph.constant(values.ravel()), index, axis=0)
-            for values in (table[:, :-1], np.diff(table, axis=1))
-        )
+        low, step = (self.taken(values, index) for values in (table[:, :-1], np.diff(table, axis=1)))
         return self.op("Add", low, self.op("Mul", step, share))
 
     def encoded(self, light: str) -> str:
@@ -192,6 +191,13 @@ class _Builder:
         straight = self.op("Mul", self.op("Min", light, knee), 12.92)
         curved = self.op("Add", self.op("Mul", power, 1.055), -0.055 - 12.92 * knee)
         return self.op("Add", straight, curved)
+
+    def taken(self, table: np.ndarray, index: str) -> str:
+        """Take values of a table, flattened, at integers of any shape; onnxruntime's Gather is much slower."""
+        flat = self.op("Reshape", index, self.integers(-1))
+        return self.op(
+            "Reshape", self.op("GatherElements", self.graph.constant(table.ravel()), flat), self.op("Shape", index)
+        )
 
     def trust(self, small: str) -> str:
         """Return the share (1, 1, h, w) of a correction that the network may apply, by input colours (1, 3, h, w)."""
@@ -211,7 +217,7 @@ class _Builder:
         def value(*powers: int) -> str:
             """Evaluate by Horner's rule: coefficients of the given powers of blue, green, then red."""
             if len(powers) == 3:
-                return self.op("Gather", self.graph.constant(table[:, :, :, *powers].ravel()), cell, axis=0)
+                return self.taken(table[:, :, :, *powers], cell)
             place = (blue, green, red)[len(powers)]
             return self.op("Add", value(*powers, 0), self.op("Mul", place, value(*powers, 1)))
 
@@ -277,7 +283,7 @@ class _Builder:
         root = self.op("Sqrt", self.op("Add", self.op("Relu", sites), spec.FLOOR))
         change = self.network(self.op("Concat", root, shown, axis=1), z)
         means = np.array([[1, 0, 0, 0], [0, 0.5, 0.5, 0], [0, 0, 0, 1]])
-        small = self.op("Clip", self.matrix(sites, self.graph.constant(means)), 0.0, 1.0)
+        small = self.op("Clip", self.matrix(sites, self.graph.constant(means), 1), 0.0, 1.0)
         share = self.trust(self.op("Sqrt", small))
         return self.op("DepthToSpace", self.op("Add", shown, self.op("Mul", change, share)), blocksize=2)
 
