@@ -169,7 +169,7 @@ class _Builder:
         return self.matrix(self.op("Concat", *terms, axis=1), self.graph.constant(coefficients))
 
     def matrix(self, x: str, matrix: str, batch: int = 4) -> str:
-        """Multiply the colours of (batch, n, h, w) by a matrix (3, n): quicker than a convolution of so few channels."""
+        """Multiply the colours of (batch, n, h, w) by a matrix (3, n); a convolution of few channels takes longer."""
         flat = self.op("MatMul", matrix, self.op("Reshape", x, self.shape(0, 0, -1)))
         sides = self.op("Slice", self.op("Shape", x), self.integers(2), self.integers(4))
         return self.op("Reshape", flat, self.op("Concat", self.integers(batch, 3), sides, axis=0))
