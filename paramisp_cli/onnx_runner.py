@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache, cached_property, lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -36,7 +36,7 @@ _PIXEL_BYTES = 270
 _AMPLE = 1_000_000_000
 """Bytes of all tiles together: larger tiles gain a few per cent."""
 _FEW_PIXELS = 300_000
-"""Size [px] of the largest tile of many threads, whatever they take together."""
+"""Size [px] of the largest tile if there are many threads; together they may then take more."""
 _SMALLEST_TILE = 256
 """Fewest rows and columns of a tile: a smaller one is mostly surroundings."""
 _SURVEY_ROWS = 256
@@ -115,9 +115,9 @@ class FastModel:
         """Return None: the model removes no global curve (see ``IspModel.tone_curve``)."""
         return
 
-    @cached_property
+    @property
     def macs(self) -> float:
-        """Multiply-accumulates of convolutions a pixel."""
+        """Count the multiply-accumulates of convolutions a pixel."""
         first, second, third = self.config.widths
         outputs = 4 if self.config.direction == Direction.UNPROCESS else 12
         at = [4, 16, 64]  # pixels of the picture for each of a level

@@ -1,7 +1,7 @@
 """Fast as an ONNX graph, built in numpy from a checkpoint's tensors: the same stages as ``network``, without PyTorch.
 
 The graph maps one tile to one tile. Parameters of the shot are inputs of the graph (an exported file), or constants
-(``bound``): then onnxruntime folds the steering into the weights, and what is left is convolutions. Pixels are worked
+(``bound``): then onnxruntime folds the steering into the weights of the convolutions. Pixels are worked
 on as four phases, the sites of the 2×2, each of half size; RGB is (4, 3, h, w), or (1, 12, h, w) by phase.
 """
 
