@@ -120,13 +120,9 @@ class FastModel:
         """Count the multiply-accumulates of convolutions a pixel."""
         first, second, third = self.config.widths
         outputs = 4 if self.config.direction == Direction.UNPROCESS else 12
-        at = [4, 16, 64]  # pixels of the picture for each of a level
-        convolutions = sum(
-            count * 2 * 9 * width**2 / pixels
-            for count, width, pixels in zip((2, 2, 2), (first, second, third), at, strict=True)
-        )
-        between = 2 * (first * second / at[0] + second * third / at[1])
-        return convolutions + between + 9 * first * (16 + outputs) / at[0]
+        blocks = 2 * 2 * 9 * (first**2 / 4 + second**2 / 16 + third**2 / 64)  # at 1/4, 1/16, 1/64 of the pixels
+        between = 2 * (first * second / 4 + second * third / 16)
+        return blocks + between + 9 * first * (16 + outputs) / 4
 
 
 def load(path: Path, direction: Direction) -> FastModel:
