@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import numpy as np
 
 from paramisp_cli import atomic
 from paramisp_cli.errors import ConfigError, FileAccessError, WeightsError
@@ -165,29 +167,83 @@ def build(where: str, name: str, config: str, direction: str, tensors: Mapping[s
         kind = architecture(name)
     except ConfigError as error:
         raise WeightsError(f"{where} is for another architecture: {error}; update paramisp") from error
+    model = configured(where, name, config, direction, kind)
+    shapes = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    _match(where, name, {key: tuple(tensor.shape) for key, tensor in tensors.items()}, shapes)
+    for key, tensor in tensors.items():
+        _check(where, key, str(tensor.dtype).removeprefix("torch."), bool(torch.isfinite(tensor).all()))
+    model.load_state_dict({key: tensor.to(torch.float32) for key, tensor in tensors.items()}, strict=True)
+    return model.eval()
+
+
+class _Configured(Protocol):
+    @property
+    def direction(self) -> Direction: ...
+
+
+Kind = TypeVar("Kind", bound=_Configured)
+
+
+class _Shaped(_Configured, Protocol):
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of every tensor, by name."""
+
+
+Shaped = TypeVar("Shaped", bound=_Shaped)
+
+
+def configured(where: str, name: str, config: str, direction: str, kind: Callable[..., Kind]) -> Kind:
+    """Call the class of an architecture with the header's ``config``. Raises WeightsError."""
     try:
-        model = kind(**_finite(json.loads(config)))
+        made = kind(**_finite(json.loads(config)))
     except (TypeError, ValueError, AttributeError, RecursionError) as error:
         raise WeightsError(f"{where} has a configuration that {name} does not take: {error}") from error
-    if model.direction != direction:
-        raise WeightsError(f"{where} contradicts itself: direction {direction} and {model.direction}")
-    wanted = model.state_dict()
-    for problem, names in (("lacks", wanted.keys() - tensors), ("has unknown", tensors.keys() - wanted)):
+    if made.direction != direction:
+        raise WeightsError(f"{where} contradicts itself: direction {direction} and {made.direction}")
+    return made
+
+
+def load_arrays(path: Path | str, kind: Callable[..., Shaped]) -> tuple[Shaped, dict[str, np.ndarray]]:
+    """Load a checkpoint without torch: its configuration, made by ``kind``, and its tensors as float32 arrays.
+
+    Names and shapes must match exactly, as for ``load``. Raises WeightsError.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load as from_bytes
+
+    path = Path(path)
+    header = info(path)
+    name = header["architecture"]
+    made = configured(str(path), name, header["config"], header["direction"], kind)
+    try:
+        tensors = from_bytes(path.read_bytes())
+    except (SafetensorError, ValueError, TypeError, KeyError) as error:
+        raise WeightsError(f"{path} is damaged: {error}; fetch it again") from error
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
+    _match(str(path), name, {key: array.shape for key, array in tensors.items()}, made.shapes())
+    for key, array in tensors.items():
+        _check(str(path), key, str(array.dtype), bool(np.isfinite(array).all()))
+    return made, {key: array.astype(np.float32) for key, array in tensors.items()}
+
+
+def _match(where: str, name: str, given: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise WeightsError unless two sets of shapes agree."""
+    for problem, names in (("lacks", wanted.keys() - given), ("has unknown", given.keys() - wanted)):
         if names:
             some = ", ".join(sorted(names)[:4]) + (" …" if len(names) > 4 else "")
             raise WeightsError(f"{where} {problem} {len(names)} of {name}'s tensors: {some}; fetch or convert it again")
-    ready = {}
-    for key, target in wanted.items():
-        tensor = tensors[key]
-        if tensor.shape != target.shape:
-            raise WeightsError(f"{where}: {key} has shape {tuple(tensor.shape)}, {name} needs {tuple(target.shape)}")
-        if tensor.dtype not in (torch.float32, torch.float16):
-            raise WeightsError(f"{where}: {key} is {tensor.dtype}, not float32 or float16")
-        if not torch.isfinite(tensor).all():
-            raise WeightsError(f"{where}: {key} has values that are not finite; the training that made it diverged")
-        ready[key] = tensor.to(torch.float32)
-    model.load_state_dict(ready, strict=True)
-    return model.eval()
+    for key, shape in wanted.items():
+        if given[key] != shape:
+            raise WeightsError(f"{where}: {key} has shape {given[key]}, {name} needs {shape}")
+
+
+def _check(where: str, key: str, dtype: str, is_finite: bool) -> None:
+    """Raise WeightsError for a tensor of another type, or with numbers that are not finite."""
+    if dtype not in ("float32", "float16"):
+        raise WeightsError(f"{where}: {key} is {dtype}, not float32 or float16")
+    if not is_finite:
+        raise WeightsError(f"{where}: {key} has values that are not finite; the training that made it diverged")
 
 
 def verify(path: Path | str) -> dict[str, str]:

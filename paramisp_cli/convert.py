@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from paramisp_cli import arrays, look, models, parameters, sources
+from paramisp_cli import arrays, look, models, onnx_runner, parameters, sources
 from paramisp_cli.errors import ConfigError, FormatError, MetadataError
 from paramisp_cli.formats import exif, raster
 from paramisp_cli.parameters import CAMERA_LOOK, DTYPES, Conversion, Settings
@@ -36,6 +36,7 @@ from paramisp_cli.types import (
 if TYPE_CHECKING:
     import torch
 
+    from paramisp_cli.onnx_runner import OnnxRunner
     from paramisp_cli.runner import Runner
 
 SMALLEST_MOSAIC = 24
@@ -142,6 +143,8 @@ def affordable(conversion: Conversion, settings: Settings, size: tuple[int, int]
     """
     if conversion.checkpoint is None:
         return conversion  # without importing torch
+    if runs_on_onnx(conversion, settings):
+        return replace(conversion, memory_plan=_runner(conversion, settings).choose_plan(size))
     from paramisp_cli.runner import NotEnoughMemoryError
 
     try:
@@ -151,6 +154,11 @@ def affordable(conversion: Conversion, settings: Settings, size: tuple[int, int]
             raise
         hint = f" (for the network pass {error.remedy})" if error.remedy else ""
         return conversion.without_network(f"{error.need}: used the parametric model{hint}")
+
+
+def runs_on_onnx(conversion: Conversion, settings: Settings) -> bool:
+    """Tell whether onnxruntime runs the conversion's network; importing torch takes seconds."""
+    return onnx_runner.suits(conversion.architecture, conversion.checkpoint, settings.device, settings.dtype)
 
 
 def prepare(
@@ -333,8 +341,11 @@ def _runner(
     settings: Settings,
     exposure: float = 0.0,
     progress: Callable[[float], None] | None = None,
-) -> Runner:
+) -> Runner | OnnxRunner:
     """Build the model of a conversion on its device."""
+    if conversion.checkpoint is not None and runs_on_onnx(conversion, settings):
+        fast = onnx_runner.load(conversion.checkpoint, conversion.direction)
+        return onnx_runner.OnnxRunner(fast, settings.max_memory, progress)
     import torch
 
     from paramisp_cli import devices, runner

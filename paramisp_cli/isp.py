@@ -12,56 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Malvar, He, Cutler, "High-quality linear interpolation for demosaicing of Bayer-patterned color images" (ICASSP
-# 2004), Fig. 2: four 5×5 kernels, in sixteenths so that every coefficient is an integer.
-_GREEN_AT_COLOR = torch.tensor(
-    [[0, 0, -2, 0, 0], [0, 0, 4, 0, 0], [-2, 4, 8, 4, -2], [0, 0, 4, 0, 0], [0, 0, -2, 0, 0]], dtype=torch.float32
-)
-_COLOR_AT_GREEN_IN_ROW = torch.tensor(
-    [[0, 0, 1, 0, 0], [0, -2, 0, -2, 0], [-2, 8, 10, 8, -2], [0, -2, 0, -2, 0], [0, 0, 1, 0, 0]], dtype=torch.float32
-)
-_COLOR_AT_GREEN_IN_COLUMN = _COLOR_AT_GREEN_IN_ROW.T.contiguous()
-_COLOR_AT_OPPOSITE = torch.tensor(
-    [[0, 0, -3, 0, 0], [0, 4, 0, 4, 0], [-3, 0, 12, 0, -3], [0, 4, 0, 4, 0], [0, 0, -3, 0, 0]], dtype=torch.float32
-)
-_IDENTITY = torch.zeros(5, 5)
-_IDENTITY[2, 2] = 16
+from paramisp_cli.mosaic import channel_of, packed_demosaic_kernel
 
 DEMOSAIC_REACH = 2
 """Reach [px] of demosaicing: a result depends on sites up to this far away."""
 
 
-def channel_of(cfa: str, row: int, column: int) -> int:
-    """Return the colour (0 R, 1 G, 2 B) of the mosaic at a position."""
-    return "RGB".index(cfa[2 * (row % 2) + column % 2])
-
-
 @lru_cache(maxsize=32)
 def _packed_demosaic_kernel(cfa: str, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Return (12, 4, 3, 3): the four 5×5 kernels rewritten for the mosaic packed as four half-size planes.
-
-    Output channel 4·colour + phase, input channel = phase, phase = 2·(row % 2) + column % 2.
-    """
-    kernel = torch.zeros(12, 4, 3, 3)
-    for row in (0, 1):
-        for column in (0, 1):
-            here = channel_of(cfa, row, column)
-            for want in range(3):
-                if want == here:
-                    taps = _IDENTITY
-                elif want == 1:
-                    taps = _GREEN_AT_COLOR
-                elif here != 1:
-                    taps = _COLOR_AT_OPPOSITE
-                elif channel_of(cfa, row, column + 1) == want:
-                    taps = _COLOR_AT_GREEN_IN_ROW
-                else:
-                    taps = _COLOR_AT_GREEN_IN_COLUMN
-                for dy in range(-2, 3):
-                    for dx in range(-2, 3):
-                        y, x = row + dy, column + dx
-                        phase = 2 * (y % 2) + x % 2
-                        kernel[4 * want + 2 * row + column, phase, y // 2 + 1, x // 2 + 1] += taps[dy + 2, dx + 2] / 16
+    """Return ``mosaic.packed_demosaic_kernel`` on a device."""
+    kernel = torch.from_numpy(packed_demosaic_kernel(cfa))
     # The kernel is cached: a tensor made in inference mode could never be used in training.
     with torch.inference_mode(False):
         return kernel.to(device, dtype, copy=True)

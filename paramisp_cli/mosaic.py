@@ -68,3 +68,84 @@ def named(letters: np.ndarray) -> str:
 def shifted(by_site: np.ndarray, rows: int, columns: int) -> np.ndarray:
     """Return letters or values by site (2, 2) for the mosaic that begins ``rows`` and ``columns`` further in."""
     return np.roll(by_site, (-(rows % 2), -(columns % 2)), (0, 1))
+
+
+def channel_of(cfa: str, row: int, column: int) -> int:
+    """Return the colour (0 R, 1 G, 2 B) of the mosaic at a position."""
+    return "RGB".index(cfa[2 * (row % 2) + column % 2])
+
+
+# Malvar, He, Cutler, "High-quality linear interpolation for demosaicing of Bayer-patterned color images" (ICASSP
+# 2004), Fig. 2: four 5×5 kernels, in sixteenths so that every coefficient is an integer.
+_GREEN_AT_COLOR = np.array([[0, 0, -2, 0, 0], [0, 0, 4, 0, 0], [-2, 4, 8, 4, -2], [0, 0, 4, 0, 0], [0, 0, -2, 0, 0]])
+_COLOR_AT_GREEN_IN_ROW = np.array(
+    [[0, 0, 1, 0, 0], [0, -2, 0, -2, 0], [-2, 8, 10, 8, -2], [0, -2, 0, -2, 0], [0, 0, 1, 0, 0]]
+)
+_COLOR_AT_GREEN_IN_COLUMN = _COLOR_AT_GREEN_IN_ROW.T
+_COLOR_AT_OPPOSITE = np.array(
+    [[0, 0, -3, 0, 0], [0, 4, 0, 4, 0], [-3, 0, 12, 0, -3], [0, 4, 0, 4, 0], [0, 0, -3, 0, 0]]
+)
+_IDENTITY = np.zeros((5, 5))
+_IDENTITY[2, 2] = 16
+
+
+def packed_demosaic_kernel(cfa: str) -> np.ndarray:
+    """Return (12, 4, 3, 3) float32: the four 5×5 kernels rewritten for the mosaic packed as four half-size planes.
+
+    Output channel 4·colour + phase, input channel = phase, phase = 2·(row % 2) + column % 2.
+    """
+    kernel = np.zeros((12, 4, 3, 3), np.float32)
+    for row in (0, 1):
+        for column in (0, 1):
+            here = channel_of(cfa, row, column)
+            for want in range(3):
+                if want == here:
+                    taps = _IDENTITY
+                elif want == 1:
+                    taps = _GREEN_AT_COLOR
+                elif here != 1:
+                    taps = _COLOR_AT_OPPOSITE
+                elif channel_of(cfa, row, column + 1) == want:
+                    taps = _COLOR_AT_GREEN_IN_ROW
+                else:
+                    taps = _COLOR_AT_GREEN_IN_COLUMN
+                for dy in range(-2, 3):
+                    for dx in range(-2, 3):
+                        y, x = row + dy, column + dx
+                        phase = 2 * (y % 2) + x % 2
+                        kernel[4 * want + 2 * row + column, phase, y // 2 + 1, x // 2 + 1] += taps[dy + 2, dx + 2] / 16
+    return kernel
+
+
+def reflect_index(size: int, before: int, after: int) -> np.ndarray:
+    """Return indices that extend [0, size) by reflection about its first and last sample (−k ↔ k), by any amount.
+
+    Reflection about a sample preserves the CFA phase, also when a tiny image is reflected many times.
+    """
+    period = max(2 * (size - 1), 1)
+    index = np.arange(-before, size + after) % period
+    return np.minimum(index, period - index) if size > 1 else np.zeros_like(index)
+
+
+def shading_gain(
+    coefficients: Sequence[Sequence[float]],
+    cfa: str,
+    rows: np.ndarray,
+    columns: np.ndarray,
+    frame: tuple[int, int, int, int],
+) -> np.ndarray:
+    """Return the factors (rows, columns) that undo the lens's fall-off of light; ``isp.shading_gain`` explains them.
+
+    ``rows`` and ``columns`` are positions in a mosaic; ``cfa`` begins at the first of them.
+    """
+    top, left, high, wide = frame
+    y = rows.astype(np.float32)[:, None] + np.float32(top + 0.5 - high / 2)
+    x = columns.astype(np.float32) + np.float32(left + 0.5 - wide / 2)
+    rho = (y * y + x * x) / np.float32(high * high / 4 + wide * wide / 4)
+    gain = np.empty_like(rho)
+    for row in (0, 1):
+        for column in (0, 1):
+            k1, k2, k3 = (np.float32(k) for k in coefficients[channel_of(cfa, row, column)])
+            r = rho[row::2, column::2]
+            gain[row::2, column::2] = 1 / (1 + r * (k1 + r * (k2 + r * k3)))
+    return gain

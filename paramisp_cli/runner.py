@@ -22,7 +22,8 @@ from torch import Tensor
 from paramisp_cli import atomic, devices, isp, memory, weights
 from paramisp_cli.errors import ConfigError
 from paramisp_cli.models.base import DISK, HOST, WHOLE, IspModel, MakeStore, Params
-from paramisp_cli.models.regions import Progress, Sink, Source, Span, reflecting, round_up, spans
+from paramisp_cli.models.geometry import Span, round_up, spans
+from paramisp_cli.models.regions import Progress, Sink, Source, reflecting
 from paramisp_cli.scratch import HostMemory, Scratch
 from paramisp_cli.types import CanonicalParams, Direction, Kind, OpticalParams
 
@@ -30,7 +31,7 @@ _STRIP_PIXELS = 1 << 18
 """Pixels of a strip: a few megabytes of float32, which the allocator reuses; half as many pixels take longer."""
 _STRIP_ROWS = 16
 """Fewest rows of a strip."""
-_AMPLE = 1_300_000_000
+_AMPLE = 900_000_000
 """Bytes of all strips together beyond which wider tiles gain nothing."""
 _TILE_COLUMNS = 128
 """Fewest columns of a tile when memory is short."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from paramisp_cli import published
 from paramisp_cli.cameras import slug
-from paramisp_cli.checkpoint import FORMAT_VERSION, HEADER, info, load, save, verify
+from paramisp_cli.checkpoint import FORMAT_VERSION, HEADER, info, load, load_arrays, save, verify
 from paramisp_cli.errors import ConfigError, WeightsError
 from paramisp_cli.models import architecture as architecture_class
 from paramisp_cli.models import names as architectures
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ENVIRONMENT", "FORMAT_VERSION", "GENERIC", "HEADER", "Checkpoint", "Found", "architecture_of", "available",
-    "candidates", "find", "import_checkpoint", "info", "load", "load_model", "locate", "places", "save", "slug",
-    "user_folder", "verify",
+    "candidates", "find", "import_checkpoint", "info", "load", "load_arrays", "load_model", "locate", "places", "save",
+    "slug", "user_folder", "verify",
 ]  # fmt: skip
 
 ENVIRONMENT = "PARAMISP_WEIGHTS"

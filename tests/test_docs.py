@@ -36,7 +36,7 @@ EXAMPLES = [name for name in PROSE if name == "README.md" or name.startswith("do
 RUNS = "<!-- runs -->\n"
 COMMANDS = (
     "unprocess", "render", "inspect", "cameras", "weights list", "weights info", "weights verify", "weights import",
-    "doctor", "fit", "pairs", "simulate", "train", "evaluate",
+    "weights export", "doctor", "fit", "pairs", "simulate", "train", "evaluate",
 )  # fmt: skip
 FOREIGN = ("pytest", "python ", "python3 ", "make", "pip ", "uv ", "find ", "ruff", "parallel ")
 """Beginnings of code whose options are another program's."""

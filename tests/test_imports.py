@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "paramisp_cli"
 
 # Higher may import lower; equal may not import equal.
 LAYERS = [
-    {"errors", "color", "mosaic", "memory", "atomic"},
+    {"errors", "color", "mosaic", "memory", "atomic", "onnx_file"},
     {"types", "scratch", "look_table"},
     {"isp", "cameras"},
     {"formats", "torch_zip", "devices"},
@@ -25,7 +25,7 @@ LAYERS = [
     {"checkpoint", "settings"},
     {"published", "sources"},
     {"weights"},
-    {"parameters", "runner", "arrays"},
+    {"parameters", "runner", "onnx_runner", "onnx_export", "arrays"},
     {"convert"},
     {"batch"},
     {"training"},
@@ -55,7 +55,7 @@ SHARED = {
     "cli": {"console", "options", "progress", "convert", "show", "train", "weights"},
     "rendition": {"bands", "form", "prior", "fit", "apply", "preview", "look"},
     "formats": {"exif", "base", "ljpeg", "tiles", *FORMATS_BASE},
-    "models": {"base", "regions", "foreign", "optics"},
+    "models": {"base", "regions", "geometry", "foreign", "optics"},
 }
 
 # Folders with layers of their own, lowest first: higher may import lower; equal may not import equal.
@@ -90,6 +90,7 @@ DOORS = {
     "tifffile": {"formats/raster_tiff.py"},
     "safetensors": {"checkpoint.py"},
     "platformdirs": {"weights.py"},
+    "onnxruntime": {"onnx_runner.py"},
 }
 
 

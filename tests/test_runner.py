@@ -12,7 +12,7 @@ import torch
 
 from paramisp_cli import devices, memory, runner, weights
 from paramisp_cli.errors import ConfigError, WeightsError
-from paramisp_cli.models import regions
+from paramisp_cli.models import geometry
 from paramisp_cli.models.base import Geometry, IspModel, Params
 from paramisp_cli.models.parametric import Parametric
 from paramisp_cli.models.paramisp import ParamISP
@@ -140,7 +140,7 @@ def test_narrow_tiles_where_memory_is_short():
 @pytest.mark.parametrize(("size", "length"), [(2, 50), (100, 12), (101, 13), (64, 8), (1000, 128), (39, 8)])
 @pytest.mark.parametrize(("multiple", "halo", "smallest"), [(2, 2, 2), (8, 24, 40), (4, 0, 85), (6, 5, 7)])
 def test_spans_obey_the_geometry(size, length, multiple, halo, smallest):
-    found = regions.spans(size, length, multiple, halo, smallest)
+    found = geometry.spans(size, length, multiple, halo, smallest)
     padded = Geometry(multiple, halo, smallest).padded(size)
     assert [n for span in found for n in range(span.begin, span.end)] == list(range(size))
     for begin, end, first, last in found:

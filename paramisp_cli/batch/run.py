@@ -342,8 +342,14 @@ class _Work:
         if step.conversion.architecture == CAMERA_LOOK or borrows:
             with _naming(step.job.source, self.settings):
                 step.conversion = convert.prepare(image, step.conversion, settings, self.pool)
-        if convert.is_free_of_torch(step.conversion, settings):  # no device, and no import of torch
+        if convert.is_free_of_torch(step.conversion, settings):  # no device
             self.ahead = 1
+            self._convert(settings, step, image)
+            return None
+        if not self.devices and convert.runs_on_onnx(step.conversion, settings):
+            with _naming(step.job.source, self.settings):
+                step.conversion = convert.affordable(step.conversion, settings, image.size)
+            self.ahead = 0
             self._convert(settings, step, image)
             return None
         if not self.devices:

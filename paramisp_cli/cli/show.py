@@ -144,10 +144,10 @@ def doctor() -> None:
     for package in ("torch", "numpy", "rawpy", "pillow", "piexif", "tifffile", "safetensors", "typer", "rich"):
         result(f"  {package} {metadata.version(package)}")
     from paramisp_cli import cameras as table
-    from paramisp_cli import devices
+    from paramisp_cli import devices, onnx_runner
     from paramisp_cli import weights as store
 
-    for line in devices.describe():
+    for line in (*devices.describe(), onnx_runner.describe()):
         result(line)
     result(f"cameras in the table: {len(table.all_cameras())}")
     result("search path of weights:")

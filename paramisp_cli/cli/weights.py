@@ -1,4 +1,4 @@
-"""``paramisp weights``: list, info, verify and import checkpoints."""
+"""``paramisp weights``: list, info, verify, import and export checkpoints."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from paramisp_cli.cli.console import hint, or_fail, result, say, worded
 from paramisp_cli.cli.options import Command, Group, Json, complete_weights
 from paramisp_cli.errors import ParamispError
 
-app = typer.Typer(cls=Group, help="List, inspect, import and verify trained weights.", no_args_is_help=True)
+app = typer.Typer(cls=Group, help="List, inspect, verify, import and export trained weights.", no_args_is_help=True)
 
 Checkpoint = Annotated[
     str,
@@ -116,3 +116,23 @@ def weights_import(
     for path in paths:
         result(str(path))
     hint("paramisp", "weights", "verify", *paths)
+
+
+@app.command("export", cls=Command, epilog="paramisp weights export generic --direction render -o render.onnx")
+def weights_export(
+    checkpoint: Checkpoint,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", readable=False, help="Folder, or .onnx file. Default: here.", show_default=False
+        ),
+    ] = Path(),
+    direction: Annotated[
+        Literal["unprocess", "render"] | None, typer.Option("--direction", help="One direction of a name.")
+    ] = None,
+) -> None:
+    """Write a checkpoint of `fast` as an ONNX file, for phones, browsers and other programs."""
+    from paramisp_cli import onnx_export
+
+    for path in or_fail(lambda: onnx_export.export(checkpoint, output, direction)):
+        result(str(path))

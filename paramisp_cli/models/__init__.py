@@ -34,7 +34,7 @@ class Entry:
 
 
 REGISTRY: tuple[Entry, ...] = (
-    Entry("fast", "paramisp_cli.models.fast:Fast"),
+    Entry("fast", "paramisp_cli.models.fast.network:Fast"),
     Entry("paramisp", "paramisp_cli.models.paramisp:ParamISP", published="paramisp_cli.models.paramisp.published"),
     Entry("cameranet", "paramisp_cli.models.cameranet:CameraNet", directions=(Direction.RENDER,)),
     Entry("parametric", "paramisp_cli.models.parametric:Parametric", needs_weights=False),

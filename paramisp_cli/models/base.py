@@ -12,9 +12,15 @@ from torch import Tensor, nn
 
 from paramisp_cli import isp
 from paramisp_cli.errors import ConfigError
-from paramisp_cli.models.regions import Progress, Sink, Source, round_up
+from paramisp_cli.models.geometry import BANDS, DISK, HOST, WHOLE, Geometry
+from paramisp_cli.models.regions import Progress, Sink, Source
 from paramisp_cli.rendition.fit import Cells
 from paramisp_cli.types import CFA_PATTERNS, FALLBACK_OPTICAL, CanonicalParams, Direction, OpticalParams
+
+__all__ = [
+    "BANDS", "DISK", "HOST", "WHOLE", "Geometry", "IspModel", "MakeStore", "Params", "Store", "StoredRows",
+    "tensor_names",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,36 +104,6 @@ class Params:
 def tensor_names() -> list[str]:
     """Return the names of the fields of ``Params`` that always hold a tensor, in order."""
     return [f.name for f in fields(Params) if f.name not in ("cfa", "thumbnail")]
-
-
-@dataclass(frozen=True, slots=True)
-class Geometry:
-    """Input sizes of a network and reach of its output, stated by the model and obeyed by every caller.
-
-    multiple  sides of the input, and the corner of a tile cut from a picture, are multiples of it [px, even]
-    halo      reach of an output pixel on the input, beyond the multiple in which it lies [px]
-    smallest  smallest side of the input [px]
-    pooled    names of the statistics pooled over the whole picture; empty: tiles give the same result as the whole
-    """
-
-    multiple: int = 2
-    halo: int = 0
-    smallest: int = 2
-    pooled: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.multiple < 2 or self.multiple % 2:
-            raise ValueError(f"multiple must be even and at least 2 (the CFA's period), got {self.multiple}")
-        if self.halo < 0 or self.smallest < 1:
-            raise ValueError(f"halo must be at least 0 and smallest at least 1, got {self}")
-
-    def padded(self, side: int) -> int:
-        """Return the side [px] of the network's input for a picture's side [px]."""
-        return round_up(max(side, self.smallest), self.multiple)
-
-
-WHOLE, BANDS, DISK, HOST = "whole", "bands", "disk", "host"
-"""Memory plans: all feature maps in memory · some recomputed band by band · the rest in a file · in host memory."""
 
 
 class StoredRows(Protocol):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Constants that turn one optical value v into 15 numbers (paper, section 3.1 and figure 3b; values of the published
 # weights): (hi, lo) scale the powers of v, (p, q) its logarithm, c divides v inside the sines and cosines.
@@ -20,6 +22,8 @@ def equalise(name: str, value: Tensor) -> Tensor:
 
     With u = v/hi and w = v/lo: u, √u, u^¼, 1/w, 1/√w, w^−¼, (log2 v − p)/q, sin and cos of log2 v, v/c1, v/c2, v/c3.
     """
+    import torch  # lazily: the ONNX graph needs the numbers without it
+
     (hi, lo), (p, q), c = EQUALISATION[name]
     u, w, log = value / hi, value / lo, value.log2()
     powers = [u, u.sqrt(), u**0.25, 1 / w, w**-0.5, w**-0.25]

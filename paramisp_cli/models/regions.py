@@ -14,13 +14,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from paramisp_cli import isp, memory
+from paramisp_cli.models.geometry import cut
 
 CPU_STRIP, DEVICE_STRIP = 16384, 1 << 22
 """Pixels of a strip: on a CPU they fit a core's cache, on other devices they fill the device."""
@@ -66,44 +67,6 @@ class Region:
         rows = max(self.rows // pixels, 1)
         for begin in range(self.top, self.bottom, rows):
             yield begin, min(begin + rows, self.bottom)
-
-
-class Span(NamedTuple):
-    """One dimension of a tile: [begin, end) is its result, [first, last) the network's input."""
-
-    begin: int
-    end: int
-    first: int
-    last: int
-
-
-def round_up(size: int, multiple: int) -> int:
-    """Return the smallest multiple that is at least ``size``."""
-    return -(-size // multiple) * multiple
-
-
-def spans(size: int, length: int, multiple: int, halo: int, smallest: int) -> list[Span]:
-    """Cut [0, size) into pieces of ``length``, rounded up to ``multiple``, each with its surroundings.
-
-    ``first`` and ``last`` are multiples of ``multiple``, at least ``halo`` from the piece unless the picture ends
-    there, and at least ``smallest`` apart. ``last`` may lie beyond ``size``: the picture is padded to a multiple.
-    """
-    length, need = round_up(max(length, 1), multiple), round_up(smallest, multiple)
-    padded = max(round_up(size, multiple), need)
-    pieces = []
-    for begin in range(0, size, length):
-        end = min(begin + length, size)
-        last = min(round_up(end + halo, multiple), padded)
-        first = max(min(max(begin - halo, 0) // multiple * multiple, last - need), 0)
-        pieces.append(Span(begin, end, first, max(last, first + need)))
-    return pieces
-
-
-def cut(size: int, length: int, multiple: int) -> list[tuple[int, int]]:
-    """Cut [0, size) into equal pieces of about ``length``; all except the last are multiples of ``multiple``."""
-    count = max(round(size / length), 1)
-    step = max(-(-size // count) + multiple - 1, multiple) // multiple * multiple
-    return [(begin, min(begin + step, size)) for begin in range(0, size, step)]
 
 
 def cut_for_threads(height: int, width: int, threads: int, pixels: int, top: int = 0, left: int = 0) -> list[Region]:

@@ -20,7 +20,8 @@ from paramisp_cli import isp
 from paramisp_cli.errors import ConfigError
 from paramisp_cli.models.base import BANDS, WHOLE, Geometry, IspModel, MakeStore, Params
 from paramisp_cli.models.cameranet.unet import UNet, reach
-from paramisp_cli.models.regions import Progress, Sink, Source, round_up
+from paramisp_cli.models.geometry import round_up
+from paramisp_cli.models.regions import Progress, Sink, Source
 from paramisp_cli.types import Direction
 
 MULTIPLE = 32

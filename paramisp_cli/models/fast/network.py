@@ -20,19 +20,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paramisp_cli import isp
-from paramisp_cli.models.base import WHOLE, Geometry, IspModel, Params
+from paramisp_cli.models.base import WHOLE, IspModel, Params
 from paramisp_cli.models.fast.rendition import Rendition
+from paramisp_cli.models.fast.spec import FLOOR, GEOMETRY, MACS, MOST_ADJUSTED, STEERING, THUMBNAIL, Config
+from paramisp_cli.models.geometry import cut
 from paramisp_cli.models.optics import EQUALISATION, equalise
-from paramisp_cli.models.regions import Source, cut
+from paramisp_cli.models.regions import Source
 from paramisp_cli.rendition import prior
 from paramisp_cli.rendition.fit import Cells, fit
 from paramisp_cli.rendition.form import illumination
 from paramisp_cli.types import Direction, Kind
 
-THUMBNAIL = 16
-"""Sides of the thumbnail."""
-_STEERING = 32
-"""Numbers that steer the network."""
 _SURVEY_ROWS = 512
 """Rows of the picture that enter the thumbnail at a time."""
 
@@ -44,7 +42,7 @@ class Block(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(width, width, 3, padding=1)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
-        self.steer = nn.Linear(_STEERING, 2 * width)
+        self.steer = nn.Linear(STEERING, 2 * width)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """Return the block's output for x (N, width, H, W) and the steering z (N, 32)."""
@@ -88,13 +86,13 @@ class Steering(nn.Module):
     def __init__(self, dropout: float) -> None:
         super().__init__()
         self.dropout = dropout
-        self.optical = nn.ModuleDict({name: nn.Linear(15, _STEERING) for name in EQUALISATION})
-        self.balance = nn.Linear(2, _STEERING)
+        self.optical = nn.ModuleDict({name: nn.Linear(15, STEERING) for name in EQUALISATION})
+        self.balance = nn.Linear(2, STEERING)
         self.look = nn.Sequential(
             nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1)
         )
-        self.statistics = nn.Linear(32 + 12, _STEERING)
-        self.mlp = nn.Sequential(nn.ReLU(), nn.Linear(_STEERING, _STEERING), nn.ReLU())
+        self.statistics = nn.Linear(32 + 12, STEERING)
+        self.mlp = nn.Sequential(nn.ReLU(), nn.Linear(STEERING, STEERING), nn.ReLU())
 
     def forward(self, params: Params, generator: torch.Generator | None = None) -> Tensor:
         """Return the steering numbers; ``params.thumbnail`` must be there."""
@@ -129,8 +127,8 @@ class Fast(IspModel):
     """
 
     name = "fast"
-    geometry = Geometry(multiple=8, halo=64, smallest=8)
-    macs = 8.3e3
+    geometry = GEOMETRY
+    macs = MACS
 
     def __init__(
         self,
@@ -141,15 +139,12 @@ class Fast(IspModel):
         full_white: bool = False,
     ) -> None:
         super().__init__(direction)
-        if len(widths) != 3 or min(widths) < 1:
-            raise ValueError(f"widths must be three numbers of channels, got {widths}")
-        if not 0 <= optical_dropout < 1:
-            raise ValueError(f"optical_dropout must be in [0, 1), got {optical_dropout}")
+        Config(direction, widths, optical_dropout)  # checks them
         self.widths, self.optical_dropout, self.lens_shading = tuple(widths), optical_dropout, lens_shading
         self.full_white = full_white
         self.rendition = Rendition(self.direction)
         self.steering = Steering(optical_dropout)
-        self.adjust = nn.Linear(_STEERING, 3)
+        self.adjust = nn.Linear(STEERING, 3)
         self.net = UNet(16, 4 if self.direction.output == Kind.RAW else 12, widths)
         self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._begin_as_no_change()
@@ -231,20 +226,20 @@ class Fast(IspModel):
         """Compute the output for an input whose CFA begins with red; see ``IspModel``."""
         with torch.autocast(x.device.type, enabled=False):  # a gain acts on every pixel alike
             z = self.steering(params, self.generator)
-            adjust = _MOST_ADJUSTED * torch.tanh(self.adjust(z))
+            adjust = MOST_ADJUSTED * torch.tanh(self.adjust(z))
         gains = params.wb_gains[:, (0, 1, 1, 2)][:, :, None, None]
         if self.direction.input == Kind.SRGB:
             white = params.wb_gains if self.full_white else None
             light = self._rendered(x, params, adjust, white)
-            root = F.pixel_unshuffle(isp.mosaic(light, "RGGB"), 2).add(_FLOOR).sqrt()
+            root = F.pixel_unshuffle(isp.mosaic(light, "RGGB"), 2).add(FLOOR).sqrt()
             colours = F.pixel_unshuffle(x, 2)
             change = self._change(torch.cat([colours, root], 1), z)
             root = (root + change * self.rendition.trust(torch.unflatten(colours, 1, (3, 4)).mean(2))).clamp(min=0)
-            return F.pixel_shuffle((root.square() - _FLOOR) / gains, 2)
+            return F.pixel_shuffle((root.square() - FLOOR) / gains, 2)
         light = isp.apply_gains(isp.demosaic(x, "RGGB"), params.wb_gains)
         shown = F.pixel_unshuffle(self._rendered(light, params, adjust, None), 2)
         sites = F.pixel_unshuffle(x, 2) * gains
-        change = self._change(torch.cat([sites.clamp(min=0).add(_FLOOR).sqrt(), shown], 1), z)
+        change = self._change(torch.cat([sites.clamp(min=0).add(FLOOR).sqrt(), shown], 1), z)
         small = torch.stack([sites[:, 0], (sites[:, 1] + sites[:, 2]) / 2, sites[:, 3]], 1)
         return F.pixel_shuffle(shown + change * self.rendition.trust(small), 2)
 
@@ -260,12 +255,8 @@ class Fast(IspModel):
         return y
 
 
-_FLOOR = 1e-4
-"""Light added under a square root, whose slope at 0 is infinite."""
 _NO_SHADING = 1e-3
 """Largest coefficient of log illumination that counts as none."""
-_MOST_ADJUSTED = 0.7
-"""Largest log gain by which the steering changes the rendition: one stop."""
 
 
 def _cubic(vector: np.ndarray) -> list[list[float]]:

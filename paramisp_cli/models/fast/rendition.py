@@ -12,14 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paramisp_cli import isp
+from paramisp_cli.models.fast.spec import GRID, TABLE
 from paramisp_cli.rendition import form, prior
 from paramisp_cli.rendition.fit import Fitted
 from paramisp_cli.types import Direction, Kind
 
-_TABLE = 2048
-"""Intervals of a curve's table."""
-_GRID = 9
-"""Points a side of the table of trust."""
 _SURE = {Direction.UNPROCESS: 0.01, Direction.RENDER: 0.02}
 """Standard deviation of the fit at which the network's correction is halved."""
 
@@ -39,19 +36,19 @@ class Rendition(nn.Module):
         self.direction = direction
         self.inverse = direction.output == Kind.RAW
         self.register_buffer("vector", torch.tensor(prior.shipped(direction).mean, dtype=torch.float32))
-        self.register_buffer("trusted", torch.ones(_GRID, _GRID, _GRID))
+        self.register_buffer("trusted", torch.ones(GRID, GRID, GRID))
         self._made: tuple[object, ...] = ()
         self._tables: tuple[Tensor, ...] = ()
 
     def take(self, fitted: Fitted) -> None:
         """Take the numbers of a fit, and its uncertainty as trust."""
         self.vector.copy_(torch.tensor(fitted.rendition.vector))
-        steps = np.linspace(0, 1, _GRID)
+        steps = np.linspace(0, 1, GRID)
         blue, green, red = np.meshgrid(steps, steps, steps, indexing="ij")
         encoded = np.stack([red, green, blue], -1).reshape(-1, 3)
         spread = fitted.spread(encoded if self.inverse else encoded**2).max(-1)
         trusted = 1 / (1 + (spread / _SURE[self.direction]) ** 2)
-        self.trusted.copy_(torch.as_tensor(trusted.reshape(_GRID, _GRID, _GRID)))
+        self.trusted.copy_(torch.as_tensor(trusted.reshape(GRID, GRID, GRID)))
 
     def forward(self, x: Tensor, cam_to_srgb: Tensor, adjust: Tensor, white: Tensor | None = None) -> Tensor:
         """Map sRGB to white-balanced camera RGB (≥ 0), or back (in [0, 1]).
@@ -88,7 +85,7 @@ class Rendition(nn.Module):
         now = (self.vector.data_ptr(), version, device)
         if now != self._made:
             made = form.Rendition(self.direction, np.eye(3), self.vector.detach().cpu().double().numpy())
-            curves = form.lifted_curves(made, np.linspace(0, form.TOP, _TABLE + 1))
+            curves = form.lifted_curves(made, np.linspace(0, form.TOP, TABLE + 1))
             with torch.inference_mode(False):
                 self._tables = tuple(
                     torch.tensor(values, dtype=torch.float32, device=device)
@@ -100,8 +97,8 @@ class Rendition(nn.Module):
 
 def _curved(curves: Tensor, encoded: Tensor) -> Tensor:
     """Look up one curve a channel at encoded values ≥ 0; beyond the table the curves are straight."""
-    place = encoded * (_TABLE / form.TOP)
-    index = place.detach().clamp(max=_TABLE - 1).int()
+    place = encoded * (TABLE / form.TOP)
+    index = place.detach().clamp(max=TABLE - 1).int()
     out = torch.empty_like(place)
     for channel in range(3):
         low = curves[channel].take(index[:, channel].long())

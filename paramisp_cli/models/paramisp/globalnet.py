@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from paramisp_cli.models.geometry import cut
 from paramisp_cli.models.paramisp.kernels import FirstConv, elu, first_conv
 from paramisp_cli.models.paramisp.plans import BAND, Schedule
-from paramisp_cli.models.regions import DEVICE_STRIP, Fetched, Picture, Region, Whole, cut
+from paramisp_cli.models.regions import DEVICE_STRIP, Fetched, Picture, Region, Whole
 
 if TYPE_CHECKING:
     from paramisp_cli.models.paramisp.network import GlobalNet

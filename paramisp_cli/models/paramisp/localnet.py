@@ -23,9 +23,10 @@ import torch
 from torch import Tensor, nn
 
 from paramisp_cli import memory
+from paramisp_cli.models.geometry import cut
 from paramisp_cli.models.paramisp.kernels import TOGETHER, BlockConvs, Conv, FirstConv, first_conv
 from paramisp_cli.models.paramisp.plans import AROUND, CHANNELS, LEVELS, Schedule, map_shapes
-from paramisp_cli.models.regions import Picture, Region, cut
+from paramisp_cli.models.regions import Picture, Region
 
 if TYPE_CHECKING:
     from paramisp_cli.models.base import StoredRows

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from paramisp_cli.models.base import BANDS, DISK, HOST, WHOLE
-from paramisp_cli.models.regions import CPU_STRIP, Region, Workers, cut, cut_for_device, cut_for_threads
+from paramisp_cli.models.geometry import cut
+from paramisp_cli.models.regions import CPU_STRIP, Region, Workers, cut_for_device, cut_for_threads
 
 if TYPE_CHECKING:
     from paramisp_cli.models.base import MakeStore
