@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import piexif
 import pytest
-from conftest import exif_block
 from typer.testing import CliRunner
 
 import paramisp_cli as paramisp
@@ -22,6 +22,11 @@ CAMERA = Camera("Like", "L1")
 PARAMETRIC = paramisp.Settings(model="parametric")
 
 
+def _exif(tags: dict) -> bytes:
+    """Return an EXIF block, TIFF structure."""
+    return piexif.dump(tags).removeprefix(b"Exif\0\0")
+
+
 @pytest.fixture(autouse=True)
 def no_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(weights, "places", lambda: [("a test", tmp_path / "no weights")])
@@ -33,7 +38,7 @@ def store(
 ) -> Path:
     """Write a DNG as by a camera (or by paramisp) with this red gain, time and exposure."""
     canonical = CanonicalParams("GBRG", np.full((2, 2), 100), 4000, np.array([1 / red, 1, 0.8]), MATRIX)
-    block = exif_block({"Exif": {0x9003: taken.encode()}}) if taken else None
+    block = _exif({"Exif": {0x9003: taken.encode()}}) if taken else None
     raw = RawImage(
         np.full((24, 24), 700, np.uint16), canonical, OpticalParams(**optical), camera, metadata=Metadata(exif=block)
     )
@@ -59,7 +64,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def picture(name: str = "x.jpg", taken: str = "", **optical: float) -> SrgbImage:
-    block = exif_block({"Exif": {0x9003: taken.encode()}}) if taken else None
+    block = _exif({"Exif": {0x9003: taken.encode()}}) if taken else None
     pixels = np.full((8, 8, 3), 90, np.uint8)
     return SrgbImage(pixels, None, OpticalParams(**optical), metadata=Metadata(exif=block, source_name=name))
 

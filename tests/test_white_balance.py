@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import piexif
 import pytest
-from conftest import exif_block
 
 import paramisp_cli as paramisp
 from paramisp_cli import cameras, parameters, sources, weights, white_balance
@@ -25,6 +25,11 @@ LAMPS = OpticalParams(iso=1600, exposure_time=1 / 30, f_number=2.8)
 MISSING = {"wb": "camera table (Canon EOS 60D), daylight: the file has none"}
 
 
+def _exif(tags: dict) -> bytes:
+    """Return an EXIF block, TIFF structure."""
+    return piexif.dump(tags).removeprefix(b"Exif\0\0")
+
+
 @pytest.fixture(autouse=True)
 def no_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(weights, "places", lambda: [("a test", tmp_path / "no weights")])
@@ -32,7 +37,7 @@ def no_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def picture(optical: OpticalParams = UNKNOWN, camera: Camera | None = KNOWN, **tags: int) -> SrgbImage:
     numbers = {"source": 0x9208, "flash": 0x9209, "balance": 0xA403}
-    block = exif_block({"Exif": {numbers[name]: value for name, value in tags.items()}}) if tags else None
+    block = _exif({"Exif": {numbers[name]: value for name, value in tags.items()}}) if tags else None
     return SrgbImage(np.full((8, 8, 3), 90, np.uint8), camera, optical, metadata=Metadata(exif=block))
 
 
