@@ -85,11 +85,18 @@ class _Builder:
             weight, bias = weight[_BY_PHASE], bias[_BY_PHASE]
         return self.graph.constant(weight), self.graph.constant(bias)
 
-    def conv(self, name: str, x: str, kind: str = "Conv", stride: int = 1) -> str:
+    def conv(self, name: str, x: str, stride: int = 1) -> str:
         """Apply a convolution; a 3×3 one is padded."""
         side = self.tensors[f"{name}.weight"].shape[-1]
         pad = (side - 1) // 2
-        return self.op(kind, x, *self.weights(name), kernel_shape=[side] * 2, strides=[stride] * 2, pads=[pad] * 4)
+        return self.op("Conv", x, *self.weights(name), kernel_shape=[side] * 2, strides=[stride] * 2, pads=[pad] * 4)
+
+    def doubled(self, x: str) -> str:
+        """Repeat every sample in 2×2."""
+        return self.op(
+            "Resize", x, "", self.graph.constant([1.0, 1.0, 2.0, 2.0]),
+            mode="nearest", nearest_mode="floor", coordinate_transformation_mode="asymmetric",
+        )  # fmt: skip
 
     def block(self, number: int, x: str, z: str) -> str:
         """Apply a residual block, steered by z."""
@@ -107,8 +114,8 @@ class _Builder:
         level2 = self.block(1, self.op("Relu", self.conv("net.down1", level1, stride=2)), z)
         level3 = self.op("Relu", self.conv("net.down2", level2, stride=2))
         level3 = self.block(3, self.block(2, level3, z), z)
-        level2 = self.block(4, self.op("Add", level2, self.conv("net.up2", level3, "ConvTranspose", 2)), z)
-        level1 = self.block(5, self.op("Add", level1, self.conv("net.up1", level2, "ConvTranspose", 2)), z)
+        level2 = self.block(4, self.op("Add", level2, self.doubled(self.conv("net.up2", level3))), z)
+        level1 = self.block(5, self.op("Add", level1, self.doubled(self.conv("net.up1", level2))), z)
         return self.conv("net.tail", level1)
 
     def steering(self) -> str:

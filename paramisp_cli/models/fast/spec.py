@@ -71,8 +71,8 @@ class Config:
         layer("net.stem", first, first, 16, 3, 3)
         layer("net.down1", second, second, first, 2, 2)
         layer("net.down2", third, third, second, 2, 2)
-        layer("net.up2", second, third, second, 2, 2)
-        layer("net.up1", first, second, first, 2, 2)
+        layer("net.up2", second, second, third, 1, 1)
+        layer("net.up1", first, first, second, 1, 1)
         for number, width in enumerate((first, second, third, third, second, first)):
             for part in ("conv1", "conv2"):
                 layer(f"net.blocks.{number}.{part}", width, width, width, 3, 3)
