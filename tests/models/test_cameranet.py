@@ -32,7 +32,7 @@ def test_unprocess_is_refused():
         CameraNet(Direction.UNPROCESS)
 
 
-@pytest.mark.parametrize("arguments", [{"width": 0}, {"balance": "guessed"}], ids=str)
+@pytest.mark.parametrize("arguments", [{"width": 0}, {"balance": "guessed"}, {"restoration": 2}], ids=str)
 def test_bad_arguments_are_refused(arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
         CameraNet(Direction.RENDER, **arguments)
@@ -118,3 +118,20 @@ def test_the_balance_is_given_or_learned():
     x = torch.rand(1, 1, 32, 32)
     ratio = given.packed(x, params())[0, :, 0, 0] / learned.packed(x, params())[0, :, 0, 0]
     torch.testing.assert_close(ratio, torch.tensor([2.0, 1, 1, 1.5]))
+
+
+def test_each_stage_trains_itself():
+    model = small().train()
+    x, wanted = torch.rand(1, 1, 32, 64), torch.rand(1, 3, 32, 64)
+    losses = {}
+    for part, trained in (("restore", model.restore), ("enhance", model.enhance), ("all", model)):
+        model.zero_grad(set_to_none=True)
+        with model.phase(part):
+            losses[part] = model.own_loss(x, wanted, params())
+        losses[part].backward()
+        assert all(p.grad is not None for p in trained.parameters())
+        assert sum(p.grad is not None for p in model.parameters()) == len(list(trained.parameters()))
+    assert model.part == "all"
+    with torch.no_grad():
+        end = (model(x, params()) - wanted).abs().mean()
+    assert losses["all"].item() == pytest.approx(0.1 * losses["restore"].item() + 0.9 * end.item(), rel=1e-5)

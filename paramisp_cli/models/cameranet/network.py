@@ -10,7 +10,8 @@ has a power of 1/2.2.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -33,14 +34,19 @@ _FLOATS = 170
 """Numbers a mosaic pixel that the larger stage holds at the width 32, with those of one convolution."""
 _MACS = 134.5e3
 """Multiply-accumulates a pixel at the width 32."""
+PARTS = ("restore", "enhance", "all")
+_DARKEST = 1e-3
+"""Light added under the logarithm of the first stage's loss."""
 BALANCES = ("given", "learned")
 
 
 class CameraNet(IspModel):
     """See the module's docstring.
 
-    width     channels of level 1: 32 in the paper, 16 and 8 for computers without a GPU
-    balance   "given": the shot's gains balance the mosaic; "learned": the network does it, as in the paper
+    width         channels of level 1: 32 in the paper, 16 and 8 for computers without a GPU
+    balance       "given": the shot's gains balance the mosaic; "learned": the network does it, as in the paper
+    restoration   weight of the first stage's loss beside the second's when both train together
+    lens_shading  see ``IspModel``
     """
 
     name = "cameranet"
@@ -50,20 +56,34 @@ class CameraNet(IspModel):
         pooled=("mean of level 5, in both stages",),
     )  # fmt: skip
 
-    def __init__(self, direction: Direction, width: int = 16, balance: str = "given") -> None:
+    def __init__(
+        self,
+        direction: Direction,
+        width: int = 16,
+        balance: str = "given",
+        restoration: float = 0.1,
+        lens_shading: Sequence[Sequence[float]] | None = None,
+    ) -> None:
         super().__init__(direction)
-        if width < 1:
-            raise ValueError(f"width must be at least 1, got {width}")
+        if not 1 <= width <= 64:
+            raise ValueError(f"width must be in 1 to 64, got {width}")
+        if not 0 <= restoration <= 1:
+            raise ValueError(f"restoration must be in [0, 1], got {restoration}")
         if balance not in BALANCES:
             raise ValueError(f"balance must be one of {', '.join(BALANCES)}, got {balance!r}")
-        self.width, self.balance = width, balance
+        self.width, self.balance, self.restoration, self.lens_shading = width, balance, restoration, lens_shading
+        self.part = "all"
         self.macs = _MACS * (width / 32) ** 2
         self.restore = UNet(4, 12, width, _DILATIONS["restore"], residual=False)
         self.enhance = UNet(12, 12, width, _DILATIONS["enhance"], residual=True)
 
     def config(self) -> dict[str, object]:
         """Return the constructor's arguments."""
-        return {"direction": str(self.direction), "width": self.width, "balance": self.balance}
+        own = {
+            "direction": str(self.direction), "width": self.width, "balance": self.balance,
+            "restoration": self.restoration,
+        }  # fmt: skip
+        return own | self.shading_config()
 
     def plans(self, device: torch.device) -> tuple[str, ...]:
         """Return the memory plans: the whole picture, or bands of rows in four passes."""
@@ -109,6 +129,39 @@ class CameraNet(IspModel):
         height, width = x.shape[-2:]
         top, left, below, right = _margins(height, width, params.cfa)
         return run(isp.reflect_pad(x, left, right, top, below))[..., top : top + height, left : left + width]
+
+    # --- training -----------------------------------------------------------------------------------------------------
+
+    def phases(self) -> tuple[str, ...]:
+        """Return the stages that train apart, and "all"."""
+        return PARTS
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Choose the stage whose loss ``own_loss`` returns."""
+        with super().phase(name):
+            self.part = name
+            try:
+                yield
+            finally:
+                self.part = "all"
+
+    def own_loss(self, x: Tensor, wanted: Tensor, params: Params) -> Tensor:
+        """Return the authors' loss of the stage in training; crops begin with red.
+
+        The first stage's target is a plain rendering of the mosaic: demosaiced, balanced, in linear sRGB. The second
+        stage alone gets this target as its input.
+        """
+        target = isp.apply_matrix(isp.apply_gains(isp.demosaic(x, params.cfa), params.wb_gains), params.cam_to_srgb)
+        if self.part == "enhance":
+            return (self.enhanced(target) - wanted).abs().mean()
+        restored = self._restored(x, params)
+        dark, light = (side.clamp(min=0).add(_DARKEST).log() for side in (restored, target))
+        restoration = (restored - target).abs().mean() + (dark - light).abs().mean()
+        if self.part == "restore":
+            return restoration
+        enhancement = (self.enhanced(restored) - wanted).abs().mean()
+        return self.restoration * restoration + (1 - self.restoration) * enhancement
 
     # --- bands --------------------------------------------------------------------------------------------------------
 

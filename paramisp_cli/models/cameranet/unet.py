@@ -63,7 +63,7 @@ class UNet(nn.Module):
         self.down = nn.ModuleList(
             Block(widths[level], (dilations[level],) * 2, residual) for level in range(LEVELS - 1)
         )
-        self.local = Block(deepest, (dilations[-1], 1), residual, last=True)
+        self.local = Block(deepest, (dilations[-1], 1), residual)
         self.hidden, self.modulation = nn.Linear(deepest, hidden), nn.Linear(hidden, 2 * deepest)
         self.up = nn.ModuleList(
             nn.ConvTranspose2d(widths[level + 1], widths[level], 2, stride=2, bias=False) for level in range(LEVELS - 1)
