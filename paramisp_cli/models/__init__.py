@@ -38,15 +38,22 @@ class Entry:
 REGISTRY: tuple[Entry, ...] = (
     Entry("fast", "paramisp_cli.models.fast:Fast"),
     Entry("paramisp", "paramisp_cli.models.paramisp:ParamISP", published="paramisp_cli.models.paramisp.published"),
+    Entry("parametric", "paramisp_cli.models.parametric:Parametric", needs_weights=False),
     Entry(
         "invisp", "paramisp_cli.models.invisp:InvISP", published="paramisp_cli.models.invisp.published", automatic=False
     ),
     Entry(
         "ciexyz", "paramisp_cli.models.ciexyz:CieXyz", published="paramisp_cli.models.ciexyz.published", automatic=False
     ),
-    Entry("parametric", "paramisp_cli.models.parametric:Parametric", needs_weights=False),
+    Entry(
+        "cycleisp",
+        "paramisp_cli.models.cycleisp:CycleISP",
+        directions=(Direction.UNPROCESS,),
+        published="paramisp_cli.models.cycleisp.published",
+        automatic=False,
+    ),
 )
-"""Every architecture, best first."""
+"""Every architecture, best first; those for comparisons stand last."""
 
 
 def names(*, needs_weights: bool | None = None) -> tuple[str, ...]:

@@ -219,6 +219,12 @@ class IspModel(nn.Module):
         """Return the keyword arguments of the class that rebuild this model, as JSON; without tensors."""
         return {"direction": str(self.direction)}
 
+    def shading_config(self) -> dict[str, object]:
+        """Return the argument ``lens_shading`` for ``config``, of models that take it; without shading, none."""
+        if self.lens_shading is None:
+            return {}
+        return {"lens_shading": [list(row) for row in self.lens_shading]}
+
     def facts(self) -> dict[str, str]:
         """Return additional strings for a checkpoint's header."""
         return {}

@@ -52,6 +52,7 @@ class Recipe:
     rmse            weight of a further term of the loss, the root of the mean square error of each crop
     edits           weight of a further term of the loss of unprocessing, on √ of light after a random exposure of −1 to
                     +2 EV and clipping: errors that an edit of the RAW shows
+    loss            "common": that of all networks, with the terms above; "own": that of the network's authors, with none
     extremes        share of the crops, 0 to 1, that are the one of four with most clipped whites and deep blacks
     lens_shading    "auto": measured on the photographs of one camera, and taken out if that helps; "none"
     architecture    name of the network (``models.names``)
@@ -80,6 +81,7 @@ class Recipe:
     shadows: float = 0.0
     rmse: float = 0.0
     edits: float = 0.0
+    loss: str = "common"
     extremes: float = 0.0
     lens_shading: str = "auto"
     architecture: str = models.names(needs_weights=True)[0]
@@ -91,6 +93,7 @@ class Recipe:
         choices = {
             "schedule": ("cosine", "step"),
             "dtype": ("auto", "bf16", "fp32"),
+            "loss": ("common", "own"),
             "lens_shading": ("auto", "none"),
             "architecture": models.names(needs_weights=True),
         }

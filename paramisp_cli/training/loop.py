@@ -18,7 +18,7 @@ from torch import Tensor
 from paramisp_cli import memory
 from paramisp_cli.errors import ConfigError, FormatError
 from paramisp_cli.models import architecture
-from paramisp_cli.models.base import IspModel
+from paramisp_cli.models.base import IspModel, Params
 from paramisp_cli.training.config import Recipe
 from paramisp_cli.training.crops import Batch, Sampler
 from paramisp_cli.training.folder import hold, write_whole
@@ -54,7 +54,7 @@ class _Draw:
 class Trainer:
     """Networks in training, one for each direction, with optimiser, averaged weights and the number of steps done.
 
-    The loss is the mean absolute error. Both directions together are trained on ‖unprocess(s) − r‖₁ +
+    The common loss is the mean absolute error; a recipe may ask for that of the network's authors. Both directions together are trained on ‖unprocess(s) − r‖₁ +
     ‖render(r) − s‖₁ + ‖render(unprocess(s)) − s‖₁, the joint fine-tuning of the paper.
     """
 
@@ -170,11 +170,17 @@ class Trainer:
             with low, model.phase(phase):
                 return model(x, shots).float()
 
+        def noisy(direction: Direction) -> Tensor:
+            noise = draw.noise[direction].to(self.device, non_blocking=True) * self.recipe.noise  # dequantisation
+            return sides[direction.input] + noise * codes[direction.input].to(self.device)[:, None, None, None]
+
+        if self.recipe.loss == "own":
+            low = torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.dtype == "bf16")
+            with low, next(iter(self.models.values())).phase(phase):
+                return self._own_loss({each: noisy(each) for each in self.models}, sides, params)
         loss = torch.zeros((), device=self.device)
         for direction in self.models:
-            source, wanted = sides[direction.input], sides[direction.output]
-            noise = draw.noise[direction].to(self.device, non_blocking=True) * self.recipe.noise  # dequantisation
-            source = source + noise * codes[direction.input].to(self.device)[:, None, None, None]
+            source, wanted = noisy(direction), sides[direction.output]
             output = outputs[direction] = run(direction, source.contiguous(memory_format=torch.channels_last))
             loss = loss + (output - wanted).abs().mean()
             if direction == Direction.UNPROCESS and self.recipe.shadows:
@@ -189,6 +195,19 @@ class Trainer:
         if len(self.models) == 2:
             again = run(Direction.RENDER, outputs[Direction.UNPROCESS])
             loss = loss + (again - srgb).abs().mean()
+        return loss
+
+    def _own_loss(self, sources: Mapping[Direction, Tensor], sides: Mapping[Kind, Tensor], params: Params) -> Tensor:
+        """Compute the loss of the network's authors. Raises ConfigError if the network has none."""
+        if len(self.models) == 2:
+            unprocess, render = (self.models[each] for each in Direction)
+            srgb, raw = (sources[each] for each in Direction)
+            loss = unprocess.joint_loss(render, srgb, raw, params)
+        else:
+            ((direction, model),) = self.models.items()
+            loss = model.own_loss(sources[direction], sides[direction.output], params)
+        if loss is None:
+            raise ConfigError(f"recipe {self.recipe.name}: {self.recipe.architecture} has no loss of its own for this")
         return loss
 
     def _rate(self, step: int) -> float:
@@ -211,7 +230,8 @@ class Trainer:
         copy.load_state_dict(model.state_dict())
         with torch.no_grad():
             for name, p in copy.named_parameters() if self.average else ():
-                p.copy_(self.average[f"{direction}.{name}"])
+                # Networks that share their weights have them once, under the name of the first direction.
+                p.copy_(next(self.average[k] for each in (direction, *self.models) if (k := f"{each}.{name}") in self.average))
         return copy.to(self.device).eval()
 
     def save_checkpoint(self) -> None:

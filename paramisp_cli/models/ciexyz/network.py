@@ -4,13 +4,13 @@
     render:    mosaic → bilinear demosaicing → gains → linear sRGB → CIE XYZ → global map → + local network → sRGB
 
 The global map is a matrix (3, 6) of the colours and their squares. A small network makes it from 128 × 128 pixels that
-are picked from the whole picture; the mark of the tiled way is that these pixels are ``Params.thumbnail``. The published
-program ends at CIE XYZ; the steps from there to the mosaic are linear. 1.35 M parameters a direction, 131 GMAC a
+are picked from the whole picture: ``Params.thumbnail`` when the picture runs in tiles. The published program ends at CIE XYZ; the steps from there to the mosaic are linear. 1.35 M parameters a direction, 131 GMAC a
 megapixel.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -79,16 +79,21 @@ class GlobalNet(nn.Module):
 
 
 class CieXyz(IspModel):
-    """See the module's docstring."""
+    """See the module's docstring; ``lens_shading``: see ``IspModel``."""
 
     name = "ciexyz"
     geometry = Geometry(halo=_REACH + 2)  # 2: bilinear demosaicing, rounded up to the CFA's period
     macs = 1.31e5
 
-    def __init__(self, direction: Direction) -> None:
+    def __init__(self, direction: Direction, lens_shading: Sequence[Sequence[float]] | None = None) -> None:
         super().__init__(direction)
+        self.lens_shading = lens_shading
         self.local, self.colour = LocalNet(), GlobalNet()
         self._draw(None)
+
+    def config(self) -> dict[str, object]:
+        """Return the constructor's arguments."""
+        return super().config() | self.shading_config()
 
     def initialise(self, generator: torch.Generator) -> None:
         """Draw fresh weights as the authors do."""

@@ -10,7 +10,7 @@ Every convolution pads with zeros at the picture's border. 1.41 M parameters, 14
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -183,8 +183,9 @@ def training_step(flow: Flow, raw: Tensor, target: Tensor, compress: Callable[[T
 class InvISP(IspModel):
     """See the module's docstring.
 
-    jpeg     simulated JPEG between rendering and unprocessing in joint training (``jpeg.SIMULATORS``)
-    quality  quality of this JPEG, 1 to 100
+    jpeg          simulated JPEG between rendering and unprocessing in joint training (``jpeg.SIMULATORS``)
+    quality       quality of this JPEG, 1 to 100
+    lens_shading  see ``IspModel``
     """
 
     name = "invisp"
@@ -192,22 +193,30 @@ class InvISP(IspModel):
     geometry = Geometry(halo=2 * _REACH * BLOCKS + 2)  # 2: bilinear demosaicing, rounded up to the CFA's period
     macs = 1.41e6
 
-    def __init__(self, direction: Direction, jpeg: str = "4:2:2", quality: int = 90) -> None:
+    def __init__(
+        self,
+        direction: Direction,
+        jpeg: str = "4:2:2",
+        quality: int = 90,
+        lens_shading: Sequence[Sequence[float]] | None = None,
+    ) -> None:
         super().__init__(direction)
         if jpeg not in SIMULATORS:
             raise ValueError(f"jpeg must be one of {', '.join(SIMULATORS)}, got {jpeg!r}")
         if not 1 <= quality <= 100:
             raise ValueError(f"quality must be in 1 to 100, got {quality}")
-        self.jpeg, self.quality = jpeg, quality
+        self.jpeg, self.quality, self.lens_shading = jpeg, quality, lens_shading
         self.flow = Flow()
 
     def config(self) -> dict[str, object]:
         """Return the constructor's arguments."""
-        return {"direction": str(self.direction), "jpeg": self.jpeg, "quality": self.quality}
+        own = {"direction": str(self.direction), "jpeg": self.jpeg, "quality": self.quality}
+        return own | self.shading_config()
 
     def other_way(self) -> InvISP:
         """Return the network of the other direction, with the same weights."""
-        other = InvISP(next(way for way in self.directions if way != self.direction), self.jpeg, self.quality)
+        way = next(way for way in self.directions if way != self.direction)
+        other = InvISP(way, self.jpeg, self.quality, self.lens_shading)
         other.flow = self.flow
         return other
 
