@@ -105,7 +105,7 @@ def save(
     camera: "GoPro HERO7 Black", or "generic" · recipe: the training recipe's name · training: data and schedule ·
     metrics: measurements and their data · licence: licence of the weights · source_hash: SHA-256 of the code or file
     from which the weights come · extra: more strings for the header · half: store numbers in 16 bits; the PSNR between
-    results with 16 and with 32 bits was 97 dB or more · both: the file serves both directions, which the network allows.
+    results with 16 and with 32 bits was 97 dB or more · both: the file serves both directions.
     """
     from safetensors.torch import save as to_bytes
 
@@ -137,9 +137,7 @@ def save(
     return path
 
 
-def load(
-    path: Path | str, device: torch.device | str = "cpu", direction: Direction | str | None = None
-) -> IspModel:
+def load(path: Path | str, device: torch.device | str = "cpu", direction: Direction | str | None = None) -> IspModel:
     """Load a checkpoint as a model in ``eval`` mode; names and shapes must match the architecture's tensors exactly.
 
     A file for both directions needs ``direction``. float16 tensors are widened to float32. Raises WeightsError, in one

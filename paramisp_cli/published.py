@@ -25,8 +25,9 @@ from paramisp_cli.types import Direction
 
 if TYPE_CHECKING:
     from paramisp_cli.models.base import IspModel
+    from paramisp_cli.models.cycleisp import GuidedRender
 
-__all__ = ["SUFFIXES", "architecture_of", "content", "read", "recognise"]
+__all__ = ["SUFFIXES", "architecture_of", "content", "guided_render", "read", "recognise"]
 
 SUFFIXES = (".ckpt", ".pth", ".pt")
 """Suffixes of published checkpoints."""
@@ -50,6 +51,25 @@ def read(
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         models[way] = checkpoint.build(str(path), entry.name, json.dumps(config), str(way), tensors)
     return models
+
+
+def guided_render(render: Path, colour: Path) -> GuidedRender:
+    """Read CycleISP's files RAW to RGB and colour branch as a network that renders after a guide. Raises WeightsError.
+
+    ``network(mosaic, guide)`` takes a mosaic that begins with red, and an sRGB picture of the same shot and size.
+    """
+    import torch
+
+    from paramisp_cli.models import cycleisp
+
+    network = cycleisp.GuidedRender()
+    for part, kind, path in ((network.render, "render", render), (network.colour, "colour", colour)):
+        arrays = cycleisp.tensors_of(_opened(path), kind)
+        try:
+            part.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()}, strict=True)
+        except RuntimeError as error:
+            raise WeightsError(f"{path} does not fit: {' '.join(str(error).split())[:200]}") from error
+    return network.eval()
 
 
 def architecture_of(path: Path) -> str:

@@ -46,9 +46,10 @@ class Archive(Container):
         """Find the bytes of each storage; every length is checked against the file and the pickle."""
         types: dict[object, str] = {}
         for each in claimed:
-            if isinstance(each.member, str) and isinstance(each.dtype, str) and each.dtype in STORAGES.values():
-                if types.setdefault(each.member, each.dtype) != each.dtype:
-                    raise WeightsError(f"{self.path}: its storage {each.member[:40]} has two types; it is damaged")
+            if not (isinstance(each.member, str) and isinstance(each.dtype, str) and each.dtype in STORAGES.values()):
+                continue
+            if types.setdefault(each.member, each.dtype) != each.dtype:
+                raise WeightsError(f"{self.path}: its storage {each.member[:40]} has two types; it is damaged")
         if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or len({*keys}) != len(keys):
             raise WeightsError(f"{self.path} has no list of its storages; it is damaged")
         for key in keys:

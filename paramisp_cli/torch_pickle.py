@@ -275,7 +275,7 @@ _OPERATIONS: dict[int, Callable[[Any], None]] = {
 
 
 def unpickle(data: bytes, folder: str) -> object:
-    """Return the object in a pickle of the zip container, inert. A damaged pickle raises ValueError or any other error."""
+    """Return the object in a zip container's pickle, inert. A damaged pickle raises ValueError or any other error."""
     return _Unpickler(io.BytesIO(data), folder).load()
 
 

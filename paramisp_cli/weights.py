@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ENVIRONMENT", "FORMAT_VERSION", "GENERIC", "HEADER", "Checkpoint", "Found", "architecture_of", "available",
-    "candidates", "directions", "find", "import_checkpoint", "info", "load", "load_model", "locate", "places", "save", "slug",
-    "user_folder", "verify",
+    "candidates", "directions", "find", "import_checkpoint", "info", "load", "load_model", "locate", "places",
+    "recognise", "save", "slug", "user_folder", "verify",
 ]  # fmt: skip
 
 ENVIRONMENT = "PARAMISP_WEIGHTS"
@@ -161,8 +161,8 @@ def find(
 
     ``camera`` may be several names (aliases), best first. ``explicit`` (`weights`) is a file, a folder (the only place
     of the search), or the name of a checkpoint. $PARAMISP_WEIGHTS is a file or a folder; after a folder the search
-    continues. ``on_request`` includes architectures that are
-    never chosen by themselves. Raises WeightsError if an explicit checkpoint is missing or is for another direction or architecture.
+    continues. ``on_request`` includes architectures that are never chosen by themselves. Raises WeightsError if an
+    explicit checkpoint is missing or is for another direction or architecture.
     """
     direction = Direction(direction)
     if explicit is not None and not os.path.lexists(Path(explicit).expanduser()) and not Path(explicit).suffix:
@@ -249,6 +249,11 @@ def load_model(
 def architecture_of(path: Path) -> str:
     """Return the name of a checkpoint file's architecture. Raises WeightsError."""
     return published.architecture_of(path) if path.suffix in published.SUFFIXES else info(path)["architecture"]
+
+
+def recognise(path: Path | str) -> str:
+    """Return a sentence on a published checkpoint: its architecture and tensors. Raises WeightsError."""
+    return published.recognise(Path(path))
 
 
 def import_checkpoint(

@@ -52,7 +52,7 @@ class Recipe:
     rmse            weight of a further term of the loss, the root of the mean square error of each crop
     edits           weight of a further term of the loss of unprocessing, on √ of light after a random exposure of −1 to
                     +2 EV and clipping: errors that an edit of the RAW shows
-    loss            "common": that of all networks, with the terms above; "own": that of the network's authors, with none
+    loss            "common" to all networks, with the terms above; "own": that of the network's authors, without them
     extremes        share of the crops, 0 to 1, that are the one of four with most clipped whites and deep blacks
     lens_shading    "auto": measured on the photographs of one camera, and taken out if that helps; "none"
     architecture    name of the network (``models.names``)

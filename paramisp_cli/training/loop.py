@@ -54,8 +54,9 @@ class _Draw:
 class Trainer:
     """Networks in training, one for each direction, with optimiser, averaged weights and the number of steps done.
 
-    The common loss is the mean absolute error; a recipe may ask for that of the network's authors. Both directions together are trained on ‖unprocess(s) − r‖₁ +
-    ‖render(r) − s‖₁ + ‖render(unprocess(s)) − s‖₁, the joint fine-tuning of the paper.
+    The common loss is the mean absolute error; a recipe may ask for that of the network's authors. Both directions
+    together are trained on ‖unprocess(s) − r‖₁ + ‖render(r) − s‖₁ + ‖render(unprocess(s)) − s‖₁, the joint fine-tuning
+    of the paper.
     """
 
     def __init__(
@@ -231,7 +232,11 @@ class Trainer:
         with torch.no_grad():
             for name, p in copy.named_parameters() if self.average else ():
                 # Networks that share their weights have them once, under the name of the first direction.
-                p.copy_(next(self.average[k] for each in (direction, *self.models) if (k := f"{each}.{name}") in self.average))
+                p.copy_(
+                    next(
+                        self.average[k] for each in (direction, *self.models) if (k := f"{each}.{name}") in self.average
+                    )
+                )
         return copy.to(self.device).eval()
 
     def save_checkpoint(self) -> None:

@@ -181,11 +181,10 @@ def test_threads_have_equal_shares(threads):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("direction", list(Direction))
-@pytest.mark.parametrize("entry", REGISTRY, ids=lambda entry: entry.name)
-def test_progress_rises_to_one(entry, direction, tmp_path) -> None:
+@pytest.mark.parametrize(("kind", "direction"), CASES, ids=IDS)
+def test_progress_rises_to_one(kind, direction, tmp_path) -> None:
     """Every plan tells the share of its work that is done; the estimate of the whole is at most 7 % off."""
-    model = architecture(entry.name)(direction).eval()
+    model = kind(direction).eval()
     size, channels = (300, 200), 3 if direction == Direction.UNPROCESS else 1
     x = torch.rand(1, channels, *size)
     for plan in model.plans(CPU):

@@ -4,14 +4,15 @@
     render:    mosaic → bilinear demosaicing → gains → linear sRGB → CIE XYZ → global map → + local network → sRGB
 
 The global map is a matrix (3, 6) of the colours and their squares. A small network makes it from 128 × 128 pixels that
-are picked from the whole picture: ``Params.thumbnail`` when the picture runs in tiles. The published program ends at CIE XYZ; the steps from there to the mosaic are linear. 1.35 M parameters a direction, 131 GMAC a
-megapixel.
+are picked from the whole picture: they are ``Params.thumbnail`` when the picture runs in tiles. The published program
+ends at CIE XYZ; the steps from there to the mosaic are linear. 1.35 M parameters a direction, 131 GMAC a megapixel.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -48,7 +49,7 @@ class LocalNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         widths = [3, *[32] * 15, 3]
-        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in zip(widths, widths[1:], strict=False))
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, 3, H, W) to the same shape."""
@@ -207,7 +208,8 @@ def global_map(picture: Tensor, matrix: Tensor) -> Tensor:
     """Multiply colours and their squares (N, 6) by a matrix (N, 3, 6), for every pixel of (N, 3, H, W)."""
     with torch.autocast(picture.device.type, enabled=False):
         features = torch.cat([picture, picture.square()], 1).flatten(2)
-        return (matrix @ features).unflatten(2, picture.shape[-2:])
+        y: Tensor = (matrix @ features).view_as(picture)
+        return y
 
 
 def xyz_of_mosaic(mosaic: Tensor, params: Params) -> Tensor:

@@ -59,7 +59,7 @@ class CycleISP(IspModel):
     # --- inference ----------------------------------------------------------------------------------------------------
 
     def plans(self, device: torch.device) -> tuple[str, ...]:
-        """Return the plans: with the features before attention in memory, without them, and with all maps in a store."""
+        """Return the plans: with features before attention in memory, without them, and with all maps in a store."""
         return WHOLE, BANDS, DISK if device.type == "cpu" else HOST
 
     def peak_bytes(self, height: int, width: int, plan: str = WHOLE) -> int:

@@ -6,13 +6,13 @@ Two maps of 96 channels have the picture's size: the input of the current group 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 
 from paramisp_cli.models.base import Store
-from paramisp_cli.models.cycleisp.network import CHANNELS, Block, RgbToRaw, Trunk
+from paramisp_cli.models.cycleisp.network import CHANNELS, Block, Group, RgbToRaw, Trunk
 from paramisp_cli.models.regions import Progress, Sink, Source
 
 REACH = 3
@@ -78,16 +78,16 @@ def run(
     progress: Progress | None = None,
 ) -> None:
     """Run the network from rows to rows. ``keep``: a third map holds features that are otherwise computed twice."""
-    trunk = net.trunk
-    work = _Work(size, sum(1 + 2 * len(group.blocks) for group in trunk.groups) + 2, progress)
+    trunk, groups = net.trunk, cast("Sequence[Group]", net.trunk.groups)
+    work = _Work(size, sum(1 + 2 * len(group.blocks) for group in groups) + 2, progress)
     device = trunk.slopes.device
     before, x = maps
     third = InMemory(size, device) if keep else None
     for top, end, first, last in work.strips(1):
         rows = trunk.head(source(first, last).to(device)).float()
         before.write(top, rows[:, :, top - first : end - first])
-    for group in trunk.groups:
-        for number, block in enumerate(group.blocks):
+    for group in groups:
+        for number, block in enumerate(cast("Sequence[Block]", group.blocks)):
             _run_block(block, trunk, before if number == 0 else x, x, third, work)
         for top, end, first, last in work.strips(1):
             change = group.conv(x.rows(first, last)).float()[:, :, top - first : end - first]
@@ -117,12 +117,10 @@ def _run_block(block: Block, trunk: Trunk, before: Map, after: Map, third: Map |
         if above is not None and top > first:
             old = torch.cat([above[:, :, first - top :], old[:, :, top - first :]], 2)
         residual = block.residual(old, trunk.slopes)
-        # The row beyond the strip has its true features only up to the border of ``old``, which lies 2 px further.
         low, high = max(top - 1, 0), min(end + 1, work.size[0])
         change = block.attended(residual[:, :, low - first : high - first], gate)[:, :, top - low : end - low]
-        now = old[:, :, top - first : end - first]
-        above = now[:, :, -REACH:].clone()
-        after.write(top, now + change)
+        above = old[:, :, max(end - first - REACH, 0) : end - first].clone()
+        after.write(top, old[:, :, top - first : end - first] + change)
 
 
 class _Work:

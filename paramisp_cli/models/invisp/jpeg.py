@@ -58,6 +58,12 @@ def straight_round(x: Tensor) -> Tensor:
     return x + (x.round() - x).detach()
 
 
+def _straight_floor(x: Tensor, first: float, second: float) -> Tensor:
+    """Return ⌊x + bias⌋, with two biases in turn for the samples of a row; the gradient is that of the identity."""
+    bias = x.new_tensor([first, second]).repeat(-(-x.shape[-1] // 2))[: x.shape[-1]]
+    return x + ((x + bias).floor() - x).detach()
+
+
 @dataclass(frozen=True, slots=True)
 class Coding:
     """Choices of a simulated JPEG.
@@ -65,7 +71,8 @@ class Coding:
     luma, chroma  steps (8, 8) by vertical and horizontal frequency
     across, down  pixels of luma for one of chroma
     rounded       rounding of the coefficients
-    smooth        interpolate chroma as libjpeg does; otherwise repeat it
+    whole         as libjpeg, which interpolates chroma, and whose samples are whole numbers before and behind the
+                  transform; otherwise chroma is repeated, and nothing but coefficients is rounded
     """
 
     luma: Tensor
@@ -73,14 +80,14 @@ class Coding:
     across: int
     down: int
     rounded: Callable[[Tensor], Tensor]
-    smooth: bool
+    whole: bool
 
 
 def published_coding(quality: float, rounded: Callable[[Tensor], Tensor] = soft_round) -> Coding:
     """Return DiffJPEG's coding; quality 100 has steps of 0 and gives no numbers, as there."""
     factor = (200 - 2 * quality) / 100 if quality >= 50 else 50 / quality
     luma, chroma = (torch.tensor(table, dtype=torch.float32) for table in (_LUMA, _CHROMA))
-    return Coding(luma.T * factor, chroma * factor, 2, 2, rounded, smooth=False)
+    return Coding(luma.T * factor, chroma * factor, 2, 2, rounded, whole=False)
 
 
 _SUBSAMPLING = {"4:4:4": (1, 1), "4:2:2": (2, 1), "4:2:0": (2, 2)}
@@ -90,7 +97,7 @@ def coding(quality: int, subsampling: str) -> Coding:
     """Return libjpeg's coding for a quality of 1 to 100; subsampling is 4:4:4, 4:2:2 or 4:2:0."""
     scale = 5000 // quality if quality < 50 else 200 - 2 * quality
     luma, chroma = (((torch.tensor(table) * scale + 50) // 100).clamp(1, 255).float() for table in (_LUMA, _CHROMA))
-    return Coding(luma, chroma, *_SUBSAMPLING[subsampling], straight_round, smooth=True)
+    return Coding(luma, chroma, *_SUBSAMPLING[subsampling], straight_round, whole=True)
 
 
 def diffjpeg(x: Tensor, quality: float, rounded: Callable[[Tensor], Tensor] = soft_round) -> Tensor:
@@ -112,12 +119,17 @@ def simulate(x: Tensor, quality: int, subsampling: str = "4:2:2") -> Tensor:
 def coefficients(x: Tensor, how: Coding) -> list[Tensor]:
     """Return the rounded coefficients of Y, Cb and Cr, each (N, blocks, 8, 8) with the blocks row by row."""
     ycc = isp.apply_matrix(x * 255, _matrix(_TO_YCC, x)) + x.new_tensor([0.0, 128, 128])[:, None, None]
+    if how.whole:
+        ycc = straight_round(ycc)
     small = F.avg_pool2d(ycc[:, 1:], (how.down, how.across))
+    if how.whole and how.across * how.down > 1:  # means are rounded down and up in turn
+        small = _straight_floor(small, *((0.25, 0.5) if how.down > 1 else (0.0, 0.5)))
     planes = [ycc[:, :1], small[:, :1], small[:, 1:]]
     dct, tables = _dct(x), (how.luma, how.chroma, how.chroma)
     rounded = []
     for plane, table in zip(planes, tables, strict=True):
-        blocks = F.unfold(plane - 128, 8, stride=8).transpose(1, 2).unflatten(2, (8, 8))
+        columns = F.unfold(plane - 128, 8, stride=8).transpose(1, 2)
+        blocks = columns.reshape(len(x), -1, 8, 8)
         rounded.append(how.rounded(dct @ blocks @ dct.T / table.to(x.device)))
     return rounded
 
@@ -131,25 +143,29 @@ def _run(x: Tensor, how: Coding) -> Tensor:
         across, down = (how.across, how.down) if number else (1, 1)
         blocks = dct.T @ (rounded * table.to(x.device)) @ dct + 128
         plane = F.fold(blocks.flatten(2).transpose(1, 2), (height // down, width // across), 8, stride=8)
-        planes.append(_enlarged(plane, across, down, how.smooth))
+        plane = straight_round(plane).clamp(0, 255) if how.whole else plane
+        planes.append(_interpolated(plane, across, down) if how.whole else _repeated(plane, across, down))
     ycc = torch.cat(planes, 1) - x.new_tensor([0.0, 128, 128])[:, None, None]
     return isp.apply_matrix(ycc, _matrix(_TO_RGB, x)).clamp(0, 255) / 255
 
 
-def _enlarged(plane: Tensor, across: int, down: int, smooth: bool) -> Tensor:
-    """Enlarge a plane (N, 1, H, W): by repetition, or by 3/4 of the nearest and 1/4 of the next sample."""
-    for dim, factor in ((3, across), (2, down)):
-        if factor == 1:
-            continue
-        if not smooth:
-            plane = plane.repeat_interleave(factor, dim)
-            continue
-        count = plane.shape[dim]
-        before = torch.cat([plane.narrow(dim, 0, 1), plane.narrow(dim, 0, count - 1)], dim)
-        after = torch.cat([plane.narrow(dim, 1, count - 1), plane.narrow(dim, count - 1, 1)], dim)
-        pair = torch.stack([(3 * plane + before) / 4, (3 * plane + after) / 4], dim + 1)
-        plane = pair.flatten(dim, dim + 1)
-    return plane
+def _repeated(plane: Tensor, across: int, down: int) -> Tensor:
+    """Enlarge a plane (N, 1, H, W) by repetition."""
+    return plane.repeat_interleave(across, 3).repeat_interleave(down, 2)
+
+
+def _interpolated(plane: Tensor, across: int, down: int) -> Tensor:
+    """Enlarge a plane (N, 1, H, W): 3/4 of the nearest and 1/4 of the next sample, rounded up and down in turn."""
+    for dim, factor in ((2, down), (3, across)):
+        if factor > 1:
+            count = plane.shape[dim]
+            before = torch.cat([plane.narrow(dim, 0, 1), plane.narrow(dim, 0, count - 1)], dim)
+            after = torch.cat([plane.narrow(dim, 1, count - 1), plane.narrow(dim, count - 1, 1)], dim)
+            pair = torch.stack([(3 * plane + before) / 4, (3 * plane + after) / 4], dim + 1)
+            plane = pair.flatten(dim, dim + 1)
+    if across * down == 1:
+        return plane
+    return _straight_floor(plane, *((8 / 16, 7 / 16) if down > 1 else (1 / 4, 2 / 4)))
 
 
 def _dct(like: Tensor) -> Tensor:

@@ -106,7 +106,8 @@ class Mix(nn.Module):
         if not inverse:
             return self.permutation @ lower @ upper
         half = torch.linalg.solve_triangular(lower, self.permutation.T, upper=False, unitriangular=True)
-        return torch.linalg.solve_triangular(upper, half, upper=True)
+        y: Tensor = torch.linalg.solve_triangular(upper, half, upper=True)
+        return y
 
 
 class Block(nn.Module):
@@ -129,7 +130,8 @@ class Block(nn.Module):
         return torch.cat([a, b * self._factor(a) + self.shift(a)], 1)
 
     def _factor(self, a: Tensor) -> Tensor:
-        return torch.exp(_LARGEST_SCALE * (2 * torch.sigmoid(self.scale(a)) - 1))
+        y: Tensor = torch.exp(_LARGEST_SCALE * (2 * torch.sigmoid(self.scale(a)) - 1))
+        return y
 
 
 class Flow(nn.Module):
@@ -243,9 +245,9 @@ class InvISP(IspModel):
         """Return the mean absolute error of the network's own output: sRGB, or gamma-coded RAW."""
         raw, srgb = (x, wanted) if self.direction.input == Kind.RAW else (wanted, x)
         coded = encode(raw, params)
-        if self.direction.input == Kind.RAW:
-            return (self.flow(coded) - srgb).abs().mean()
-        return (self.flow(srgb, inverse=True) - coded).abs().mean()
+        forwards = self.direction.input == Kind.RAW
+        got: Tensor = self.flow(coded) if forwards else self.flow(srgb, inverse=True)
+        return (got - (srgb if forwards else coded)).abs().mean()
 
     def joint_loss(self, other: IspModel, srgb: Tensor, raw: Tensor, params: Params) -> Tensor:
         """Return the loss of ``training_step``, both parts with weight 1."""
