@@ -82,6 +82,7 @@ class Trainer:
         )
         self.step = 0
         self.seconds = 0.0  # of all runs together
+        self.core_seconds = 0.0  # processor time of the steps
         self.lock = hold(folder, "choose another -o")  # for the trainer's life: the weights are written after ``run``
         if (folder / CHECKPOINT).exists():
             self._resume()
@@ -102,20 +103,22 @@ class Trainer:
         ahead = ThreadPoolExecutor(1)  # draws the crops of the next step during this step
         try:
             drawn = ahead.submit(self._draw, sampler, self.step)
-            while self.step < recipe.steps:
-                draw = drawn.result()
+            while not self.finished:
+                draw, working = drawn.result(), time.process_time()
                 if self.step + 1 < recipe.steps:
                     drawn = ahead.submit(self._draw, sampler, self.step + 1)
                 loss_sum += self._one(draw)
                 loss_count += 1
                 self.step += 1
                 self.seconds = earlier + time.monotonic() - begin
-                if self.step % 20 == 0 or self.step == recipe.steps:
+                self.core_seconds += time.process_time() - working
+                if self.step % 20 == 0 or self.finished:
                     rate = (time.monotonic() - begin) / (self.step - first)
-                    report(Progress(self.step, recipe.steps, loss_sum / loss_count, rate * (recipe.steps - self.step)))
+                    steps = self._steps_expected()
+                    report(Progress(self.step, steps, loss_sum / loss_count, rate * (steps - self.step)))
                 if self.step % recipe.checkpoint_every == 0:
                     self.save_checkpoint()
-                if self.step % recipe.evaluate_every == 0 or self.step == recipe.steps:
+                if self.step % recipe.evaluate_every == 0 or self.finished:
                     self._log({"step": self.step, "loss": loss_sum / loss_count, "lr": self._rate(self.step)})
                     loss_sum, loss_count = 0.0, 0
                     evaluate(self)
@@ -123,6 +126,19 @@ class Trainer:
         finally:
             ahead.shutdown()
             self.save_checkpoint()
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done, or the recipe's processor time is spent."""
+        limit = 60 * self.recipe.core_minutes
+        return self.step >= self.recipe.steps or 0 < limit <= self.core_seconds
+
+    def _steps_expected(self) -> int:
+        """Estimate the number of steps at the end."""
+        if not self.recipe.core_minutes:
+            return self.recipe.steps
+        by_time = self.step * 60 * self.recipe.core_minutes / max(self.core_seconds, 1e-9)
+        return self.step if self.finished else min(self.recipe.steps, max(round(by_time), self.step))
 
     def _draw(self, sampler: Sampler, step: int) -> _Draw:
         """Draw the input of a step; it follows from the seed and the number of the step, so resuming is exact."""
@@ -219,6 +235,8 @@ class Trainer:
         if recipe.schedule == "step":
             return max(recipe.lr * recipe.step_factor ** (step // recipe.step_every), recipe.lr_end)
         through = (step - recipe.warmup) / max(recipe.steps - recipe.warmup, 1)
+        if recipe.core_minutes:
+            through = max(through, self.core_seconds / (60 * recipe.core_minutes))
         return recipe.lr_end + (recipe.lr - recipe.lr_end) * (1 + math.cos(math.pi * min(through, 1))) / 2
 
     def averaged(self, direction: Direction | None = None) -> IspModel:
@@ -244,6 +262,7 @@ class Trainer:
         state = {
             "step": self.step,
             "seconds": self.seconds,
+            "core_seconds": self.core_seconds,
             "recipe": json.dumps(self.recipe.record()),
             "direction": "+".join(self.models),
             "model": self.all.state_dict(),
@@ -266,6 +285,7 @@ class Trainer:
         self.average = state["average"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds = state["step"], state.get("seconds", 0.0)
+        self.core_seconds = state.get("core_seconds", 0.0)
 
     def _log(self, record: dict[str, float]) -> None:
         with (self.folder / LOG).open("a", encoding="utf-8") as log:
