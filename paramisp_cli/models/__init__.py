@@ -52,6 +52,7 @@ REGISTRY: tuple[Entry, ...] = (
         published="paramisp_cli.models.cycleisp.published",
         automatic=False,
     ),
+    Entry("cameranet", "paramisp_cli.models.cameranet:CameraNet", directions=(Direction.RENDER,), automatic=False),
 )
 """Every architecture, best first; those for comparisons stand last."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from paramisp_cli import weights
+from paramisp_cli import models, weights
 from paramisp_cli.errors import ConfigError
 from paramisp_cli.training import config, loop, protocol
 from paramisp_cli.training import dataset as data
@@ -23,6 +23,7 @@ CASES = [
     ("ciexyz", "own", BOTH),
     ("ciexyz", "own", BOTH[1:]),
     ("cycleisp", "own", BOTH[:1]),
+    ("cameranet", "own", BOTH[1:]),
     ("cycleisp", "common", BOTH[:1]),
 ]
 
@@ -33,7 +34,7 @@ def recipe(architecture: str, loss: str = "own", **more: object) -> config.Recip
         f'architecture = "{architecture}"\nloss = "{loss}"\nlr = 1e-3\nwarmup = 1\ndtype = "fp32"\nema = 0.5\n'
         "evaluate_every = 3\ncheckpoint_every = 2\n"
         + "\n".join(lines)
-        + "\n[[phases]]\nsteps = 4\ncrop = 16\nbatch = 2\n"
+        + "\n[[phases]]\nsteps = 4\ncrop = 32\nbatch = 1\n"
     )
     return config.parse(text, "tiny")
 
@@ -128,4 +129,4 @@ def test_recipes_for_comparison_take_equal_time(name: str) -> None:
     peer = config.load(name)
     assert peer.core_minutes == (60 if name == "peer-invisp" else 30)
     assert (peer.init, peer.dtype) == ("", "fp32")
-    protocol.build(peer, Direction.UNPROCESS)
+    protocol.build(peer, models.entry(peer.architecture).directions[0])
