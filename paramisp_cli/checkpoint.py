@@ -165,7 +165,7 @@ def load(path: Path | str, device: torch.device | str = "cpu", direction: Direct
 
 
 def _turned(config: str, direction: str) -> str:
-    """Return a configuration for another direction; one that is no table is returned as it is, and fails later."""
+    """Return a configuration for another direction; text that is no table is not changed, and fails later."""
     try:
         table = json.loads(config)
     except (ValueError, RecursionError):

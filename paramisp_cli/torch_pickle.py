@@ -322,4 +322,4 @@ class Container(ABC):
             ) from error
         except Exception as error:  # a damaged pickle may provoke any error in the unpickler
             reason = " ".join(str(error).split())[:200]
-            raise WeightsError(f"{self.path} is damaged: {type(error).__name__}: {reason}") from error
+            raise WeightsError(f"{self.path} is damaged: {type(error).__name__}: {reason}".rstrip(": ")) from error

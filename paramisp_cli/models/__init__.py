@@ -63,7 +63,7 @@ def names(*, needs_weights: bool | None = None) -> tuple[str, ...]:
 
 
 def automatic() -> tuple[str, ...]:
-    """Return the names of the architectures whose weights are used without being asked for, best first."""
+    """Return the names of the architectures whose weights the search picks by itself, best first."""
     return tuple(each.name for each in REGISTRY if each.automatic)
 
 

@@ -26,7 +26,7 @@ _DARKEST = 1e-3
 class CycleISP(IspModel):
     """See the module's docstring; ``lens_shading``: see ``IspModel``.
 
-    A mosaic takes its CFA's colours from the network's picture, whatever the CFA: the network does not know it.
+    A mosaic takes the colours of any CFA from the network's picture, because the network does not know the CFA.
     """
 
     name = "cycleisp"
