@@ -15,7 +15,7 @@ _PREFIXES = {Direction.UNPROCESS: "srgb2xyz", Direction.RENDER: "xyz2srgb"}
 def _names(direction: Direction) -> dict[str, str]:
     theirs = _PREFIXES[direction]
     modules = {f"{theirs}_local_net.net.conv{i}": f"local.convs.{i}" for i in range(16)}
-    modules |= {f"{theirs}_globa_net.net.conv{i}": f"colour.convs.{i}" for i in range(5)}  # "globa" is the real name
+    modules |= {f"{theirs}_globa_net.net.conv{i}": f"colour.convs.{i}" for i in range(5)}  # the real name
     modules |= {f"{theirs}_globa_net.net.fc1": "colour.hidden", f"{theirs}_globa_net.net.out": "colour.last"}
     return {f"{a}.{kind}": f"{b}.{kind}" for a, b in modules.items() for kind in ("weight", "bias")}
 
