@@ -73,9 +73,16 @@ def info(path: Path | str) -> dict[str, str]:
             f"{path} has format version {metadata['format_version']!r}, this paramisp reads {FORMAT_VERSION!r}; "
             "update paramisp"
         )
-    if metadata["direction"] not in tuple(Direction):
+    if not directions(metadata):
         raise WeightsError(f"{path} has direction {metadata['direction']!r}, not {' or '.join(Direction)}")
     return metadata
+
+
+def directions(header: Mapping[str, str]) -> tuple[Direction, ...]:
+    """Return the directions that a file serves: one, or both ("unprocess+render"); none for an unknown one."""
+    names = header["direction"].split("+")
+    known = all(name in tuple(Direction) for name in names) and len({*names}) == len(names)
+    return tuple(map(Direction, names)) if known else ()
 
 
 # --- save and load ----------------------------------------------------------------------------------------------------
@@ -93,17 +100,20 @@ def save(
     source_hash: str = "",
     extra: Mapping[str, str] | None = None,
     half: bool = False,
+    both: bool = False,
 ) -> Path:
     """Write a checkpoint, tensors and header, atomically; return its path.
 
     camera: "GoPro HERO7 Black", or "generic" · recipe: the training recipe's name · training: data and schedule ·
     metrics: measurements and their data · licence: licence of the weights · source_hash: SHA-256 of the code or file
     from which the weights come · extra: more strings for the header · half: store numbers in 16 bits; the PSNR between
-    results with 16 and with 32 bits was 97 dB or more.
+    results with 16 and with 32 bits was 97 dB or more · both: the file serves both directions.
     """
     from safetensors.torch import save as to_bytes
 
     path = Path(path)
+    if both and not model.serves_both:
+        raise ConfigError(f"{model.name} has weights of its own for each direction")
     header = {
         **(extra or {}),
         **model.facts(),
@@ -111,7 +121,7 @@ def save(
         "architecture": model.name,
         "config": json.dumps(model.config()),
         "camera": camera,
-        "direction": str(model.direction),
+        "direction": "+".join(Direction) if both else str(model.direction),
         "recipe": recipe,
         "training": json.dumps(training) if training is not None else "",
         "metrics": json.dumps(metrics) if metrics is not None else "",
@@ -129,10 +139,11 @@ def save(
     return path
 
 
-def load(path: Path | str, device: torch.device | str = "cpu") -> IspModel:
+def load(path: Path | str, device: torch.device | str = "cpu", direction: Direction | str | None = None) -> IspModel:
     """Load a checkpoint as a model in ``eval`` mode; names and shapes must match the architecture's tensors exactly.
 
-    float16 tensors are widened to float32. Raises WeightsError, in one line, for any other mismatch.
+    A file for both directions needs ``direction``. float16 tensors are widened to float32. Raises WeightsError, in one
+    line, for any other mismatch, and ConfigError without a direction.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load as from_bytes
@@ -145,7 +156,23 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> IspModel:
         raise WeightsError(f"{path} is damaged: {error}; fetch it again") from error
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
-    return build(str(path), header["architecture"], header["config"], header["direction"], tensors).to(device)
+    ways, config = directions(header), header["config"]
+    if direction is not None and Direction(direction) not in ways:
+        raise WeightsError(f"{path} has direction {header['direction']}, {direction} is needed")
+    if len(ways) > 1:
+        if direction is None:
+            raise ConfigError(f"{path} holds both directions; pass `direction`: {' or '.join(ways)}")
+        config = _turned(config, str(direction))
+    return build(str(path), header["architecture"], config, str(direction or ways[0]), tensors).to(device)
+
+
+def _turned(config: str, direction: str) -> str:
+    """Return a configuration for another direction; text that is no table is not changed, and fails later."""
+    try:
+        table = json.loads(config)
+    except (ValueError, RecursionError):
+        return config
+    return json.dumps({**table, "direction": direction}) if isinstance(table, dict) else config
 
 
 def _finite(value: Any) -> Any:
@@ -247,12 +274,20 @@ def _check(where: str, key: str, dtype: str, is_finite: bool) -> None:
 
 
 def verify(path: Path | str) -> dict[str, str]:
-    """Load a checkpoint strictly and run a tiny image; return the header. Raises WeightsError."""
+    """Load a checkpoint strictly and run a tiny image, in each direction; return the header. Raises WeightsError."""
+    header = info(path)
+    for direction in directions(header):
+        _verify(path, direction)
+    return header
+
+
+def _verify(path: Path | str, direction: Direction) -> None:
+    """Load and run a checkpoint in one direction. Raises WeightsError."""
     import torch
 
     from paramisp_cli.models import Params
 
-    model = load(path)
+    model = load(path, direction=direction)
     x = torch.linspace(0, 1, 3 * 8 * 8).view(1, 3, 8, 8)
     one = torch.ones(1)
     params = Params(torch.tensor([[2.0, 1.0, 1.5]]), torch.eye(3)[None], 100 * one, 0.01 * one, 4 * one, 50 * one)
@@ -260,4 +295,3 @@ def verify(path: Path | str) -> dict[str, str]:
         y = model(x[:, : model.direction.input.channels], params)
     if not torch.isfinite(y).all():
         raise WeightsError(f"{path} gives values that are not finite for an ordinary image; the weights are unusable")
-    return info(path)

@@ -1,12 +1,13 @@
-"""Read checkpoints published by other programs (Lightning ``.ckpt``) as models.
+"""Read checkpoints published by other programs (``.ckpt``, ``.pth``, ``.pt``) as models.
 
-``torch_zip`` reads the file and runs no code in it. The tensors' names determine the architecture, and the converter in
-the architecture's folder renames them. Importing this module does not import torch.
+``torch_zip`` and ``torch_legacy`` read the file and run no code in it. The tensors' names and shapes determine the
+architecture, and the converter in the architecture's folder renames them. Importing this module does not import torch.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
@@ -15,17 +16,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from paramisp_cli import checkpoint
+from paramisp_cli import checkpoint, torch_legacy, torch_zip
 from paramisp_cli.errors import WeightsError
 from paramisp_cli.models import REGISTRY, Entry
 from paramisp_cli.models.foreign import Foreign
-from paramisp_cli.torch_zip import Archive, TensorRef, content
+from paramisp_cli.torch_pickle import Container, TensorRef, content
 from paramisp_cli.types import Direction
 
 if TYPE_CHECKING:
     from paramisp_cli.models.base import IspModel
+    from paramisp_cli.models.cycleisp import GuidedRender
 
-__all__ = ["architecture_of", "content", "read"]
+__all__ = ["SUFFIXES", "architecture_of", "content", "guided_render", "read", "recognise"]
+
+SUFFIXES = (".ckpt", ".pth", ".pt")
+"""Suffixes of published checkpoints."""
 
 
 def read(
@@ -48,27 +53,81 @@ def read(
     return models
 
 
+def guided_render(render: Path, colour: Path) -> GuidedRender:
+    """Read CycleISP's files RAW to RGB and colour branch as a network that renders after a guide. Raises WeightsError.
+
+    ``network(mosaic, guide)`` takes a mosaic that begins with red, and an sRGB picture of the same shot and size.
+    """
+    import torch
+
+    from paramisp_cli.models import cycleisp
+
+    network = cycleisp.GuidedRender()
+    for part, kind, path in ((network.render, "render", render), (network.colour, "colour", colour)):
+        arrays = cycleisp.tensors_of(_opened(path), kind)
+        try:
+            part.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()}, strict=True)
+        except RuntimeError as error:
+            raise WeightsError(f"{path} does not fit: {' '.join(str(error).split())[:200]}") from error
+    return network.eval()
+
+
 def architecture_of(path: Path) -> str:
     """Return the name of a published checkpoint's architecture. Raises WeightsError."""
     return _recognised(_opened(path)).name
 
 
+def recognise(path: Path) -> str:
+    """Return a sentence on a published checkpoint: its architecture, and its tensors. Raises WeightsError."""
+    foreign = _opened(path)
+    entry = _recognised(foreign)
+    numbers = sum(math.prod(shape) for shape in foreign.shapes.values())
+    converter = _converter(entry)
+    kind = converter.kind_of(foreign) if hasattr(converter, "kind_of") else entry.name
+    return f"{path} is a checkpoint of {kind}: {len(foreign.tensors)} tensors, {numbers / 1e6:.2f} million numbers"
+
+
+def _container(path: Path) -> Container:
+    """Open a file of ``torch.save`` in the container that its first bytes tell. Raises WeightsError."""
+    head = content(path)[: len(torch_legacy.MAGIC)]
+    if head.startswith(torch_zip.MAGIC):
+        return torch_zip.Archive(path)
+    if head == torch_legacy.MAGIC:
+        return torch_legacy.Archive(path)
+    raise WeightsError(f"{path} is not a file of torch.save: it begins with {head[:4].hex(' ') or 'nothing'}")
+
+
 def _opened(path: Path) -> Foreign:
     """Open a file; its tensors are read on request."""
-    archive = Archive(path)
+    archive = _container(path)
     saved = archive.saved()
     state = saved.get("state_dict") if isinstance(saved, dict) else None
+    if isinstance(saved, dict) and saved and all(isinstance(value, TensorRef) for value in saved.values()):
+        state = saved  # the tensors alone
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
         raise WeightsError(f"{path} has no state_dict of named tensors; it is not a published checkpoint")
+    if state and all(key.startswith(_PARALLEL) for key in state):  # saved from torch's DataParallel
+        state = {key.removeprefix(_PARALLEL): value for key, value in state.items()}
 
     def reader(key: str, value: object) -> Callable[[], np.ndarray]:
         return partial(_array, archive, path, key, value)
 
     tensors = {key: reader(key, value) for key, value in state.items()}
-    return Foreign(str(path), tensors, {key: value for key, value in saved.items() if key != "state_dict"})
+    shapes = {key: _shape(value) for key, value in state.items() if isinstance(value, TensorRef)}
+    others = {} if state is saved else {key: value for key, value in saved.items() if key != "state_dict"}
+    return Foreign(str(path), tensors, others, shapes)
 
 
-def _array(archive: Archive, path: Path, key: str, value: object) -> np.ndarray:
+_PARALLEL = "module."
+
+
+def _shape(tensor: TensorRef) -> tuple[int, ...]:
+    """Return the shape that the file claims; () if it is no shape."""
+    shape = tensor.shape
+    return shape if isinstance(shape, tuple) and all(type(v) is int and 0 <= v < 1 << 40 for v in shape) else ()
+
+
+def _array(archive: Container, path: Path, key: str, value: object) -> np.ndarray:
     if not isinstance(value, TensorRef):
         raise WeightsError(f"{path}: {key} in state_dict is not a tensor; the file is damaged or hostile")
     return value.array(archive, f"{path}: {key}")
@@ -76,11 +135,11 @@ def _array(archive: Archive, path: Path, key: str, value: object) -> np.ndarray:
 
 def _recognised(foreign: Foreign) -> Entry:
     """Return the architecture that recognises most of the tensors' names. Raises WeightsError if none does."""
-    known = {entry: _converter(entry).count_known(foreign.tensors) for entry in REGISTRY if entry.published}
+    known = {entry: _converter(entry).count_known(foreign.shapes) for entry in REGISTRY if entry.published}
     best = max(known, key=lambda entry: known[entry])
     if not known[best]:
         names = ", ".join(entry.name for entry in known)
-        some = ", ".join(list(foreign.tensors)[:4])
+        some = ", ".join(f"{key} {foreign.shapes.get(key, ())}" for key in list(foreign.tensors)[:4])
         raise WeightsError(f"{foreign.where} is of an unknown architecture (known: {names}); its tensors are {some} …")
     return best
 

@@ -1,277 +1,24 @@
-"""Read the files of ``torch.save`` (a zip of a pickle and of storages) without running any code in them.
+"""Read the files of ``torch.save`` of torch 1.6 and later: a zip of a pickle and of storages. No code in them runs.
 
-Every class and function that the pickle names is replaced by an inert stub, except the few that make tensors: this
-module implements them. All sizes are checked before anything is read. Importing this module does not import torch.
+Importing this module does not import torch.
 """
 
 from __future__ import annotations
 
 import io
-import math
-import pickle
-import struct
 import zipfile
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from paramisp_cli.errors import WeightsError
+from paramisp_cli.torch_pickle import MAX_PICKLE, Container, content, unpickle
 
-# Bounds of a checkpoint's pickle. A published network has 50 kB, 12 thousand operations and a dozen globals.
-_MAX_PICKLE = 16 << 20  # bytes
-_MAX_OPERATIONS = 500_000
-_MAX_GLOBALS = 1000
+MAGIC = b"PK"
 
 
-def content(path: Path) -> bytes:
-    """Return the file's bytes; WeightsError if it cannot be read."""
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise WeightsError(f"{path} does not exist") from error
-    except OSError as error:
-        raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
-
-
-# Name of torch's storage class → type of its numbers. bfloat16 has no numpy type and is in no published file.
-_STORAGES = {
-    "FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2", "LongStorage": "<i8", "IntStorage": "<i4",
-    "ShortStorage": "<i2", "CharStorage": "<i1", "ByteStorage": "<u1", "BoolStorage": "<u1",
-}  # fmt: skip
-
-
-class Inert:
-    """A stand-in for every unknown object that a pickle names: it accepts any call and does nothing.
-
-    It stores named values as plain attributes, so that a published checkpoint's ``inverse`` can be read.
-    """
-
-    def __new__(cls, *args: object, **kwargs: object) -> Inert:  # noqa: D102
-        return object.__new__(cls)
-
-    def __init__(self, *args: object, **kwargs: object) -> None: ...
-
-    def __call__(self, *args: object, **kwargs: object) -> Inert:  # noqa: D102
-        return self
-
-    def __setstate__(self, state: object) -> None:
-        for key, value in state.items() if isinstance(state, dict) else ():
-            self[key] = value
-
-    def __setitem__(self, key: object, value: object) -> None:
-        if isinstance(key, str):
-            self.__dict__[key] = value
-
-    def append(self, item: object) -> None:
-        """Do nothing."""
-
-    def extend(self, items: object) -> None:
-        """Do nothing."""
-
-    def add(self, item: object) -> None:
-        """Do nothing."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Storage:
-    """The location of a tensor's bytes in the zip file, as claimed by the pickle: untrusted."""
-
-    member: object
-    dtype: object
-    count: object
-
-
-@dataclass(frozen=True, eq=False)
-class TensorRef:
-    """A tensor as claimed by the pickle: untrusted, and neither checked nor read before ``array``."""
-
-    storage: object
-    offset: object
-    shape: object
-    stride: object
-
-    def array(self, archive: Archive, where: str) -> np.ndarray:
-        """Read the numbers, float32 or float16; WeightsError unless they lie inside a storage of the stated size."""
-        storage, shape, stride = self.storage, self.shape, self.stride
-        if not (isinstance(storage, _Storage) and isinstance(shape, tuple) and isinstance(stride, tuple)):
-            raise WeightsError(f"{where} is not a plain tensor; the file is damaged or hostile")
-        member: Any = storage.member
-        dtype: Any = storage.dtype
-        total: Any = storage.count
-        start: Any = self.offset
-        plain = isinstance(member, str) and isinstance(dtype, str) and dtype in _STORAGES.values()
-        numbers = (start, total, *shape, *stride)
-        sane = all(type(v) is int and 0 <= v < 1 << 40 for v in numbers) and len(shape) == len(stride) <= 8
-        if not (plain and sane):
-            raise WeightsError(f"{where} has an absurd shape or storage; the file is damaged or hostile")
-        contiguous = [math.prod(shape[i + 1 :]) for i in range(len(shape))]
-        if any(given != plain and size > 1 for given, plain, size in zip(stride, contiguous, shape, strict=True)):
-            raise WeightsError(f"{where} is not stored contiguously, unlike published checkpoints")
-        data = archive.storage(member, where)
-        if data.size != total * np.dtype(dtype).itemsize or start + math.prod(shape) > total:
-            raise WeightsError(f"{where}: its storage of {data.size} bytes does not fit it; the file is damaged")
-        archive.spend(math.prod(shape), where)
-        values: np.ndarray = data.view(dtype)[start : start + math.prod(shape)].reshape(shape)
-        return values.copy() if dtype == "<f2" else values.astype(np.float32)
-
-
-def _rebuild_tensor(storage: object, offset: object, shape: object, stride: object, *_: object) -> TensorRef:
-    return TensorRef(storage, offset, shape, stride)
-
-
-def _rebuild_parameter(data: object = None, *_: object) -> object:
-    return data
-
-
-def _ordered_dict(pairs: Any = ()) -> OrderedDict[object, object]:
-    items: OrderedDict[object, object] = OrderedDict()
-    for key, value in pairs:
-        _check_keys([key])
-        items[key] = value
-    return items
-
-
-class _Constructor:
-    """A callable without attributes that a pickle could change."""
-
-    __slots__ = ("_call",)
-    _call: Any
-
-    def __init__(self, call: Any) -> None:
-        object.__setattr__(self, "_call", call)
-
-    def __call__(self, *args: object) -> object:
-        return self._call(*args)
-
-    def __setattr__(self, name: str, value: object) -> None:
-        raise pickle.UnpicklingError("a pickle tries to change a constructor")
-
-
-_KNOWN = {
-    ("collections", "OrderedDict"): _Constructor(_ordered_dict),
-    ("torch._utils", "_rebuild_tensor_v2"): _Constructor(_rebuild_tensor),
-    ("torch._utils", "_rebuild_parameter"): _Constructor(_rebuild_parameter),
-    **{("torch", name): dtype for name, dtype in _STORAGES.items()},
-}
-
-
-def _check_keys(keys: Iterable[object]) -> None:
-    """Raise ValueError for a key of a dictionary or set whose hash is slow or made to collide.
-
-    The hash of a nested tuple may take 2^n time for n operations, or recursion deeper than the stack. An attacker can
-    give any number of tuples, or of integers beyond 2^61, the same hash.
-    """
-    for key in keys:
-        if isinstance(key, tuple | frozenset) or (isinstance(key, int) and abs(key) >= 1 << 61):
-            raise ValueError(f"a {type(key).__name__} as the key of a dictionary or set")
-
-
-class _Operations(Mapping[int, Callable[[Any], None]]):
-    """The pickle operations for plain data, by code. It counts uses and raises ValueError beyond the bound."""
-
-    def __init__(self, known: Mapping[int, Callable[[Any], None]]) -> None:
-        self.known, self.left = known, _MAX_OPERATIONS
-
-    def __getitem__(self, code: int) -> Callable[[Any], None]:
-        self.left -= 1
-        if self.left < 0:
-            raise ValueError(f"its pickle has more than {_MAX_OPERATIONS} operations")
-        if code not in self.known:
-            raise ValueError(f"its pickle has the operation {code:#x}, which no checkpoint needs")
-        return self.known[code]
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.known)
-
-    def __len__(self) -> int:
-        return len(self.known)
-
-
-class _Unpickler(pickle._Unpickler):
-    """A reader of pickles that runs none of their code: a global outside ``_KNOWN`` becomes an inert class.
-
-    It extends the pickle interpreter in Python, not the one in C: its memo is a dictionary (in C it is an array, and
-    one PUT at a huge index takes all memory), and operations can be counted, replaced and left out.
-    """
-
-    # The base class creates these when it starts.
-    stack: list[Any]
-    append: Callable[[object], None]
-    read: Callable[[int], bytes]
-
-    def __init__(self, data: bytes, folder: str) -> None:
-        super().__init__(io.BytesIO(data), encoding="utf-8", errors="replace")
-        self.folder = folder
-        self.inert: dict[tuple[str, str], type] = {}
-        self.dispatch: Any = _Operations(_OPERATIONS)  # type: ignore[misc]
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Return a known constructor or an inert class, and never import; each inert global has its own class."""
-        if (known := _KNOWN.get((module, name))) is not None:
-            return known
-        if len(self.inert) >= _MAX_GLOBALS:
-            raise ValueError(f"its pickle names more than {_MAX_GLOBALS} classes and functions")
-        return self.inert.setdefault((module, name), type("Inert", (Inert,), {}))
-
-    def persistent_load(self, pid: Any) -> object:
-        """Return a _Storage for ("storage", storage class, key, device, count), an inert object for anything else."""
-        if isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage":
-            _, dtype, key, _, count = pid
-            return _Storage(f"{self.folder}/data/{key}" if isinstance(key, str) else None, dtype, count)
-        return Inert()
-
-    def build(self) -> None:
-        """Set the attributes of an inert object; ignore attributes of other objects (state_dict._metadata)."""
-        state = self.stack.pop()
-        if isinstance(self.stack[-1], Inert):
-            Inert.__setstate__(self.stack[-1], state)
-
-    def bytearray8(self) -> None:
-        """Read a bytearray as bytes: Python's own method allocates the length that the pickle claims."""
-        (length,) = struct.unpack("<Q", self.read(8))
-        if length > _MAX_PICKLE:
-            raise ValueError(f"a bytearray of {length} bytes")
-        self.append(self.read(length))
-
-
-def _with_checked_keys(code: bytes, keys: Callable[[list[Any]], Iterable[object]]) -> Callable[[Any], None]:
-    """Return Python's method for an operation, preceded by a check of the ``keys`` that it takes from the stack."""
-    method = pickle._Unpickler.dispatch[code[0]]
-
-    def checked(unpickler: Any) -> None:
-        _check_keys(keys(unpickler.stack))
-        method(unpickler)
-
-    return checked
-
-
-# Without the extension registry and out-of-band buffers. The stack begins at the last mark.
-_OPERATIONS: dict[int, Callable[[Any], None]] = {
-    code: method
-    for code, method in pickle._Unpickler.dispatch.items()
-    if bytes([code]) not in (pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER)
-} | {
-    pickle.BUILD[0]: _Unpickler.build,
-    pickle.BYTEARRAY8[0]: _Unpickler.bytearray8,
-    pickle.SETITEM[0]: _with_checked_keys(pickle.SETITEM, lambda stack: stack[-2:-1]),
-    pickle.SETITEMS[0]: _with_checked_keys(pickle.SETITEMS, lambda stack: stack[::2]),
-    pickle.DICT[0]: _with_checked_keys(pickle.DICT, lambda stack: stack[::2]),
-    pickle.ADDITEMS[0]: _with_checked_keys(pickle.ADDITEMS, lambda stack: stack),
-    pickle.FROZENSET[0]: _with_checked_keys(pickle.FROZENSET, lambda stack: stack),
-}
-
-
-def unpickle(data: bytes, folder: str) -> object:
-    """Return the object in a pickle, inert. A damaged pickle raises ValueError or any other error."""
-    return _Unpickler(data, folder).load()
-
-
-class Archive:
+class Archive(Container):
     """A zip file from ``torch.save``; raises WeightsError for anything else.
 
     torch stores the members uncompressed, so their sizes add up to no more than the file's size.
@@ -279,14 +26,11 @@ class Archive:
 
     def __init__(self, path: Path) -> None:
         raw = content(path)
-        if not raw.startswith(b"PK"):
-            raise WeightsError(
-                f"{path} is not a zip file as torch 1.6 and later write them; if it is a checkpoint of an older torch, "
-                "load it there and save it again"
-            )
-        self.path, self.left = path, 4 * len(raw)  # total of numbers that further tensors may have
+        if not raw.startswith(MAGIC):
+            raise WeightsError(f"{path} is not a zip file as torch 1.6 and later write them")
+        super().__init__(path, len(raw))
         self.storages: dict[str, np.ndarray] = {}
-        with self._wrapped_damage():
+        with self.wrapped_damage():
             self.zip = zipfile.ZipFile(io.BytesIO(raw))
             members = self.zip.infolist()
             names = [each.filename for each in members]
@@ -304,9 +48,9 @@ class Archive:
 
     def saved(self) -> Any:
         """Return the saved object, with TensorRef for tensors."""
-        with self._wrapped_damage():
+        with self.wrapped_damage():
             entry = self.zip.getinfo(f"{self.folder}/data.pkl")
-            if entry.file_size > _MAX_PICKLE:
+            if entry.file_size > MAX_PICKLE:
                 raise WeightsError(f"{self.path}: its data.pkl has {entry.file_size} bytes, so torch did not write it")
             return unpickle(self.zip.read(entry), self.folder)
 
@@ -318,23 +62,3 @@ class Archive:
             except (KeyError, ValueError, zipfile.BadZipFile, OSError, EOFError, RuntimeError) as error:
                 raise WeightsError(f"{where}: its storage cannot be read ({error}); the file is damaged") from error
         return self.storages[member]
-
-    def spend(self, numbers: int, where: str) -> None:
-        """Count the numbers of one more tensor; raises WeightsError when tensors repeat a storage too often."""
-        self.left -= numbers
-        if self.left < 0:
-            raise WeightsError(f"{where}: its tensors hold more numbers than the file; it is damaged or hostile")
-
-    @contextmanager
-    def _wrapped_damage(self) -> Iterator[None]:
-        try:
-            yield
-        except WeightsError:
-            raise
-        except MemoryError as error:
-            raise WeightsError(
-                f"{self.path} needs more memory than there is; the file is damaged or hostile"
-            ) from error
-        except Exception as error:  # a damaged pickle may provoke any error in the unpickler
-            reason = " ".join(str(error).split())[:200]
-            raise WeightsError(f"{self.path} is damaged: {type(error).__name__}: {reason}") from error

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING
 
 from paramisp_cli import published
 from paramisp_cli.cameras import slug
-from paramisp_cli.checkpoint import FORMAT_VERSION, HEADER, info, load, load_arrays, save, verify
+from paramisp_cli.checkpoint import FORMAT_VERSION, HEADER, directions, info, load, load_arrays, save, verify
 from paramisp_cli.errors import ConfigError, WeightsError
 from paramisp_cli.models import architecture as architecture_class
+from paramisp_cli.models import automatic
 from paramisp_cli.models import names as architectures
 from paramisp_cli.types import Camera, Direction
 
@@ -32,14 +33,18 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ENVIRONMENT", "FORMAT_VERSION", "GENERIC", "HEADER", "Checkpoint", "Found", "architecture_of", "available",
-    "candidates", "find", "import_checkpoint", "info", "load", "load_arrays", "load_model", "locate", "places", "save",
-    "slug", "user_folder", "verify",
+    "candidates", "directions", "find", "import_checkpoint", "info", "load", "load_arrays", "load_model", "locate",
+    "places", "recognise", "save", "slug", "user_folder", "verify",
 ]  # fmt: skip
 
 ENVIRONMENT = "PARAMISP_WEIGHTS"
 GENERIC = "generic"
+BOTH = "both"
+"""Stands for the direction in the name of a file that serves both: ``<camera>.both.safetensors``."""
 _PREFERRED = architectures(needs_weights=True)
 """Architectures searched first unless one is requested, best first; others follow by name."""
+_ON_REQUEST = {*architectures()} - {*automatic()}
+"""Architectures whose weights are used only if the architecture or the weights are named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +112,8 @@ def locate(name_or_file: Path | str, direction: Direction | str | None = None) -
         return [path]
     ways = tuple(Direction) if direction is None else (Direction(direction),)
     named = slug(str(name_or_file))
-    files = [each.path for way in ways if (each := find(named, way, generic=named == GENERIC)) is not None]
+    matches = [find(named, way, generic=named == GENERIC, on_request=True) for way in ways]
+    files = list(dict.fromkeys(each.path for each in matches if each is not None))
     if not files:
         raise WeightsError(f"{path}: no such file or checkpoint; `paramisp weights list` shows the names")
     return files
@@ -122,10 +128,11 @@ def _checked_file(path: Path, direction: Direction, architecture: str | None, ho
     """Return an explicitly named file. Raises WeightsError if it is missing, or if direction or architecture differ."""
     if not _is_file(path):
         raise WeightsError(f"{path} ({how}) does not exist")
-    if path.suffix != ".ckpt":
+    if path.suffix not in published.SUFFIXES:
         header = info(path)
         for key, wanted in (("direction", str(direction)), ("architecture", architecture)):
-            if wanted is not None and header[key] != wanted:
+            fits = direction in directions(header) if key == "direction" else header[key] == wanted
+            if wanted is not None and not fits:
                 raise WeightsError(f"{path} ({how}) has {key} {header[key]}, {wanted} is needed")
     return Found(path, path.name.split(".")[0], how)
 
@@ -148,12 +155,14 @@ def find(
     explicit: Path | str | None = None,
     *,
     generic: bool = True,
+    on_request: bool = False,
 ) -> Found | None:
     """Find the checkpoint for a camera: its own if any place has it, else (``generic``) the generic one, else None.
 
     ``camera`` may be several names (aliases), best first. ``explicit`` (`weights`) is a file, a folder (the only place
     of the search), or the name of a checkpoint. $PARAMISP_WEIGHTS is a file or a folder; after a folder the search
-    continues. Raises WeightsError if an explicit checkpoint is missing or is for another direction or architecture.
+    continues. ``on_request`` includes architectures that are never chosen by themselves. Raises WeightsError if an
+    explicit checkpoint is missing or is for another direction or architecture.
     """
     direction = Direction(direction)
     if explicit is not None and not os.path.lexists(Path(explicit).expanduser()) and not Path(explicit).suffix:
@@ -166,9 +175,12 @@ def find(
         for how, root in where:
             folders = _architecture_folders(root) if architecture is None else [root / architecture]
             for folder in folders:
-                path = folder / f"{name}.{direction}.safetensors"
-                if _is_file(path):
-                    return Found(path, name, how)
+                if architecture is None and explicit is None and not on_request and folder.name in _ON_REQUEST:
+                    continue
+                for way in (direction, BOTH):
+                    path = folder / f"{name}.{way}.safetensors"
+                    if _is_file(path):
+                        return Found(path, name, how)
     if explicit is not None:
         raise WeightsError(f"{explicit} (`weights`) holds no checkpoint for {direction}; see `paramisp weights list`")
     return None
@@ -176,7 +188,7 @@ def find(
 
 def _named(name: str, direction: Direction, architecture: str | None) -> Found:
     """Find a checkpoint by its name, without a camera. Raises WeightsError."""
-    match = find(name, direction, architecture, generic=slug(name) == GENERIC)
+    match = find(name, direction, architecture, generic=slug(name) == GENERIC, on_request=True)
     if match is None:
         raise WeightsError(
             f"{name} (`weights`) is neither a file nor the name of a checkpoint for {direction}; "
@@ -207,36 +219,41 @@ def load_model(
     device: torch.device | str = "cpu",
     architecture: str | None = None,
 ) -> IspModel:
-    """Load a model from a checkpoint file (.safetensors), a published checkpoint (.ckpt), or a name.
+    """Load a model from a checkpoint file (.safetensors), a published checkpoint (.ckpt, .pth, .pt), or a name.
 
     A name is a camera's ("GoPro HERO7 Black", "gopro-hero7-black"), "generic", or an architecture without weights
     ("parametric"). A name needs a ``direction``; a file needs it only if it holds both directions. ``architecture``
     limits a name to one network. Raises WeightsError, or ConfigError without a direction.
     """
     path = Path(path_or_name)
-    if path.suffix in (".safetensors", ".ckpt"):
+    if path.suffix in (".safetensors", *published.SUFFIXES):
         wanted = None if direction is None else Direction(direction)
-        if path.suffix == ".ckpt":
+        if path.suffix in published.SUFFIXES:
             return _only(path, published.read(path, wanted)).to(device)
-        return load(path if wanted is None else _checked_file(path, wanted, None, "given").path, device)
+        return load(path if wanted is None else _checked_file(path, wanted, None, "given").path, device, wanted)
     name = str(path_or_name)
     if direction is None:
         raise ConfigError(f"the model {name!r} needs a direction: {' or '.join(Direction)}")
     if slug(name) in architectures(needs_weights=False):
         return architecture_class(slug(name))(Direction(direction)).to(device).eval()
-    match = find(name, direction, architecture, generic=slug(name) == GENERIC)
+    match = find(name, direction, architecture, generic=slug(name) == GENERIC, on_request=True)
     if match is None:
         known = sorted({f"{slug(c.header['camera'])}.{c.header['direction']}" for c in available() if not c.damaged})
         raise WeightsError(
             f"there are no {direction} weights for {name!r}; there are: {', '.join(known) or 'none'}. "
             "`paramisp weights import` adds published ones, and `model` parametric works without"
         )
-    return load(match.path, device)
+    return load(match.path, device, direction)
 
 
 def architecture_of(path: Path) -> str:
     """Return the name of a checkpoint file's architecture. Raises WeightsError."""
-    return published.architecture_of(path) if path.suffix == ".ckpt" else info(path)["architecture"]
+    return published.architecture_of(path) if path.suffix in published.SUFFIXES else info(path)["architecture"]
+
+
+def recognise(path: Path | str) -> str:
+    """Return a sentence on a published checkpoint: its architecture and tensors. Raises WeightsError."""
+    return published.recognise(Path(path))
 
 
 def import_checkpoint(
@@ -248,10 +265,10 @@ def import_checkpoint(
     color_matrix_row_sum: float | None = None,
     licence: str = "",
 ) -> list[Path]:
-    """Convert a published checkpoint (.ckpt); return the files written, one per direction.
+    """Convert a published checkpoint; return the files written: one per direction, or one for both.
 
-    path                  the file; its tensors' names determine the architecture
-    dest                  a folder of weights (default: the user's) or, for one direction, a .safetensors file
+    path                  the file; its tensors' names and shapes determine the architecture
+    dest                  a folder of weights (default: the user's) or, for one result, a .safetensors file
     camera                camera name for the files ("Nikon D7000", "generic")
     direction             needed only if the file does not state it
     color_matrix_row_sum  rule of ParamISP's colour matrix; known for the five published cameras, needed for others
@@ -266,19 +283,26 @@ def import_checkpoint(
     wanted = None if direction is None else Direction(direction)
     models = published.read(path, wanted, camera=camera, row_sum=color_matrix_row_sum)
     is_file = dest.suffix == ".safetensors"
-    if is_file and len(models) > 1:
+    names: dict[Direction, str] = {way: str(way) for way in models}
+    both = len(models) > 1 and all(model.serves_both for model in models.values())
+    if both:
+        names = {next(iter(models)): BOTH}
+    if is_file and len(names) > 1:
         raise ConfigError(f"{path} holds both directions, and {dest} is one file; pass `direction`, or a folder")
+    if is_file and dest.is_dir():
+        raise ConfigError(f"{dest} is a folder; give another name, or remove it")
     return [
         save(
-            model,
-            dest if is_file else dest / model.name / f"{slug(camera)}.{way}.safetensors",
+            models[way],
+            dest if is_file else dest / models[way].name / f"{slug(camera)}.{name}.safetensors",
             camera=camera,
             recipe="published",
             licence=licence,
             source_hash=source_hash,
             extra={"source": path.name},
+            both=both,
         )
-        for way, model in models.items()
+        for way, name in names.items()
     ]
 
 

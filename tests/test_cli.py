@@ -452,7 +452,8 @@ def test_weights_import(paramisp, shared, tmp_path):
         "-o",
         tmp_path / "w",
     )
-    assert (code, err) == (0, [])
+    assert (code, len(err)) == (0, 1)
+    assert "is a checkpoint of paramisp" in err[0]
     assert paramisp("weights", "verify", out[0])[0] == 0
     (tmp_path / "bad.ckpt").write_bytes(b"no checkpoint")
     code, out, err = paramisp(

@@ -342,7 +342,10 @@ def test_import_is_strict(tmp_path, change, message):
 def test_other_files_are_refused(tmp_path):
     legacy = tmp_path / "legacy.ckpt"
     torch.save({"state_dict": {}}, legacy, _use_new_zipfile_serialization=False)
-    with pytest.raises(WeightsError, match="older torch"):
+    with pytest.raises(WeightsError, match=r"unknown architecture \(known: paramisp, invisp"):
+        weights.load_model(legacy)
+    legacy.write_bytes(b"\x80\x02}q\0." + bytes(20))  # a pickle, but not torch's
+    with pytest.raises(WeightsError, match=r"is not a file of torch\.save: it begins with 80 02 7d 71"):
         weights.load_model(legacy)
     with zipfile.ZipFile(tmp_path / "z.ckpt", "w") as archive:
         archive.writestr("readme", "x")

@@ -138,11 +138,11 @@ Weights = Annotated[
         "--weights",
         metavar="NAME|FILE",
         autocompletion=complete_weights,
-        help="A checkpoint: a name of `weights list`, a .safetensors file, a published .ckpt, or a folder of them.",
+        help="A checkpoint: a name of `weights list`, a .safetensors file, a published .ckpt or .pth, or a folder.",
     ),
 ]
 Model = Annotated[
-    Literal["fast", "paramisp", "cameranet", "parametric"] | None,
+    Literal["fast", "paramisp", "parametric", "invisp", "ciexyz", "cycleisp", "cameranet"] | None,
     _option(MODEL, "--model", help="Architecture. Default: a trained network if there are weights, else parametric."),
 ]
 Device = Annotated[

@@ -94,7 +94,7 @@ def weights_import(
     file: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE", help="A published ParamISP checkpoint (.ckpt).", show_default=False, readable=False
+            metavar="FILE", help="A published checkpoint (.ckpt, .pth).", show_default=False, readable=False
         ),
     ],
     camera: Annotated[str, typer.Option("--camera", help="The camera it was trained for.")],
@@ -110,6 +110,7 @@ def weights_import(
     """Convert a published checkpoint to safetensors. No code in the file is run."""
     from paramisp_cli import weights as store
 
+    say(or_fail(lambda: store.recognise(file)))
     paths = or_fail(
         lambda: store.import_checkpoint(file, output, camera=camera, direction=direction, color_matrix_row_sum=row_sum)
     )

@@ -15,7 +15,7 @@ from paramisp_cli.types import Direction
 if TYPE_CHECKING:
     from paramisp_cli.models.base import IspModel, Params
 
-__all__ = ["REGISTRY", "Entry", "IspModel", "Params", "architecture", "entry", "names"]
+__all__ = ["REGISTRY", "Entry", "IspModel", "Params", "architecture", "automatic", "entry", "names"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,8 @@ class Entry:
     """One architecture: its name in ``--model`` and checkpoint headers, and its class as "module:Class".
 
     ``published`` is the module that converts checkpoints of its authors' program, or "": it has the functions
-    ``count_known`` and ``convert`` (see ``models.paramisp.published``).
+    ``count_known`` and ``convert`` (see ``models.paramisp.published``). Weights of an architecture that is not
+    ``automatic`` are used only when the architecture or the weights are named: it is there for comparisons.
     """
 
     name: str
@@ -31,20 +32,39 @@ class Entry:
     directions: tuple[Direction, ...] = (Direction.UNPROCESS, Direction.RENDER)
     needs_weights: bool = True
     published: str = ""
+    automatic: bool = True
 
 
 REGISTRY: tuple[Entry, ...] = (
     Entry("fast", "paramisp_cli.models.fast.network:Fast"),
     Entry("paramisp", "paramisp_cli.models.paramisp:ParamISP", published="paramisp_cli.models.paramisp.published"),
-    Entry("cameranet", "paramisp_cli.models.cameranet:CameraNet", directions=(Direction.RENDER,)),
     Entry("parametric", "paramisp_cli.models.parametric:Parametric", needs_weights=False),
+    Entry(
+        "invisp", "paramisp_cli.models.invisp:InvISP", published="paramisp_cli.models.invisp.published", automatic=False
+    ),
+    Entry(
+        "ciexyz", "paramisp_cli.models.ciexyz:CieXyz", published="paramisp_cli.models.ciexyz.published", automatic=False
+    ),
+    Entry(
+        "cycleisp",
+        "paramisp_cli.models.cycleisp:CycleISP",
+        directions=(Direction.UNPROCESS,),
+        published="paramisp_cli.models.cycleisp.published",
+        automatic=False,
+    ),
+    Entry("cameranet", "paramisp_cli.models.cameranet:CameraNet", directions=(Direction.RENDER,), automatic=False),
 )
-"""Every architecture, best first."""
+"""Every architecture, best first; those for comparisons stand last."""
 
 
 def names(*, needs_weights: bool | None = None) -> tuple[str, ...]:
     """Return the names of the architectures, best first: all, or only those that need weights, or need none."""
     return tuple(each.name for each in REGISTRY if needs_weights in (None, each.needs_weights))
+
+
+def automatic() -> tuple[str, ...]:
+    """Return the names of the architectures whose weights the search picks by itself, best first."""
+    return tuple(each.name for each in REGISTRY if each.automatic)
 
 
 def entry(name: str) -> Entry:

@@ -141,6 +141,8 @@ class IspModel(nn.Module):
     """Name in ``--model`` and in checkpoint headers."""
     directions: ClassVar[tuple[Direction, ...]] = (Direction.UNPROCESS, Direction.RENDER)
     needs_weights: ClassVar[bool] = True
+    serves_both: ClassVar[bool] = False
+    """Whether one set of weights serves both directions: a file may hold it for both."""
     geometry: Geometry
     macs: float = 0.0
     """Multiply-accumulates of convolutions a pixel."""
@@ -231,6 +233,21 @@ class IspModel(nn.Module):
                 if callable(reset := getattr(module, "reset_parameters", None)):
                     reset()
             generator.set_state(torch.get_rng_state())
+
+    def other_way(self) -> IspModel:
+        """Return this network for its other direction, with the same weights; only where ``serves_both``."""
+        raise TypeError(f"{self.name} has weights of its own for each direction")
+
+    def own_loss(self, x: Tensor, wanted: Tensor, params: Params) -> Tensor | None:
+        """Return the loss with which its authors train the network for one direction; None: the common one."""
+        return None
+
+    def joint_loss(self, other: IspModel, srgb: Tensor, raw: Tensor, params: Params) -> Tensor | None:
+        """Return its authors' loss of both directions together; None: the common one.
+
+        This network unprocesses, and ``other`` renders.
+        """
+        return None
 
     fits_colours: ClassVar[bool] = False
     """Whether ``fit_colours`` does anything."""

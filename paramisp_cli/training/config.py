@@ -35,6 +35,8 @@ class Recipe:
     """Everything that decides a training of a network.
 
     phases          in their order; one schedule of the learning rate spans all of them
+    core_minutes    end the training after this much processor time, all threads together; the learning rate then falls
+                    by this time, so that a resumed training gives slightly other numbers. 0: end after the phases
     lr, lr_end      learning rate of AdamW at the start and at the end
     schedule        "cosine", or "step": × ``step_factor`` every ``step_every`` steps (as in the paper)
     warmup          steps in which the rate rises from 0
@@ -52,6 +54,7 @@ class Recipe:
     rmse            weight of a further term of the loss, the root of the mean square error of each crop
     edits           weight of a further term of the loss of unprocessing, on √ of light after a random exposure of −1 to
                     +2 EV and clipping: errors that an edit of the RAW shows
+    loss            "common" to all networks, with the terms above; "own": that of the network's authors, without them
     extremes        share of the crops, 0 to 1, that are the one of four with most clipped whites and deep blacks
     lens_shading    "auto": measured on the photographs of one camera, and taken out if that helps; "none"
     architecture    name of the network (``models.names``)
@@ -60,6 +63,7 @@ class Recipe:
 
     name: str
     phases: tuple[Phase, ...]
+    core_minutes: float = 0.0
     lr: float = 6e-4
     lr_end: float = 1e-6
     schedule: str = "cosine"
@@ -80,6 +84,7 @@ class Recipe:
     shadows: float = 0.0
     rmse: float = 0.0
     edits: float = 0.0
+    loss: str = "common"
     extremes: float = 0.0
     lens_shading: str = "auto"
     architecture: str = models.names(needs_weights=True)[0]
@@ -91,6 +96,7 @@ class Recipe:
         choices = {
             "schedule": ("cosine", "step"),
             "dtype": ("auto", "bf16", "fp32"),
+            "loss": ("common", "own"),
             "lens_shading": ("auto", "none"),
             "architecture": models.names(needs_weights=True),
         }
@@ -102,6 +108,8 @@ class Recipe:
         for key, highest in {"random_balance": 1, "shadows": 10, "rmse": 10, "edits": 10, "extremes": 1}.items():
             if not 0 <= (value := getattr(self, key)) <= highest:
                 raise ConfigError(f"recipe {self.name}: {key} must be in [0, {highest}], got {value}")
+        if self.core_minutes < 0:
+            raise ConfigError(f"recipe {self.name}: core_minutes must not be negative, got {self.core_minutes}")
         if self.lr <= 0 or not 0 <= self.ema < 1 or self.grad_clip <= 0:
             raise ConfigError(f"recipe {self.name}: lr and grad_clip must be positive and ema in [0, 1)")
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from paramisp_cli import memory
 from paramisp_cli.errors import ConfigError, FormatError
 from paramisp_cli.models import architecture
-from paramisp_cli.models.base import IspModel
+from paramisp_cli.models.base import IspModel, Params
 from paramisp_cli.training.config import Recipe
 from paramisp_cli.training.crops import Batch, Sampler
 from paramisp_cli.training.folder import hold, write_whole
@@ -54,8 +54,9 @@ class _Draw:
 class Trainer:
     """Networks in training, one for each direction, with optimiser, averaged weights and the number of steps done.
 
-    The loss is the mean absolute error. Both directions together are trained on ‖unprocess(s) − r‖₁ +
-    ‖render(r) − s‖₁ + ‖render(unprocess(s)) − s‖₁, the joint fine-tuning of the paper.
+    The common loss is the mean absolute error; a recipe may ask for that of the network's authors. Both directions
+    together are trained on ‖unprocess(s) − r‖₁ + ‖render(r) − s‖₁ + ‖render(unprocess(s)) − s‖₁, the joint fine-tuning
+    of the paper.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Trainer:
         )
         self.step = 0
         self.seconds = 0.0  # of all runs together
+        self.core_seconds = 0.0  # processor time of the steps
         self.lock = hold(folder, "choose another -o")  # for the trainer's life: the weights are written after ``run``
         if (folder / CHECKPOINT).exists():
             self._resume()
@@ -101,20 +103,22 @@ class Trainer:
         ahead = ThreadPoolExecutor(1)  # draws the crops of the next step during this step
         try:
             drawn = ahead.submit(self._draw, sampler, self.step)
-            while self.step < recipe.steps:
-                draw = drawn.result()
+            while not self.finished:
+                draw, working = drawn.result(), time.process_time()
                 if self.step + 1 < recipe.steps:
                     drawn = ahead.submit(self._draw, sampler, self.step + 1)
                 loss_sum += self._one(draw)
                 loss_count += 1
                 self.step += 1
                 self.seconds = earlier + time.monotonic() - begin
-                if self.step % 20 == 0 or self.step == recipe.steps:
+                self.core_seconds += time.process_time() - working
+                if self.step % 20 == 0 or self.finished:
                     rate = (time.monotonic() - begin) / (self.step - first)
-                    report(Progress(self.step, recipe.steps, loss_sum / loss_count, rate * (recipe.steps - self.step)))
+                    steps = self._steps_expected()
+                    report(Progress(self.step, steps, loss_sum / loss_count, rate * (steps - self.step)))
                 if self.step % recipe.checkpoint_every == 0:
                     self.save_checkpoint()
-                if self.step % recipe.evaluate_every == 0 or self.step == recipe.steps:
+                if self.step % recipe.evaluate_every == 0 or self.finished:
                     self._log({"step": self.step, "loss": loss_sum / loss_count, "lr": self._rate(self.step)})
                     loss_sum, loss_count = 0.0, 0
                     evaluate(self)
@@ -122,6 +126,19 @@ class Trainer:
         finally:
             ahead.shutdown()
             self.save_checkpoint()
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done, or the recipe's processor time is spent."""
+        limit = 60 * self.recipe.core_minutes
+        return self.step >= self.recipe.steps or 0 < limit <= self.core_seconds
+
+    def _steps_expected(self) -> int:
+        """Estimate the number of steps at the end."""
+        if not self.recipe.core_minutes:
+            return self.recipe.steps
+        by_time = self.step * 60 * self.recipe.core_minutes / max(self.core_seconds, 1e-9)
+        return self.step if self.finished else min(self.recipe.steps, max(round(by_time), self.step))
 
     def _draw(self, sampler: Sampler, step: int) -> _Draw:
         """Draw the input of a step; it follows from the seed and the number of the step, so resuming is exact."""
@@ -170,11 +187,17 @@ class Trainer:
             with low, model.phase(phase):
                 return model(x, shots).float()
 
+        def noisy(direction: Direction) -> Tensor:
+            noise = draw.noise[direction].to(self.device, non_blocking=True) * self.recipe.noise  # dequantisation
+            return sides[direction.input] + noise * codes[direction.input].to(self.device)[:, None, None, None]
+
+        if self.recipe.loss == "own":
+            low = torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.dtype == "bf16")
+            with low, next(iter(self.models.values())).phase(phase):
+                return self._own_loss({each: noisy(each) for each in self.models}, sides, params)
         loss = torch.zeros((), device=self.device)
         for direction in self.models:
-            source, wanted = sides[direction.input], sides[direction.output]
-            noise = draw.noise[direction].to(self.device, non_blocking=True) * self.recipe.noise  # dequantisation
-            source = source + noise * codes[direction.input].to(self.device)[:, None, None, None]
+            source, wanted = noisy(direction), sides[direction.output]
             output = outputs[direction] = run(direction, source.contiguous(memory_format=torch.channels_last))
             loss = loss + (output - wanted).abs().mean()
             if direction == Direction.UNPROCESS and self.recipe.shadows:
@@ -191,6 +214,19 @@ class Trainer:
             loss = loss + (again - srgb).abs().mean()
         return loss
 
+    def _own_loss(self, sources: Mapping[Direction, Tensor], sides: Mapping[Kind, Tensor], params: Params) -> Tensor:
+        """Compute the loss of the network's authors. Raises ConfigError if the network has none."""
+        if len(self.models) == 2:
+            unprocess, render = (self.models[each] for each in Direction)
+            srgb, raw = (sources[each] for each in Direction)
+            loss = unprocess.joint_loss(render, srgb, raw, params)
+        else:
+            ((direction, model),) = self.models.items()
+            loss = model.own_loss(sources[direction], sides[direction.output], params)
+        if loss is None:
+            raise ConfigError(f"recipe {self.recipe.name}: {self.recipe.architecture} has no loss of its own for this")
+        return loss
+
     def _rate(self, step: int) -> float:
         """Compute the learning rate of a step."""
         recipe = self.recipe
@@ -199,6 +235,8 @@ class Trainer:
         if recipe.schedule == "step":
             return max(recipe.lr * recipe.step_factor ** (step // recipe.step_every), recipe.lr_end)
         through = (step - recipe.warmup) / max(recipe.steps - recipe.warmup, 1)
+        if recipe.core_minutes:
+            through = max(through, self.core_seconds / (60 * recipe.core_minutes))
         return recipe.lr_end + (recipe.lr - recipe.lr_end) * (1 + math.cos(math.pi * min(through, 1))) / 2
 
     def averaged(self, direction: Direction | None = None) -> IspModel:
@@ -211,7 +249,12 @@ class Trainer:
         copy.load_state_dict(model.state_dict())
         with torch.no_grad():
             for name, p in copy.named_parameters() if self.average else ():
-                p.copy_(self.average[f"{direction}.{name}"])
+                # Networks that share their weights have them once, under the name of the first direction.
+                p.copy_(
+                    next(
+                        self.average[k] for each in (direction, *self.models) if (k := f"{each}.{name}") in self.average
+                    )
+                )
         return copy.to(self.device).eval()
 
     def save_checkpoint(self) -> None:
@@ -219,6 +262,7 @@ class Trainer:
         state = {
             "step": self.step,
             "seconds": self.seconds,
+            "core_seconds": self.core_seconds,
             "recipe": json.dumps(self.recipe.record()),
             "direction": "+".join(self.models),
             "model": self.all.state_dict(),
@@ -241,6 +285,7 @@ class Trainer:
         self.average = state["average"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds = state["step"], state.get("seconds", 0.0)
+        self.core_seconds = state.get("core_seconds", 0.0)
 
     def _log(self, record: dict[str, float]) -> None:
         with (self.folder / LOG).open("a", encoding="utf-8") as log:

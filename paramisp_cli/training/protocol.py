@@ -71,9 +71,10 @@ def start(
     recipe does not suit the networks, and as ``Trainer`` does.
     """
     recipe = for_device(recipe, device)
-    models = {}
+    models: dict[Direction, IspModel] = {}
     for direction in (directions,) if isinstance(directions, Direction) else directions:
-        models[direction] = build(recipe, direction)
+        first = next(iter(models.values()), None)
+        models[direction] = first.other_way() if first is not None and first.serves_both else build(recipe, direction)
         models[direction].lens_shading = lens_shading
     if len({str(model.facts()) for model in models.values()}) > 1:
         raise ConfigError(f"recipe {recipe.name}: the weights of the two directions take different colour matrices")
@@ -108,7 +109,7 @@ def _load(init: str, direction: Direction, architecture_name: str) -> IspModel:
     """Load a checkpoint by name, by file, or from the folder of an earlier training, which holds one a direction."""
     if not Path(init).is_dir():
         return weights.load_model(init, direction, architecture=architecture_name)
-    paths = sorted(Path(init).glob(f"*.{direction}.safetensors"))
+    paths = [path for way in (direction, weights.BOTH) for path in sorted(Path(init).glob(f"*.{way}.safetensors"))]
     if len(paths) != 1:
         raise ConfigError(f"{init}: holds {len(paths)} checkpoints for {direction}, and one is needed to start from")
     return weights.load_model(paths[0], direction)
@@ -225,6 +226,8 @@ def write_weights(
 ) -> list[Path]:
     """Write the averaged weights of each direction as a checkpoint, with a model card beside it; return the paths.
 
+    Networks that share their weights have one checkpoint, named "both".
+
     ``pairs`` are those that the networks were trained on, ``scores`` as ``measure`` returns them.
     """
     names = cameras(pairs)
@@ -242,23 +245,27 @@ def write_weights(
         "machine": f"{machine}, {threads} thread{'s' if threads > 1 else ''}",
     }
     paths = []
-    for direction in trainer.models:
-        whole = [each for each in scores[direction] if not each.area]
-        areas = [each for each in scores[direction] if each.area]
+    both = len(trainer.models) > 1 and all(model.serves_both for model in trainer.models.values())
+    for direction in list(trainer.models)[: 1 if both else None]:
+        own = [each for way in trainer.models if both or way == direction for each in scores[way]]
+        whole = [each for each in own if not each.area]
+        areas = [each for each in own if each.area]
+        way = weights.BOTH if both else str(direction)
         metrics = {"photographs never seen": [each.record() for each in whole]}
         if areas:
             metrics["regions never seen"] = [each.record() for each in areas]
         path = weights.save(
             trainer.averaged(direction).cpu(),
-            trainer.folder / f"{weights.slug(camera)}.{direction}.safetensors",
+            trainer.folder / f"{weights.slug(camera)}.{way}.safetensors",
             camera=camera,
             recipe=trainer.recipe.name,
             training=training,
             metrics=metrics,
             licence="MIT",
             half=True,
+            both=both,
         )
-        card = _card(f"{camera}, {direction}", trainer.recipe, training, whole, areas)
+        card = _card(f"{camera}, {'both directions' if both else direction}", trainer.recipe, training, whole, areas)
         path.with_suffix(".md").write_text(card, "utf-8")
         paths.append(path)
     return paths

@@ -162,7 +162,10 @@ def test_a_recipe_may_build_on_another() -> None:
         ("base = 3", "must name another"),
         ("lr = 1e-3", "no phases"),
         ("[[phases]]\nsteps = 1\ncrop = 0\nbatch = 1", "crop"),
-        ("architecture = 'gan'\n[[phases]]\nsteps = 1\ncrop = 96\nbatch = 1", "must be fast or paramisp, got 'gan'"),
+        (
+            "architecture = 'gan'\n[[phases]]\nsteps = 1\ncrop = 96\nbatch = 1",
+            "must be fast or paramisp or invisp or ciexyz or cycleisp or cameranet, got 'gan'",
+        ),
         ("[[phases]]\nsteps = 1\ncrop = 96\nsize = 1", "size"),
     ],
 )

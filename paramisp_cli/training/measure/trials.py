@@ -95,11 +95,11 @@ class Checkpoints:
         self.auto = AUTO in names
         self.device = device
         self.headers = {Path(name): weights.info(Path(name)) for name in names if name != AUTO}
-        self.loaded: dict[Path, Predictor] = {}
+        self.loaded: dict[tuple[Path, Direction], Predictor] = {}
 
     def of(self, camera: Camera | None, direction: Direction) -> dict[str, Path]:
         """Return the checkpoints for a camera and direction, by the names of their lines in the table."""
-        files = [path for path, header in self.headers.items() if header["direction"] == direction]
+        files = [path for path, header in self.headers.items() if direction in weights.directions(header)]
         if self.auto and (found := picked(camera, direction)) is not None and found not in files:
             files.append(found)
         names: dict[str, Path] = {}
@@ -107,11 +107,11 @@ class Checkpoints:
             names[path.stem if path.stem not in names else f"{path.parent.name}/{path.stem}"] = path
         return names
 
-    def predictor(self, path: Path) -> Predictor:
-        """Return the network of a checkpoint."""
-        if path not in self.loaded:
-            self.loaded[path] = network(weights.load(path, self.device), self.device)
-        return self.loaded[path]
+    def predictor(self, path: Path, direction: Direction) -> Predictor:
+        """Return the network of a checkpoint for a direction."""
+        if (path, direction) not in self.loaded:
+            self.loaded[path, direction] = network(weights.load(path, self.device, direction), self.device)
+        return self.loaded[path, direction]
 
 
 def picked(camera: Camera | None, direction: Direction) -> Path | None:
@@ -146,7 +146,7 @@ def run(
             if direction.output == Kind.SRGB:
                 predictors |= _libraw(item, say)
             for name, path in checkpoints.of(item.pair.camera, direction).items():
-                predictors[name] = checkpoints.predictor(path)
+                predictors[name] = checkpoints.predictor(path, direction)
                 if (path, item.name) not in noted and _was_trained_on(weights.info(path), item):
                     say(f"note: {name} was trained on a photograph called {item.pair.name}: no test of its quality")
                     noted.add((path, item.name))

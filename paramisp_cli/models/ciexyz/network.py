@@ -1,0 +1,228 @@
+"""CIE XYZ Net (Afifi et al., TPAMI 2021): local corrections, and one polynomial map of colours for the picture.
+
+    unprocess: sRGB → − local network → global map → CIE XYZ → linear sRGB → camera RGB → inverse gains → mosaic
+    render:    mosaic → bilinear demosaicing → gains → linear sRGB → CIE XYZ → global map → + local network → sRGB
+
+The global map is a matrix (3, 6) of the colours and their squares. A small network makes it from 128 × 128 pixels that
+are picked from the whole picture: they are ``Params.thumbnail`` when the picture runs in tiles. The published program
+ends at CIE XYZ; the steps from there to the mosaic are linear. 1.35 M parameters a direction, 131 GMAC a megapixel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from paramisp_cli import isp
+from paramisp_cli.models.base import WHOLE, Geometry, IspModel, Params
+from paramisp_cli.models.regions import Source
+from paramisp_cli.types import Direction, Kind
+
+SAMPLE = 128
+"""Sides of the sample of the picture."""
+_REACH = 16
+"""Reach [px] of the local network."""
+_SLOPE = 0.01
+"""Slope of the leaky rectifiers below 0."""
+_XYZ_WEIGHT = 1.5
+"""Weight of the error of XYZ in the authors' loss."""
+_SURVEY_PIXELS = 1 << 19
+"""Pixels of a strip in the survey of a picture."""
+
+# CIE XYZ for the white D65 → linear sRGB. The published weights state no white; D65 is an assumption.
+XYZ_TO_SRGB = (
+    (3.2404541621, -1.5371385128, -0.4985314096),
+    (-0.9692660305, 1.8760108454, 0.0415560175),
+    (0.0556434310, -0.2040259135, 1.0572251882),
+)
+
+
+class LocalNet(nn.Module):
+    """Sixteen 3×3 convolutions of 32 channels; the result is in ±0.25."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = [3, *[32] * 15, 3]
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, 3, H, W) to the same shape."""
+        for conv in self.convs[:-1]:
+            x = F.leaky_relu(conv(x), _SLOPE)
+        y: Tensor = torch.tanh(self.convs[-1](x).float()) * 0.25
+        return y
+
+
+class GlobalNet(nn.Module):
+    """Sample of a picture (N, 3, 128, 128) → matrix (N, 3, 6) of its global map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(3 if i == 0 else 64, 64, 3, padding=1) for i in range(5))
+        self.hidden, self.last = nn.Linear(1024, 1024), nn.Linear(1024, 18)
+
+    def forward(self, sample: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Return the matrix; in training, half of the hidden numbers are left out."""
+        x = sample
+        for conv in self.convs:
+            x = F.max_pool2d(F.leaky_relu(conv(x), _SLOPE), 2)
+        hidden = self.hidden(x.flatten(1))
+        if self.training:
+            hidden = hidden * 2 * (torch.rand(hidden.shape, generator=generator) >= 0.5).to(hidden.device)
+        y: Tensor = self.last(hidden).unflatten(1, (3, 6))
+        return y
+
+
+class CieXyz(IspModel):
+    """See the module's docstring; ``lens_shading``: see ``IspModel``."""
+
+    name = "ciexyz"
+    geometry = Geometry(halo=_REACH + 2)  # 2: bilinear demosaicing, rounded up to the CFA's period
+    macs = 1.31e5
+
+    def __init__(self, direction: Direction, lens_shading: Sequence[Sequence[float]] | None = None) -> None:
+        super().__init__(direction)
+        self.lens_shading = lens_shading
+        self.local, self.colour = LocalNet(), GlobalNet()
+        self._draw(None)
+
+    def config(self) -> dict[str, object]:
+        """Return the constructor's arguments."""
+        return super().config() | self.shading_config()
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draw fresh weights as the authors do."""
+        super().initialise(generator)  # the linear layers
+        self._draw(generator)
+
+    def _draw(self, generator: torch.Generator | None) -> None:
+        """Draw the convolutions: normal numbers after He et al., no bias."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
+                assert module.bias is not None
+                nn.init.zeros_(module.bias)
+
+    def peak_bytes(self, height: int, width: int, plan: str = WHOLE) -> int:
+        """Return the size of the features of a tile: three maps of 32 channels, and some colour images."""
+        return (3 * 32 + 8 * 3) * 4 * height * width
+
+    # --- the whole picture --------------------------------------------------------------------------------------------
+
+    def surveyed(self, source: Source, size: tuple[int, int], params: Params) -> Params:
+        """Return the parameters with the sample of the whole picture; a training samples its crops instead."""
+        if self.training or params.thumbnail is not None:
+            return params
+        height, width = size
+        reach, across = self.geometry.halo, torch.arange(SAMPLE, device=params.iso.device) * width // SAMPLE
+        rows = max(_SURVEY_PIXELS // width // 2 * 2, 4 * reach)
+        strips = []
+        for first in range(0, height, rows):
+            end = min(first + rows, height)
+            wanted = _picked(height, params.iso.device)
+            wanted = wanted[(wanted >= first) & (wanted < end)]
+            top = max(first - reach, 0)
+            strip = self._sampled(source(top, min(end + reach, height)), params)
+            strips.append(strip[:, :, wanted - top][..., across])
+        return replace(params, thumbnail=torch.cat(strips, 2))
+
+    def _sampled(self, x: Tensor, params: Params) -> Tensor:
+        """Return the picture from which the sample is taken: sRGB without local corrections, or XYZ."""
+        if self.direction.input == Kind.RAW:
+            return xyz_of_mosaic(x, params)
+        y: Tensor = x - self.local(x)
+        return y
+
+    # --- the model ----------------------------------------------------------------------------------------------------
+
+    def compute(self, x: Tensor, params: Params) -> Tensor:
+        """Run the model in its direction; see ``IspModel``."""
+        if self.direction.input == Kind.RAW:
+            return self.to_srgb(xyz_of_mosaic(x, params), params.thumbnail)
+        return mosaic_of_xyz(self.to_xyz(x, params.thumbnail), params)
+
+    def to_xyz(self, srgb: Tensor, sample: Tensor | None = None) -> Tensor:
+        """Map sRGB to XYZ, both (N, 3, H, W), as the published network does; ``sample`` is the whole picture's."""
+        plain = srgb - self.local(srgb)
+        return global_map(plain, self.matrix(plain, sample))
+
+    def to_srgb(self, xyz: Tensor, sample: Tensor | None = None) -> Tensor:
+        """Map XYZ to sRGB, both (N, 3, H, W), as the published network does; ``sample`` is the whole picture's."""
+        plain = global_map(xyz, self.matrix(xyz, sample))
+        y: Tensor = plain + self.local(plain)
+        return y
+
+    def matrix(self, picture: Tensor, sample: Tensor | None) -> Tensor:
+        """Return the matrix (N, 3, 6) of the global map, from the sample or from the whole picture."""
+        with torch.autocast(picture.device.type, enabled=False):  # it acts on every pixel alike
+            y: Tensor = self.colour(sampled(picture) if sample is None else sample, self.generator)
+        return y
+
+    # --- training -----------------------------------------------------------------------------------------------------
+
+    def own_loss(self, x: Tensor, wanted: Tensor, params: Params) -> Tensor:
+        """Return the sum of absolute errors of XYZ or sRGB, divided by the number of pictures."""
+        if self.direction.input == Kind.RAW:
+            return (self.to_srgb(xyz_of_mosaic(x, params)) - wanted).abs().sum() / len(x)
+        return (self.to_xyz(x) - xyz_of_mosaic(wanted, params)).abs().sum() / len(x)
+
+    def joint_loss(self, other: IspModel, srgb: Tensor, raw: Tensor, params: Params) -> Tensor:
+        """Return the loss of ``training_step``."""
+        assert isinstance(other, CieXyz)
+        return training_step(self, other, srgb, xyz_of_mosaic(raw, params)).loss
+
+
+class Step(NamedTuple):
+    """A training step: XYZ from sRGB, sRGB from this XYZ, and the loss."""
+
+    xyz: Tensor
+    rendered: Tensor
+    loss: Tensor
+
+
+def training_step(unprocess: CieXyz, render: CieXyz, srgb: Tensor, xyz: Tensor) -> Step:
+    """Run both directions one after the other; the loss is a sum over pixels, divided by the number of pictures."""
+    predicted = unprocess.to_xyz(srgb)
+    rendered = render.to_srgb(predicted)
+    errors = (rendered - srgb).abs() + _XYZ_WEIGHT * (predicted - xyz).abs()
+    return Step(predicted, rendered, errors.sum() / len(srgb))
+
+
+def _picked(length: int, device: torch.device) -> Tensor:
+    return torch.arange(SAMPLE, device=device) * length // SAMPLE
+
+
+def sampled(picture: Tensor) -> Tensor:
+    """Pick 128 × 128 pixels of (N, C, H, W), row ⌊i·H/128⌋ and column ⌊j·W/128⌋; small pictures repeat pixels."""
+    height, width = picture.shape[-2:]
+    return picture[:, :, _picked(height, picture.device)][..., _picked(width, picture.device)]
+
+
+def global_map(picture: Tensor, matrix: Tensor) -> Tensor:
+    """Multiply colours and their squares (N, 6) by a matrix (N, 3, 6), for every pixel of (N, 3, H, W)."""
+    with torch.autocast(picture.device.type, enabled=False):
+        features = torch.cat([picture, picture.square()], 1).flatten(2)
+        y: Tensor = (matrix @ features).view_as(picture)
+        return y
+
+
+def xyz_of_mosaic(mosaic: Tensor, params: Params) -> Tensor:
+    """Return CIE XYZ (N, 3, H, W) of a mosaic: demosaiced, balanced, clipped, by the camera's matrix."""
+    light = isp.apply_gains(isp.demosaic_bilinear(mosaic, params.cfa), params.wb_gains).clamp(0, 1)
+    return isp.apply_matrix(light, torch.linalg.inv(_xyz_to_srgb(params)) @ params.cam_to_srgb)
+
+
+def mosaic_of_xyz(xyz: Tensor, params: Params) -> Tensor:
+    """Return the mosaic of CIE XYZ (N, 3, H, W)."""
+    light = isp.apply_matrix(xyz, torch.linalg.inv(params.cam_to_srgb) @ _xyz_to_srgb(params))
+    return isp.mosaic(isp.apply_gains(light, 1 / params.wb_gains), params.cfa)
+
+
+def _xyz_to_srgb(params: Params) -> Tensor:
+    return params.wb_gains.new_tensor(XYZ_TO_SRGB)
