@@ -18,11 +18,11 @@ from paramisp_cli.formats.kept import lattice, light, predict, rans
 from paramisp_cli.formats.kept.lattice import MARGIN, Pass
 from paramisp_cli.formats.kept.predict import Model
 
-_CONTEXTS, _CLASSES = 24, 4
-_PER_CONTEXT = 4000
+_CONTEXTS, _CLASSES = 20, 4
+_PER_CONTEXT = 12000
 """Least residuals of a context, and most contexts and classes of a pass."""
-_FINE, _PHASES = 4.0, 4
-"""Mean residual below which a context has a table for each quarter of the rounding."""
+_FINE, _PHASES = 4.0, 2
+"""Mean residual below which a context has two tables: for predictions near their rounding, and half-way ones."""
 _POINT = light.FRACTION + predict.WEIGHT_BITS
 _SYMBOLS, _MIDDLE, _ESCAPE = 256, 128, 0
 _MOST_SHIFT = 14
@@ -37,7 +37,7 @@ class _Tables:
 
     limits      (contexts − 1,) expected error where the next context begins
     shifts      (contexts,) lower bits that are stored as they are
-    phases      (contexts,) 1 or 4 tables
+    phases      (contexts,) 1 or 2 tables
     frequencies (tables, 256), each of sum 2^12
     """
 
@@ -150,14 +150,19 @@ def _store(views: list[np.ndarray], samples: np.ndarray) -> None:
 
 
 def _rounded(prediction: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return (nearest index, quarter of the rounding 0 to 3)."""
+    """Return (nearest index, quarter of the rounding: 0 and 1 below the index, 2 and 3 above it)."""
     quarters = (prediction + (1 << (_POINT - 1))) >> (_POINT - 2)
     return (quarters >> 2).clip(0, top), quarters & 3
 
 
-def _table_index(context: np.ndarray, quarter: np.ndarray, phases: np.ndarray) -> np.ndarray:
-    """Return the row of ``frequencies`` of each residual."""
-    return (np.cumsum(phases) - phases)[context] + np.where(phases[context] > 1, quarter, 0)
+def _table_index(context: np.ndarray, quarter: np.ndarray, phases: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return (row of ``frequencies`` of each residual, its sign in this row).
+
+    Residuals of predictions above their rounding are negated: then they are distributed as the others are.
+    """
+    fine = phases[context] > 1
+    row = (np.cumsum(phases) - phases)[context] + (fine & ((quarter == 0) | (quarter == 3)))
+    return row, np.where(fine & (quarter > 1), -1, 1)
 
 
 def _encode_pass(
@@ -165,7 +170,7 @@ def _encode_pass(
     numbers: _Numbers, lows: list[bytes], escapes: list[np.ndarray],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
     """Fit the model of a pass, store it, and return (symbols, table of each, frequencies)."""
-    every = max(1, len(samples) // 250_000)
+    every = max(1, len(samples) // 80_000)
     sampled = [(samples[part], features) for part, features in predict.bands(each, known, lights, size, top, every)]
     model = predict.fit(each, sampled, _CLASSES)
     nearest, quarter, error = _predicted(model, each, known, lights, size, top, len(samples))
@@ -177,7 +182,8 @@ def _encode_pass(
     mean = np.bincount(context, np.abs(residual), contexts) / np.maximum(np.bincount(context, minlength=contexts), 1)
     shifts = np.floor(np.log2(np.maximum(mean, 1) / _FINE)).clip(0, _MOST_SHIFT).astype(np.int64)
     phases = np.where((mean < _FINE) & (np.bincount(context, minlength=contexts) > _PER_CONTEXT), _PHASES, 1)
-    index = _table_index(context, quarter, phases)
+    index, sign = _table_index(context, quarter, phases)
+    residual *= sign
     upper = residual >> shifts[context]
     symbols = upper + _MIDDLE
     out = (symbols <= _ESCAPE) | (symbols >= _SYMBOLS)
@@ -230,7 +236,8 @@ def _decode_pass(
     number = sum(a * b for a, b in each.shapes(*size))
     nearest, quarter, error = _predicted(model, each, known, lights, size, top, number)
     context = np.searchsorted(tables.limits, error, side="right")
-    symbols = decoder.decode(_table_index(context, quarter, tables.phases), tables.frequencies)
+    index, sign = _table_index(context, quarter, tables.phases)
+    symbols = decoder.decode(index, tables.frequencies)
     upper = symbols.astype(np.int64) - _MIDDLE
     out = symbols == _ESCAPE
     if out.any():
@@ -240,7 +247,7 @@ def _decode_pass(
     for shift in np.unique(tables.shifts[tables.shifts > 0]):
         chosen = shifts == shift
         residual[chosen] |= rest.bits(int(chosen.sum()), int(shift))
-    samples = nearest + residual
+    samples = nearest + sign * residual
     if samples.min() < 0 or samples.max() > top:
         raise FormatError("its data do not decode")
     return samples

@@ -13,7 +13,7 @@ from paramisp_cli.formats.kept.lattice import MARGIN
 FRACTION = 3
 """Bits after the point of a prediction."""
 _LUMA_BITS, _LUMA_NODES = 3, 33
-_ROUNDS, _SAMPLES = 12, 400_000
+_ROUNDS, _SAMPLES = 12, 120_000
 
 
 def chroma_bits(pixels: int) -> int:

@@ -135,22 +135,23 @@ def fit(each: Pass, sampled: Sequence[tuple[np.ndarray, Features]], classes: int
     classes = int(np.clip(len(wanted) // (40 * len(values)), 1, classes))
     limits = np.unique(np.quantile(doubts[0], np.arange(1, classes) / classes).astype(np.int64))
     group = np.searchsorted(limits, doubts[0], side="right")
+    order = np.argsort(group, kind="stable")
+    values, wanted, doubts = np.take(values, order, 1), wanted[order], np.take(doubts, order, 1)
+    ends = np.concatenate([[0], np.cumsum(np.bincount(group, minlength=len(limits) + 1))]).tolist()
     weights = np.zeros((len(limits) + 1, len(values)), np.int64)
     # The error by level, of a first fit, weighs the second.
-    level_error = np.ones(LEVELS)
+    level_error, off = np.ones(LEVELS), np.abs(wanted)
     for _ in range(2):
         weight = 1 / level_error[doubts[2]]
-        off = np.empty(len(wanted))
-        for number in range(len(weights)):
-            chosen = group == number
-            if not chosen.any():
-                continue
-            scaled = values[:, chosen] * weight[chosen]
+        for number, chosen in enumerate(map(slice, ends, ends[1:])):
+            some = values[:, chosen]
+            scaled = some * weight[chosen]
             normal = scaled @ scaled.T
-            normal += np.diag(np.diag(normal)) * 1e-6 + np.eye(len(values)) * (1e-6 * np.trace(normal) / len(values) + 1e-9)
+            size = np.trace(normal) / len(values)
+            normal += np.diag(np.diag(normal)) * 1e-6 + np.eye(len(values)) * (1e-6 * size + 1e-9)
             solved = np.linalg.solve(normal, scaled @ (wanted[chosen] * weight[chosen]))
             weights[number] = np.rint(solved * (1 << WEIGHT_BITS)).clip(-_LARGEST_WEIGHT, _LARGEST_WEIGHT)
-            off[chosen] = np.abs(wanted[chosen] - solved @ values[:, chosen])
+            off[chosen] = np.abs(wanted[chosen] - solved @ some)
         level_error = _by_level(off, doubts[2])
     share = _shares(off, doubts, level_error)
     return Model(limits, weights, np.rint(level_error * 64).astype(np.int64), share)
