@@ -13,8 +13,8 @@ import numpy as np
 
 from paramisp_cli import arrays, atomic, look, models, parameters
 from paramisp_cli.errors import ConfigError, FormatError
-from paramisp_cli.formats import exif, raster
-from paramisp_cli.parameters import CAMERA_LOOK, DTYPES, Conversion, Settings
+from paramisp_cli.formats import exif, kept, raster
+from paramisp_cli.parameters import CAMERA_LOOK, DTYPES, KEPT_RAW, Conversion, Settings
 from paramisp_cli.rendition import develop
 from paramisp_cli.rendition import look as rendition_look
 from paramisp_cli.rendition.form import Rendition
@@ -209,6 +209,8 @@ def run(
 def _unprocess(
     image: SrgbImage, conversion: Conversion, settings: Settings, progress: Callable[[float], None] | None
 ) -> RawImage:
+    if conversion.architecture == KEPT_RAW:
+        return _restored(image, conversion)
     height, width = image.size
     size = max(height + height % 2, SMALLEST_MOSAIC), max(width + width % 2, SMALLEST_MOSAIC)
     exposure, plan, curve = settings.exposure or 0.0, None, None
@@ -237,6 +239,22 @@ def _unprocess(
         notes=conversion.notices + _stepped_down(conversion, plan),
     )
     return replace(raw, tone_curve=np.array(curve) if curve else look.fitted_curve(image.pixels, raw))
+
+
+def _restored(image: SrgbImage, conversion: Conversion) -> RawImage:
+    """Give back the RAW that a JPEG carries; without a tone curve of its own it gets one that shows the JPEG."""
+    assert image.metadata.jpeg is not None
+    raw = replace(
+        kept.restore(image.metadata.jpeg),
+        canonical=conversion.canonical,
+        optical=conversion.optical,
+        camera=conversion.camera,
+        origin=conversion.origin,
+        notes=conversion.notices,
+    )
+    if raw.tone_curve is not None or raw.orientation != image.orientation:
+        return raw
+    return replace(raw, tone_curve=look.fitted_curve(image.pixels, raw))
 
 
 def _render(

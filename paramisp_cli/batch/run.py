@@ -23,7 +23,7 @@ from paramisp_cli.errors import (
     ParamispError,
 )
 from paramisp_cli.formats import WriteOptions, dng
-from paramisp_cli.parameters import CAMERA_LOOK, Conversion, Settings
+from paramisp_cli.parameters import CAMERA_LOOK, KEPT_RAW, Conversion, Settings
 from paramisp_cli.types import Direction, RawImage, SrgbImage
 
 Image = SrgbImage | RawImage
@@ -187,13 +187,14 @@ _MOST_READERS, _MOST_DEVICES = 4, 16
 class _Step:
     """The state of a job between reading, converting and writing.
 
-    ``folders`` were created for its output; ``seconds`` is the time spent on it.
+    ``raw`` is the RAW that the output carries; ``folders`` were created for its output; ``seconds`` is the time spent.
     """
 
     job: Job
     image: SrgbImage | RawImage | None = None
     conversion: Conversion | None = None
     result: SrgbImage | RawImage | None = None
+    raw: RawImage | None = None
     folders: Sequence[Path] = ()
     done: Outcome | None = None
     seconds: float = 0.0
@@ -260,7 +261,7 @@ class _Work:
                 text = f"{step.job.source}: internal error: {reason} (set PARAMISP_DEBUG=1 and report it)"
                 step.done = Outcome(step.job, "failed", error=ParamispError(text))
         if step.done is not None:
-            step.image = step.result = None
+            step.image = step.result = step.raw = None
         step.seconds += time.monotonic() - begin
         return step
 
@@ -309,10 +310,10 @@ class _Work:
         assert step.image is not None
         assert step.conversion is not None
         settings, image = self._settings(step.job.target), step.image
-        if step.conversion.architecture == CAMERA_LOOK:
+        if step.conversion.architecture in (CAMERA_LOOK, KEPT_RAW):
             with _naming(step.job.source, self.settings):
                 step.conversion = convert.prepare(image, step.conversion, settings)
-            if step.conversion.rendition is not None:  # no device, and no import of torch
+            if step.conversion.rendition is not None or step.conversion.kept_raw is not None:  # no device, and no import of torch
                 self.ahead = 1
                 self._convert(settings, step, image)
                 return None
@@ -352,6 +353,8 @@ class _Work:
             self.folders += step.folders
             progress = self.progress if len(self.devices) < 2 else None
             step.result = convert.run(image, step.conversion, settings, progress)
+        if self.options.keep_raw is not None and isinstance(image, RawImage):
+            step.raw = image
         step.image = None
 
     def _write(self, step: _Step) -> Outcome | None:
@@ -360,7 +363,8 @@ class _Work:
         assert result is not None
         with _created(job.target.parent, step.folders):
             try:
-                formats.write(result, job.target, self.options, overwrite=self.policy.on_exists == OnExists.OVERWRITE)
+                overwrite = self.policy.on_exists == OnExists.OVERWRITE
+                formats.write(result, job.target, self.options, overwrite=overwrite, raw=step.raw)
             except OutputExistsError:
                 if self.policy.on_exists != OnExists.SKIP:
                     raise

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -32,7 +32,7 @@ class KeptRaw:
     """Facts of a kept RAW: ``kind`` "lossless", "near" or "size", bits for each of its pixels, and the largest error.
 
     ``share`` is the error in units of the noise's standard deviation, which ``noise_origin`` gives; ``bound`` in raw
-    units, (least, greatest) over all values.
+    units, (least, greatest) over all values. ``raw`` is the RAW without its samples.
     """
 
     kind: str
@@ -40,6 +40,7 @@ class KeptRaw:
     share: float
     noise_origin: str
     bound: tuple[int, int]
+    raw: RawImage = field(repr=False, compare=False)
 
     def __str__(self) -> str:
         """Return the facts in one line."""
@@ -89,7 +90,7 @@ def find(jpeg: bytes) -> KeptRaw | None:
     bits = 8 * (trailer.end - trailer.begin) / (record.size[0] * record.size[1])
     reach = [_reach(record, site) for site in range(4)] if record.noise is not None else [np.zeros(1)]
     bound = int(min(r.min() for r in reach)), int(max(r.max() for r in reach))
-    return KeptRaw(record.kind, bits, record.share, record.noise_origin, bound)
+    return KeptRaw(record.kind, bits, record.share, record.noise_origin, bound, record.raw)
 
 
 def lost(jpeg: bytes) -> bool:
