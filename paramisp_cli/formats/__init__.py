@@ -182,6 +182,8 @@ def write(
                     temporary.write_bytes(kept.keep(temporary.read_bytes(), raw, options.keep_raw))
                 if form.verify and (options.verify or os.environ.get("PARAMISP_VERIFY") == "1"):
                     _verify(form.verify, image, temporary, options)
+                    if options.keep_raw is not None:
+                        kept.restore(temporary.read_bytes())  # checks the samples' digest
         except FileExistsError as error:
             raise OutputExistsError(f"{path}: appeared while paramisp was writing; it was not replaced") from error
         except (ConfigError, FormatError) as error:

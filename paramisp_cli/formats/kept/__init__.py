@@ -157,7 +157,7 @@ def _reach(record: Record, site: int) -> np.ndarray:
 
 
 def _encoded(raw: RawImage, shown: np.ndarray, values: list[np.ndarray]) -> bytes:
-    indices = [levels.indices(plane, each) for plane, each in zip(_planes(raw.mosaic), values, strict=True)]
+    indices = [levels.indices(plane, each, raw.canonical.white_level) for plane, each in zip(_planes(raw.mosaic), values, strict=True)]
     return codec.encode(indices, shown, raw.canonical.cfa, [len(each) - 1 for each in values])
 
 
@@ -168,7 +168,7 @@ def _kept(jpeg: bytes, raw: RawImage, kind: str, pixels: np.ndarray, shown: np.n
     body = _encoded(raw, shown, values)
     mosaic = np.empty_like(raw.mosaic)
     for site, (plane, each) in enumerate(zip(_planes(raw.mosaic), values, strict=True)):
-        mosaic[site // 2 :: 2, site % 2 :: 2] = each.astype(np.uint16)[levels.indices(plane, each)]
+        mosaic[site // 2 :: 2, site % 2 :: 2] = each.astype(np.uint16)[levels.indices(plane, each, raw.canonical.white_level)]
     digest = hashlib.sha256(np.ascontiguousarray(pixels).data).digest()
     record = Record(raw, raw.mosaic.shape, kind, share, noise, origin, values, digest, tiles.digest(mosaic))
     error = "exact" if not share else f"error at most {share:.2g} of the noise"

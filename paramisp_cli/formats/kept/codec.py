@@ -20,7 +20,9 @@ from paramisp_cli.formats.kept.predict import Model
 
 _CONTEXTS, _CLASSES = 20, 4
 _PER_CONTEXT = 12000
-"""Least residuals of a context, and most contexts and classes of a pass."""
+"""Most contexts and classes of a pass, and least residuals of a context."""
+_SAMPLED = 40_000
+"""Samples of a pass that its model is fitted to."""
 _FINE, _PHASES = 4.0, 2
 """Mean residual below which a context has two tables: for predictions near their rounding, and half-way ones."""
 _POINT = light.FRACTION + predict.WEIGHT_BITS
@@ -170,7 +172,7 @@ def _encode_pass(
     numbers: _Numbers, lows: list[bytes], escapes: list[np.ndarray],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
     """Fit the model of a pass, store it, and return (symbols, table of each, frequencies)."""
-    every = max(1, len(samples) // 80_000)
+    every = max(1, len(samples) // _SAMPLED)
     sampled = [(samples[part], features) for part, features in predict.bands(each, known, lights, size, top, every)]
     model = predict.fit(each, sampled, _CLASSES)
     nearest, quarter, error = _predicted(model, each, known, lights, size, top, len(samples))

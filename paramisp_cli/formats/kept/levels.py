@@ -15,7 +15,7 @@ from paramisp_cli.types import CanonicalParams, RawImage
 
 _SPARSE = 0.7
 """Share of the values in a plane's range, from which all are listed."""
-_BLOCK, _QUANTILE = 16, 0.1
+_BLOCK, _QUANTILE = 8, 0.05
 
 
 def exact(plane: np.ndarray) -> np.ndarray:
@@ -43,10 +43,13 @@ def cells(plane: np.ndarray, bound: np.ndarray, white: float) -> np.ndarray:
     return np.array([*middles, *clipped.tolist()])
 
 
-def indices(plane: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Return the index, uint16, of the nearest listed value of each sample."""
-    table = np.searchsorted((values[1:] + values[:-1]) / 2, np.arange(1 << 16), side="right").astype(np.uint16)
-    return table[plane]
+def indices(plane: np.ndarray, values: np.ndarray, white: float) -> np.ndarray:
+    """Return the index, uint16, of the nearest listed value of each sample; both or none are ``white`` or more."""
+    table = np.searchsorted((values[1:] + values[:-1]) / 2, np.arange(1 << 16), side="right")
+    below = int(np.searchsorted(values, white))
+    if below:
+        table[: int(np.ceil(white))] = np.minimum(table[: int(np.ceil(white))], below - 1)
+    return table.astype(np.uint16)[plane]
 
 
 def bounds(canonical: CanonicalParams, profile: np.ndarray, share: float) -> list[np.ndarray]:
@@ -80,8 +83,8 @@ def noise(raw: RawImage) -> tuple[np.ndarray, str]:
 def measured(raw: RawImage) -> np.ndarray:
     """Estimate the noise (3, 2) from the smoothest blocks of each level; the estimate errs towards too little.
 
-    In blocks of 16×16 samples of a plane, the difference of diagonal neighbours' means keeps the noise's variance and
-    removes slopes. Of each level the 10 % quantile is taken.
+    In blocks of 8×8 samples of a plane, the difference of the two diagonals of each 2×2 keeps the noise's variance and
+    removes slopes. Of each level's blocks the 5 % quantile counts: half the variance if all blocks are smooth.
     """
     found = np.zeros((3, 2))
     for channel in range(3):

@@ -24,7 +24,6 @@ _NEAR = 8
 """Neighbours whose disagreement tells how sure a prediction is."""
 SCALE_BITS = 6
 """Bits after the point of the expected error."""
-_SAMPLED = 200_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
