@@ -167,11 +167,13 @@ def _kept_raw(image: SrgbImage, settings: Settings) -> tuple[kept.KeptRaw | None
         try:
             found = kept.find(jpeg)
         except FormatError as error:
-            raise FormatError(f"{error} (--no-kept-raw, in Python kept_raw=False, unprocesses the picture alone)") from error
+            raise FormatError(
+                f"{error} (--no-kept-raw, in Python kept_raw=False, unprocesses the picture alone)"
+            ) from error
         removed = found is None and kept.lost(jpeg)
     if found is None:
         if settings.kept_raw:
-            raise FormatError("carries no RAW: it was never kept in it, or a program that edits or sends it removed it")
+            raise FormatError("carries no RAW: it never did, or a program that edits or sends it removed it")
         text = "the RAW that it carried was removed by a program that edited or sent it"
         return None, [f"{text}: unprocessed the picture alone"] if removed else []
     chosen = [name for name in ("model", "weights", "look", "like") if getattr(settings, name) is not None]
@@ -182,7 +184,7 @@ def _kept_raw(image: SrgbImage, settings: Settings) -> tuple[kept.KeptRaw | None
 
 def _of_kept_raw(image: SrgbImage, found: kept.KeptRaw, settings: Settings) -> Conversion:
     """Return the conversion that gives back the RAW that a JPEG carries."""
-    raw, source = found.raw, "the RAW kept in the JPEG"
+    raw, source = found.raw, "the RAW inside the JPEG"
     origin = dict.fromkeys(("cfa", "black_level", "white_level", "color_matrix", "wb", "model"), source)
     camera, origin["camera"] = _pick_camera(settings, raw.camera, None)
     optical = _pick_optical(settings, raw.optical, None, origin)

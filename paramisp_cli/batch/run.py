@@ -313,7 +313,9 @@ class _Work:
         if step.conversion.architecture in (CAMERA_LOOK, KEPT_RAW):
             with _naming(step.job.source, self.settings):
                 step.conversion = convert.prepare(image, step.conversion, settings)
-            if step.conversion.rendition is not None or step.conversion.kept_raw is not None:  # no device, and no import of torch
+            if (
+                step.conversion.rendition is not None or step.conversion.kept_raw is not None
+            ):  # no device, and no import of torch
                 self.ahead = 1
                 self._convert(settings, step, image)
                 return None

@@ -104,7 +104,9 @@ def render(
     keep_raw: Annotated[
         str | None,
         typer.Option(
-            "--keep-raw", metavar="HOW", rich_help_panel=OUTPUT,
+            "--keep-raw",
+            metavar="HOW",
+            rich_help_panel=OUTPUT,
             help="Let the JPEG carry its RAW: lossless, near (below the noise), or a file size such as 2MB.",
         ),
     ] = None,

@@ -3,10 +3,10 @@
     python tests/bench/bench_kept_raw.py RAW… [--quality 95] [--how lossless,near]
 
 All sizes are bits for each sample of the mosaic. "jpeg" is the picture as `paramisp render` writes it, "dng" a
-lossless-JPEG DNG of the mosaic without a preview. "extra" is the growth of the JPEG; "ratio" is the JPEG with its RAW over
-JPEG and DNG together. "error" is the largest error in units of the noise's standard deviation at the sample's true
-value. "jxl" is lossless JPEG XL of the four planes, effort 7, if imagecodecs is installed: (a) of the ways to try, without
-any prediction from the JPEG. Times are seconds of processor time for keeping and for giving back.
+lossless-JPEG DNG of the mosaic without a preview. "extra" is the growth of the JPEG; "ratio" is the JPEG with its RAW
+over JPEG and DNG together. "error" is the largest error in units of the noise's standard deviation at the sample's true
+value. "jxl" is lossless JPEG XL of the four planes, effort 7, without the JPEG, if imagecodecs is installed. Times are
+seconds of processor time for keeping and for giving back.
 """
 
 from __future__ import annotations
@@ -53,7 +53,13 @@ def measure(path: Path, quality: int, ways: list[str], folder: Path) -> dict[str
     formats.write(raw, folder / "raw.dng", formats.WriteOptions(embed_jpeg=False), overwrite=True)
     formats.write(picture, folder / "shot.jpg", formats.WriteOptions(quality=quality), overwrite=True)
     dng, jpeg = ((folder / name).stat().st_size * bits for name in ("raw.dng", "shot.jpg"))
-    row = {"MP": raw.mosaic.size / 1e6, "iso": raw.optical.iso or 0, "dng": dng, "jxl": jpeg_xl(raw) * bits, "jpeg": jpeg}
+    row = {
+        "MP": raw.mosaic.size / 1e6,
+        "iso": raw.optical.iso or 0,
+        "dng": dng,
+        "jxl": jpeg_xl(raw) * bits,
+        "jpeg": jpeg,
+    }
     for how in ways:
         begin = time.process_time()
         options = formats.WriteOptions(quality=quality, keep_raw=how)

@@ -18,7 +18,10 @@ pytestmark = pytest.mark.slow
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 SAMPLES = Path(os.environ.get("PARAMISP_SAMPLES", "/nonexistent"))
-FOLDERS = [*(SHARED / name for name in ("canon_eos_30d", "canon_eos_d30", "canon_powershot_s40", "gopro_hero7_black")), SAMPLES]
+FOLDERS = [
+    *(SHARED / name for name in ("canon_eos_30d", "canon_eos_d30", "canon_powershot_s40", "gopro_hero7_black")),
+    SAMPLES,
+]
 RAWS = [
     path
     for folder in FOLDERS

@@ -10,6 +10,7 @@ from __future__ import annotations
 import lzma
 import struct
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -88,10 +89,14 @@ def encode(planes: list[np.ndarray], ycc: np.ndarray, cfa: str, tops: list[int])
     for each in lattice.passes(cfa):
         views = [view[: shape[0], : shape[1]] for view, shape in zip(
             each.views(known, (each.plane, 0, 0), rows, columns), each.shapes(rows, columns), strict=True)]  # fmt: skip
-        samples = np.concatenate([planes[each.plane][y :: each.period, x :: each.period].ravel() for y, x in each.offsets])
+        samples = np.concatenate(
+            [planes[each.plane][y :: each.period, x :: each.period].ravel() for y, x in each.offsets]
+        )
         if not samples.size:
             continue
-        symbols, index, tables_of = _encode_pass(each, samples, known, lights, size, tops[each.plane], numbers, lows, escapes)
+        symbols, index, tables_of = _encode_pass(
+            each, samples, known, lights, size, tops[each.plane], numbers, lows, escapes
+        )
         starts = np.cumsum(tables_of, 1) - tables_of
         flat = index * _SYMBOLS + symbols
         coded.append((tables_of.ravel()[flat].astype(np.uint16), starts.ravel()[flat].astype(np.uint16)))
@@ -118,7 +123,9 @@ def decode(data: bytes, ycc: np.ndarray, cfa: str, tops: list[int]) -> list[np.n
     if len(states) != 4 * lanes or len(words) % 2:
         raise FormatError("its data are cut short")
     decoder = rans.Decoder(np.frombuffer(states, "<u4"), np.frombuffer(words, "<u2"))
-    rest = _Rest(low, np.frombuffer(_unpacked(escape, 16 * rows * columns + 64), "<i4") if escape else np.zeros(0, "<i4"))
+    rest = _Rest(
+        low, np.frombuffer(_unpacked(escape, 16 * rows * columns + 64), "<i4") if escape else np.zeros(0, "<i4")
+    )
     for each in lattice.passes(cfa):
         views = [view[: shape[0], : shape[1]] for view, shape in zip(
             each.views(known, (each.plane, 0, 0), rows, columns), each.shapes(rows, columns), strict=True)]  # fmt: skip
@@ -127,6 +134,12 @@ def decode(data: bytes, ycc: np.ndarray, cfa: str, tops: list[int]) -> list[np.n
         _store(views, _decode_pass(each, known, lights, size, tops[each.plane], numbers, decoder, rest))
     decoder.finish()
     return [plane[MARGIN : MARGIN + rows, MARGIN : MARGIN + columns] for plane in known]
+
+
+def model_bytes(data: bytes) -> int:
+    """Return the bytes of encoded data that do not grow with the picture: tables, weights, states."""
+    model, states, *_ = _split(data)
+    return len(model) + len(states)
 
 
 def _at(ycc: np.ndarray, plane: int) -> np.ndarray:
@@ -178,7 +191,9 @@ def _encode_pass(
     nearest, quarter, error = _predicted(model, each, known, lights, size, top, len(samples))
     residual = samples.astype(np.int64) - nearest
     contexts = int(np.clip(len(samples) // _PER_CONTEXT, 1, _CONTEXTS))
-    limits = np.unique(np.quantile(error[:: max(1, len(error) // 250_000)], np.arange(1, contexts) / contexts).astype(np.int64))
+    limits = np.unique(
+        np.quantile(error[:: max(1, len(error) // 250_000)], np.arange(1, contexts) / contexts).astype(np.int64)
+    )
     context = np.searchsorted(limits, error, side="right")
     contexts = len(limits) + 1
     mean = np.bincount(context, np.abs(residual), contexts) / np.maximum(np.bincount(context, minlength=contexts), 1)
@@ -196,7 +211,9 @@ def _encode_pass(
         lower = residual[shifts[context] == shift] & ((1 << int(shift)) - 1)
         lows.append(np.packbits((lower[:, None] >> np.arange(shift)).astype(np.uint8) & 1).tobytes())
     counts = np.bincount(index * _SYMBOLS + symbols, minlength=int(phases.sum()) * _SYMBOLS).reshape(-1, _SYMBOLS)
-    frequencies = np.stack([rans.normalised(row if row.any() else np.eye(1, _SYMBOLS, _MIDDLE)[0].astype(int)) for row in counts])
+    frequencies = np.stack(
+        [rans.normalised(row if row.any() else np.eye(1, _SYMBOLS, _MIDDLE)[0].astype(int)) for row in counts]
+    )
     _put_model(numbers, model)
     _put_tables(numbers, _Tables(limits, shifts, phases, frequencies))
     return symbols, index, frequencies
@@ -218,7 +235,9 @@ class _Rest:
             raise FormatError("its data end too early")
         packed = np.frombuffer(self.low, np.uint8, length, self.low_at)
         self.low_at += length
-        return np.unpackbits(packed, count=number * shift).reshape(number, shift).astype(np.int64) @ (1 << np.arange(shift))
+        return np.unpackbits(packed, count=number * shift).reshape(number, shift).astype(np.int64) @ (
+            1 << np.arange(shift)
+        )
 
     def escaped(self, number: int) -> np.ndarray:
         """Return the next escaped values."""
@@ -249,14 +268,20 @@ def _decode_pass(
     for shift in np.unique(tables.shifts[tables.shifts > 0]):
         chosen = shifts == shift
         residual[chosen] |= rest.bits(int(chosen.sum()), int(shift))
-    samples = nearest + sign * residual
+    samples: np.ndarray = nearest + sign * residual
     if samples.min() < 0 or samples.max() > top:
         raise FormatError("its data do not decode")
     return samples
 
 
 def _predicted(
-    model: Model, each: Pass, known: list[np.ndarray], lights: list[np.ndarray], size: tuple[int, int], top: int, number: int
+    model: Model,
+    each: Pass,
+    known: list[np.ndarray],
+    lights: list[np.ndarray],
+    size: tuple[int, int],
+    top: int,
+    number: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return (nearest index, quarter, expected error) of all samples of a pass."""
     nearest, quarter, error = np.empty(number, np.int64), np.empty(number, np.uint8), np.empty(number, np.int64)
@@ -317,7 +342,7 @@ def _split(data: bytes) -> list[bytes]:
     if head + sum(lengths) != len(data):
         raise FormatError("its data are cut short")
     ends = np.cumsum([head, *lengths]).tolist()
-    return [data[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+    return [data[a:b] for a, b in pairwise(ends)]
 
 
 def _unpacked(data: bytes, most: int) -> bytes:

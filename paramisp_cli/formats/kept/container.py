@@ -1,4 +1,4 @@
-"""The kept RAW's place in a JPEG file: a comment in the head, and a trailer after the picture (docs/kept-raw.md).
+"""The place of a RAW in a JPEG file: a comment in the head, a trailer after the picture (`docs/kept-raw.md`).
 
 The trailer: magic, version, lengths, digest of the picture, digest of the content, then the content in two parts. Every
 length is checked against the file and against a limit before anything of that length is read or made.
@@ -70,12 +70,12 @@ def layout(jpeg: bytes) -> Layout:
 
 
 def attach(jpeg: bytes, record: bytes, body: bytes, about: str) -> bytes:
-    """Return the JPEG with a comment ``about`` its kept RAW, and the trailer; FormatError if it is no JPEG."""
+    """Return the JPEG with a comment ``about`` its RAW, and the trailer; FormatError if it is no JPEG."""
     place = layout(jpeg)
     if place.end is None:
         raise FormatError("no complete JPEG")
     if len(record) > _MOST_RECORD or len(body) > _MOST_BODY:
-        raise FormatError("the RAW is too large to be kept in a JPEG")
+        raise FormatError("the RAW is too large for a JPEG to carry")
     text = _COMMENT + about.encode("ascii", "replace")
     comment = b"\xff\xfe" + struct.pack(">H", len(text) + 2) + text
     content = hashlib.sha256(record + body).digest()
@@ -94,7 +94,7 @@ class Trailer:
 
 
 def find(jpeg: bytes) -> Trailer | None:
-    """Return the kept RAW's trailer; None if there is none.
+    """Return the trailer with the RAW; None without one.
 
     Raises FormatError with the reason if there is one and it cannot be trusted: the file is cut short, the picture or
     the trailer was altered, or a newer version wrote it.
@@ -105,29 +105,29 @@ def find(jpeg: bytes) -> Trailer | None:
     begin = jpeg.find(MAGIC, place.end or 2)
     if begin < 0:
         if place.end is None and place.comment:
-            raise FormatError("the file is cut short: the RAW kept in it and a part of the picture are lost")
+            raise FormatError("the file is cut short: the RAW inside and a part of the picture are lost")
         return None
     if begin + _HEAD.size > len(jpeg):
-        raise FormatError("the file is cut short: the RAW kept in it is lost")
+        raise FormatError("the file is cut short: the RAW inside is lost")
     _, version, zero, record, body, picture, content = _HEAD.unpack_from(jpeg, begin)
     if version != VERSION or zero:
-        raise FormatError(f"the RAW kept in it has version {version}, this paramisp reads version {VERSION}: update it")
+        raise FormatError(f"the RAW inside has version {version}, this paramisp reads version {VERSION}: update it")
     if record > _MOST_RECORD or body > _MOST_BODY:
-        raise FormatError("the RAW kept in it is damaged: its length is beyond all limits")
+        raise FormatError("the RAW inside is damaged: its length is beyond all limits")
     middle = begin + _HEAD.size + record
     end = middle + body
     if end > len(jpeg):
-        raise FormatError(f"the file is cut short: {end - len(jpeg)} bytes of the RAW kept in it are missing")
+        raise FormatError(f"the file is cut short: {end - len(jpeg)} bytes of the RAW inside are missing")
     if place.end is None or place.digest != picture:
-        raise FormatError("the picture was altered after the RAW was kept in it, and the RAW needs its exact pixels")
+        raise FormatError("the picture was altered, and the RAW inside needs its exact pixels")
     found = Trailer(jpeg[begin + _HEAD.size : middle], jpeg[middle:end], begin, end)
     if hashlib.sha256(found.record + found.body).digest() != content:
-        raise FormatError("the RAW kept in it is damaged: its digest differs")
+        raise FormatError("the RAW inside is damaged: its digest differs")
     return found
 
 
 def lost(jpeg: bytes) -> bool:
-    """Tell whether the comment of a kept RAW is there and its trailer is not."""
+    """Tell whether the comment on a RAW inside is there and its trailer is not."""
     return layout(jpeg).comment is not None and jpeg.find(MAGIC) < 0
 
 

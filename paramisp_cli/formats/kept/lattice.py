@@ -2,8 +2,8 @@
 
 The four sites of the CFA's 2×2 are four planes of half size. They are coded one after the other: both greens, red,
 blue. Within a plane a coarse lattice (every 8th sample) comes first; then each step halves the distance, first the
-middle of each square (``diagonal``), then the middle of its sides (``cross``). So every sample of a pass depends only on
-earlier passes, and numpy predicts and decodes all samples of a pass at once.
+middle of each square, then the middles of its sides. So every sample of a pass depends only on earlier passes, and
+numpy predicts and decodes all samples of a pass at once.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Pass:
     """One pass: samples of a plane at ``offsets`` of a lattice of ``period``.
 
     known   sites of coded samples around a sample, nearest first
-    light   sites around a sample, itself excluded, by plane: the JPEG tells something of each
+    light   sites around a sample, itself excluded, by plane: the JPEG shows each
     """
 
     plane: int
@@ -44,7 +44,8 @@ class Pass:
         plane, dy, dx = site
         for y, x in self.offsets:
             yield planes[plane][
-                MARGIN + y + dy : MARGIN + rows + dy : self.period, MARGIN + x + dx : MARGIN + columns + dx : self.period
+                MARGIN + y + dy : MARGIN + rows + dy : self.period,
+                MARGIN + x + dx : MARGIN + columns + dx : self.period,
             ]
 
 

@@ -16,6 +16,12 @@ from paramisp_cli.types import CanonicalParams, RawImage
 _SPARSE = 0.7
 """Share of the values in a plane's range, from which all are listed."""
 _BLOCK, _QUANTILE = 8, 0.05
+_MIDTONE, _CLEARLY, _ENOUGH = np.array([0.1, 1.0]), 0.2, 4
+"""Level, as factors of scale and offset, at which noise is compared; share of the variance that is clearly less;
+levels that must be measured in every channel.
+
+The measured variance is half of the true one at least.
+"""
 
 
 def exact(plane: np.ndarray) -> np.ndarray:
@@ -26,9 +32,10 @@ def exact(plane: np.ndarray) -> np.ndarray:
 
 
 def cells(plane: np.ndarray, bound: np.ndarray, white: float) -> np.ndarray:
-    """Return the middles, ascending, of the fewest cells that hold a plane's values within ``bound`` (65536,), by value.
+    """Return the middles, ascending, of the fewest cells that hold a plane's values within ``bound`` (65536,).
 
-    The bound must not fall. Values from ``white`` on stay as they are: clipped samples must remain recognisable.
+    The bound is a value's largest error and must not fall. Values from ``white`` on do not change: clipped samples must
+    remain recognisable.
     """
     reach = np.floor(bound).clip(0, 1 << 16).astype(np.int64)
     seen = np.flatnonzero(np.bincount(plane.ravel(), minlength=1))
@@ -45,11 +52,12 @@ def cells(plane: np.ndarray, bound: np.ndarray, white: float) -> np.ndarray:
 
 def indices(plane: np.ndarray, values: np.ndarray, white: float) -> np.ndarray:
     """Return the index, uint16, of the nearest listed value of each sample; both or none are ``white`` or more."""
-    table = np.searchsorted((values[1:] + values[:-1]) / 2, np.arange(1 << 16), side="right")
+    table: np.ndarray = np.searchsorted((values[1:] + values[:-1]) / 2, np.arange(1 << 16), side="right")
     below = int(np.searchsorted(values, white))
     if below:
         table[: int(np.ceil(white))] = np.minimum(table[: int(np.ceil(white))], below - 1)
-    return table.astype(np.uint16)[plane]
+    found: np.ndarray = table.astype(np.uint16)[plane]
+    return found
 
 
 def bounds(canonical: CanonicalParams, profile: np.ndarray, share: float) -> list[np.ndarray]:
@@ -69,24 +77,28 @@ def bounds(canonical: CanonicalParams, profile: np.ndarray, share: float) -> lis
 def noise(raw: RawImage) -> tuple[np.ndarray, str]:
     """Return the noise (3, 2) of a shot, as ``RawImage.noise_profile``, and its origin.
 
-    It is the file's own, or the camera table's at the shot's ISO, or measured in the shot.
+    It is the file's own, or the camera table's at the shot's ISO. It is measured in the shot if both are missing, or if
+    the shot has clearly less noise (some cameras filter it out of their RAW).
     """
+    facts, (found, levels) = cameras.find(raw.camera), measured(raw)
     if raw.noise_profile is not None and (raw.noise_profile >= 0).all() and (raw.noise_profile.sum(1) > 0).all():
-        return raw.noise_profile, "the RAW file"
-    facts = cameras.find(raw.camera)
-    profile = facts.noise_profile(raw.optical.iso) if facts else None
-    if profile is not None and facts is not None:
-        return profile, f"camera table ({facts.name}, ISO {raw.optical.iso:g})"
-    return measured(raw), "measured in the shot"
+        profile, origin = raw.noise_profile, "the RAW file"
+    elif facts is not None and (of_table := facts.noise_profile(raw.optical.iso)) is not None:
+        profile, origin = of_table, f"camera table ({facts.name}, ISO {raw.optical.iso:g})"
+    else:
+        return found, "measured in the shot"
+    if levels >= _ENOUGH and (found @ _MIDTONE).sum() < _CLEARLY * (profile @ _MIDTONE).sum():
+        return found, f"measured in the shot, which has less noise than {origin}"
+    return profile, origin
 
 
-def measured(raw: RawImage) -> np.ndarray:
-    """Estimate the noise (3, 2) from the smoothest blocks of each level; the estimate errs towards too little.
+def measured(raw: RawImage) -> tuple[np.ndarray, int]:
+    """Estimate the noise (3, 2) from the smoothest blocks of each level → (noise, least number of levels of a channel).
 
     In blocks of 8×8 samples of a plane, the difference of the two diagonals of each 2×2 keeps the noise's variance and
     removes slopes. Of each level's blocks the 5 % quantile counts: half the variance if all blocks are smooth.
     """
-    found = np.zeros((3, 2))
+    found, levels = np.zeros((3, 2)), 1 << 16
     for channel in range(3):
         points: list[tuple[float, float, float]] = []
         for site in (site for site in range(4) if raw.canonical.cfa[site] == "RGB"[channel]):
@@ -106,7 +118,8 @@ def measured(raw: RawImage) -> np.ndarray:
                 if len(inside) >= 40:
                     points.append((low + 0.01, float(np.quantile(inside, _QUANTILE)), float(len(inside))))
         found[channel] = _line(points, raw.canonical.white_level)
-    return found
+        levels = min(levels, len(points))
+    return found, levels
 
 
 def _line(points: list[tuple[float, float, float]], white: float) -> tuple[float, float]:

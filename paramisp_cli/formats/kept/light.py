@@ -44,7 +44,8 @@ def fit(samples: np.ndarray, ycc: np.ndarray, bits: int, top: int) -> np.ndarray
     for _ in range(_ROUNDS):
         off = target - sum(table[index] * weight for index, weight in corners)
         table += sum(np.bincount(index, weight * off, len(table)) for index, weight in corners) / total
-    return np.rint(table.clip(0, top) * (1 << FRACTION)).astype(np.int32)
+    nodes_of_shot: np.ndarray = np.rint(table.clip(0, top) * (1 << FRACTION)).astype(np.int32)
+    return nodes_of_shot
 
 
 def plane(table: np.ndarray, ycc: np.ndarray, bits: int, rows: int, columns: int) -> np.ndarray:

@@ -137,9 +137,10 @@ def fit(each: Pass, sampled: Sequence[tuple[np.ndarray, Features]], classes: int
     order = np.argsort(group, kind="stable")
     values, wanted, doubts = np.take(values, order, 1), wanted[order], np.take(doubts, order, 1)
     ends = np.concatenate([[0], np.cumsum(np.bincount(group, minlength=len(limits) + 1))]).tolist()
-    weights = np.zeros((len(limits) + 1, len(values)), np.int64)
+    weights: np.ndarray = np.zeros((len(limits) + 1, len(values)), np.int64)
     # The error by level, of a first fit, weighs the second.
-    level_error, off = np.ones(LEVELS), np.abs(wanted)
+    level_error: np.ndarray = np.ones(LEVELS)
+    off: np.ndarray = np.abs(wanted)
     for _ in range(2):
         weight = 1 / level_error[doubts[2]]
         for number, chosen in enumerate(map(slice, ends, ends[1:])):
@@ -158,8 +159,8 @@ def fit(each: Pass, sampled: Sequence[tuple[np.ndarray, Features]], classes: int
 
 def _by_level(off: np.ndarray, level: np.ndarray) -> np.ndarray:
     """Return the mean error (LEVELS,) by level, smoothed; levels without samples take their neighbours'."""
-    number, total = np.bincount(level, minlength=LEVELS).astype(np.float64), np.bincount(level, off, LEVELS)
-    number, total = (np.convolve(np.pad(a, 1), (0.25, 0.5, 0.25), "valid") for a in (number, total))
+    sums = np.bincount(level, minlength=LEVELS).astype(np.float64), np.bincount(level, off, LEVELS)
+    number, total = (np.convolve(np.pad(each, 1), (0.25, 0.5, 0.25), "valid") for each in sums)
     filled = number > 8
     if not filled.any():
         return np.full(LEVELS, max(float(off.mean()), 0.25))
@@ -171,7 +172,8 @@ def _shares(off: np.ndarray, doubts: np.ndarray, level_error: np.ndarray) -> np.
     """Fit the expected error to the doubts, with shares ≥ 0 → (3,) of 2^6."""
     level = level_error[doubts[2]]
     terms = np.stack([doubts[0].astype(np.float64), doubts[1].astype(np.float64), level]) / level
-    best, least = np.array([0.0, 0.0, 1.0]), np.inf
+    best: np.ndarray = np.array([0.0, 0.0, 1.0])
+    least = np.inf
     for used in ([0, 1, 2], [0, 2], [1, 2], [2]):
         chosen = terms[used]
         normal = chosen @ chosen.T + 1e-9 * np.eye(len(used)) * float((chosen**2).sum())
@@ -180,4 +182,5 @@ def _shares(off: np.ndarray, doubts: np.ndarray, level_error: np.ndarray) -> np.
         error = float(((solved @ terms - off / level) ** 2).sum())
         if (solved >= 0).all() and error < least:
             best, least = solved, error
-    return np.rint(best * 64).astype(np.int64)
+    shares: np.ndarray = np.rint(best * 64).astype(np.int64)
+    return shares

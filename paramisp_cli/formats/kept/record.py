@@ -1,4 +1,4 @@
-"""The record of a kept RAW: everything but its samples, as compressed JSON; every field is checked on reading."""
+"""The record of a carried RAW: everything but its samples, as compressed JSON; every field is checked on reading."""
 
 from __future__ import annotations
 
