@@ -168,7 +168,7 @@ def _kept_raw(image: SrgbImage, settings: Settings) -> tuple[kept.KeptRaw | None
             found = kept.find(jpeg)
         except FormatError as error:
             raise FormatError(
-                f"{error} (--no-kept-raw, in Python kept_raw=False, unprocesses the picture alone)"
+                f"{error} (`--no-kept-raw`, in Python `kept_raw=False`, unprocesses the picture alone)"
             ) from error
         removed = found is None and kept.lost(jpeg)
     if found is None:

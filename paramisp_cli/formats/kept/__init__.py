@@ -1,6 +1,6 @@
-"""A JPEG that carries its RAW: any program shows it, and `paramisp unprocess` gives the RAW back (`docs/kept-raw.md`).
+"""A JPEG that carries its RAW: any program shows it, and `paramisp unprocess` gives the RAW back.
 
-``keep`` puts a RAW into the JPEG that was rendered from it, ``find`` tells of it, ``restore`` gives it back.
+The format is described in `docs/raw-in-jpeg.md`. ``keep`` puts a RAW into the JPEG that was rendered from it, ``find`` tells of it, ``restore`` gives it back.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def keep(jpeg: bytes, raw: RawImage, how: str = "lossless") -> bytes:
     """Return the JPEG with the RAW in it, whose crop it shows upright, pixel by pixel.
 
     how  "lossless": bit for bit; "near": each sample within the noise's standard deviation, or within half of it if 2.5
-         bits a pixel suffice; a size such as "2MB": with the least error for which the whole file is no larger
+         bits a pixel suffice; a size such as "2MB": with the least error at which the whole file is no larger
 
     Raises FormatError for a RAW or a JPEG that do not fit each other, or a size that is too small.
     """

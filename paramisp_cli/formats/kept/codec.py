@@ -2,7 +2,7 @@
 
 The order is ``lattice``'s, predictions come from ``predict``. A residual is coded in a context, the class of its
 expected error. Small residuals have tables for each quarter that the prediction was rounded by; of large ones only the
-upper bits have a table, and the lower bits are stored as they are.
+upper bits have a table, and the lower bits are stored without a code.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class _Tables:
     """Contexts of a pass.
 
     limits      (contexts − 1,) expected error where the next context begins
-    shifts      (contexts,) lower bits that are stored as they are
+    shifts      (contexts,) lower bits that are stored without a code
     phases      (contexts,) 1 or 2 tables
     frequencies (tables, 256), each of sum 2^12
     """
@@ -109,7 +109,7 @@ def encode(planes: list[np.ndarray], ycc: np.ndarray, cfa: str, tops: list[int])
 
 
 def decode(data: bytes, ycc: np.ndarray, cfa: str, tops: list[int]) -> list[np.ndarray]:
-    """Decode what ``encode`` made; FormatError if the data are damaged."""
+    """Decode the bytes of ``encode``; FormatError if the data are damaged."""
     model, states, words, low, escape = _split(data)
     rows, columns = ycc.shape[0] // 2, ycc.shape[1] // 2
     size, bits = (rows, columns), light.chroma_bits(4 * rows * columns)

@@ -1,4 +1,4 @@
-"""The place of a RAW in a JPEG file: a comment in the head, a trailer after the picture (`docs/kept-raw.md`).
+"""The place of a RAW in a JPEG file: a comment in the head, a trailer after the picture (`docs/raw-in-jpeg.md`).
 
 The trailer: magic, version, lengths, digest of the picture, digest of the content, then the content in two parts. Every
 length is checked against the file and against a limit before anything of that length is read or made.

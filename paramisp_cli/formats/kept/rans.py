@@ -1,7 +1,8 @@
 """Range asymmetric numeral systems (Duda, 2009), interleaved: numpy codes one symbol of every lane at once.
 
-A state is an integer in [2^16, 2^32). A symbol of frequency f (of 2^12) makes it about 2^12 / f times larger; what
-exceeds 32 bits leaves it as a 16-bit word. Symbols are encoded from the last to the first and decoded from the first.
+A state is an integer in [2^16, 2^32). A symbol of frequency f (of 2^12) makes it about 2^12 / f times larger; its
+lower 16 bits leave it as a word before it would exceed 32 bits. Symbols are encoded from the last to the first and
+decoded from the first.
 All arithmetic is on integers, so that every machine decodes alike.
 """
 
