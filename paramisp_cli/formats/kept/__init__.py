@@ -1,6 +1,7 @@
 """A JPEG that carries its RAW: any program shows it, and `paramisp unprocess` gives the RAW back.
 
-The format is described in `docs/raw-in-jpeg.md`. ``keep`` puts a RAW into the JPEG that was rendered from it, ``find`` tells of it, ``restore`` gives it back.
+``keep`` puts a RAW into the JPEG that was rendered from it, ``find`` returns facts of it, ``restore`` the RAW. The
+format is described in `docs/raw-in-jpeg.md`.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 
 A state is an integer in [2^16, 2^32). A symbol of frequency f (of 2^12) makes it about 2^12 / f times larger; its
 lower 16 bits leave it as a word before it would exceed 32 bits. Symbols are encoded from the last to the first and
-decoded from the first.
-All arithmetic is on integers, so that every machine decodes alike.
+decoded from the first. All arithmetic is on integers, so that every machine decodes alike.
 """
 
 from __future__ import annotations
