@@ -14,8 +14,8 @@ import numpy as np
 
 from paramisp_cli import arrays, look, models, onnx_runner, parameters, sources
 from paramisp_cli.errors import ConfigError, FormatError, MetadataError
-from paramisp_cli.formats import exif, raster
-from paramisp_cli.parameters import CAMERA_LOOK, DTYPES, Conversion, Settings
+from paramisp_cli.formats import exif, kept, raster
+from paramisp_cli.parameters import CAMERA_LOOK, DTYPES, KEPT_RAW, Conversion, Settings
 from paramisp_cli.rendition import develop, parametric
 from paramisp_cli.rendition import look as rendition_look
 from paramisp_cli.rendition.form import Rendition
@@ -249,8 +249,8 @@ def run(
 
 
 def is_free_of_torch(conversion: Conversion, settings: Settings) -> bool:
-    """Tell whether a conversion runs in numpy: a fitted look, or the parametric model unless a GPU is requested."""
-    if conversion.rendition is not None:
+    """Tell whether a conversion runs in numpy: a fitted look, a RAW given back, or the parametric model on a CPU."""
+    if conversion.rendition is not None or conversion.kept_raw is not None:
         return True
     parametric = conversion.architecture == "parametric" and conversion.checkpoint is None
     return parametric and settings.device in ("auto", "cpu")
@@ -259,6 +259,8 @@ def is_free_of_torch(conversion: Conversion, settings: Settings) -> bool:
 def _unprocess(
     image: SrgbImage, conversion: Conversion, settings: Settings, progress: Callable[[float], None] | None
 ) -> RawImage:
+    if conversion.architecture == KEPT_RAW:
+        return _restored(image, conversion)
     height, width = image.size
     size = max(height + height % 2, SMALLEST_MOSAIC), max(width + width % 2, SMALLEST_MOSAIC)
     exposure, plan, curve = settings.exposure or 0.0, None, None
@@ -292,6 +294,22 @@ def _unprocess(
         notes=conversion.notices + _stepped_down(conversion, plan),
     )
     return look.matched(image.pixels, raw) if curve is None else replace(raw, tone_curve=curve)
+
+
+def _restored(image: SrgbImage, conversion: Conversion) -> RawImage:
+    """Give back the RAW that a JPEG carries; without a tone curve of its own it gets one that shows the JPEG."""
+    assert image.metadata.jpeg is not None
+    raw = replace(
+        kept.restore(image.metadata.jpeg),
+        canonical=conversion.canonical,
+        optical=conversion.optical,
+        camera=conversion.camera,
+        origin=conversion.origin,
+        notes=conversion.notices,
+    )
+    if raw.tone_curve is not None or raw.orientation != image.orientation:
+        return raw
+    return look.matched(image.pixels, raw)
 
 
 def _render(

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from paramisp_cli import cameras, weights, white_balance
-from paramisp_cli.errors import ConfigError, WeightsError
+from paramisp_cli.errors import ConfigError, FormatError, WeightsError
+from paramisp_cli.formats import kept
 from paramisp_cli.rendition.form import Rendition
-from paramisp_cli.settings import CAMERA_LOOK, DTYPES, LOOKS, MODELS, WEIGHTLESS, Settings
+from paramisp_cli.settings import CAMERA_LOOK, DTYPES, KEPT_RAW, LOOKS, MODELS, WEIGHTLESS, Settings
 from paramisp_cli.sources import Reference, References, nearest, read, references
 from paramisp_cli.types import (
     FALLBACK_OPTICAL,
@@ -29,8 +30,8 @@ from paramisp_cli.types import (
 )
 
 __all__ = [
-    "CAMERA_LOOK", "DTYPES", "LOOKS", "MODELS", "WEIGHTLESS", "Conversion", "Settings", "check", "complete", "known_as",
-    "read",
+    "CAMERA_LOOK", "DTYPES", "KEPT_RAW", "LOOKS", "MODELS", "WEIGHTLESS", "Conversion", "Settings", "check", "complete",
+    "known_as", "read",
 ]  # fmt: skip
 
 _OPTICAL_TEXT = {
@@ -49,6 +50,7 @@ class Conversion:
     Unknown values of ``optical`` are None. ``checkpoint`` is None for an architecture that needs no weights.
     ``notices`` are sentences for the user, without the file's name. ``memory_plan`` is set when the runner has chosen
     the network's memory plan, ``rendition`` when the look of the JPEG inside a RAW file has been fitted.
+    ``kept_raw`` tells of the RAW that a JPEG carries.
     """
 
     direction: Direction
@@ -62,11 +64,14 @@ class Conversion:
     facts: cameras.CameraFacts = field(repr=False)
     memory_plan: str | None = None
     rendition: Rendition | None = None
+    kept_raw: kept.KeptRaw | None = None
 
     def describe(self) -> dict[str, Any]:
         """Return plain values for ``--json``."""
         c, o = self.canonical, self.optical
-        used = {"memory_plan": self.memory_plan} if self.memory_plan else {}
+        used: dict[str, Any] = {"memory_plan": self.memory_plan} if self.memory_plan else {}
+        if self.direction == Direction.UNPROCESS:
+            used["kept_raw"] = str(self.kept_raw) if self.kept_raw else None
         return used | {
             "camera": self.camera.name if self.camera else None,
             "model": self.architecture,
@@ -120,10 +125,13 @@ def _refuse_look_from(settings: Settings) -> None:
 
 def _of_picture(image: SrgbImage, settings: Settings) -> Conversion:
     _refuse_look_from(settings)
+    kept_raw, remarks = _kept_raw(image, settings)
+    if kept_raw is not None and not remarks:
+        return _of_kept_raw(image, kept_raw, settings)
     found = references(settings)
     like = nearest(image, found)
     origin: dict[str, str] = {}
-    notices = [*image.notes, *found.notices]
+    notices = [*image.notes, *found.notices, *remarks]
     camera, origin["camera"] = _pick_camera(settings, image.camera, like)
     optical = _pick_optical(settings, image.optical, like, origin)
     known = cameras.find(camera)
@@ -148,6 +156,48 @@ def _of_picture(image: SrgbImage, settings: Settings) -> Conversion:
             Direction.UNPROCESS, camera, canonical, optical, origin, CAMERA_LOOK, None, tuple(notices), facts
         )
     return _with_model(Direction.UNPROCESS, camera, canonical, optical, origin, notices, known, settings)
+
+
+def _kept_raw(image: SrgbImage, settings: Settings) -> tuple[kept.KeptRaw | None, list[str]]:
+    """Find the RAW that a JPEG carries → (its facts or None, notices); with notices it is not used.
+
+    Raises FormatError if it cannot be given back, or if there is none and the settings require one.
+    """
+    jpeg = image.metadata.jpeg
+    if settings.kept_raw is False or jpeg is None:
+        found, removed = None, False
+    else:
+        try:
+            found = kept.find(jpeg)
+        except FormatError as error:
+            raise FormatError(
+                f"{error} (`--no-kept-raw`, in Python `kept_raw=False`, unprocesses the picture alone)"
+            ) from error
+        removed = found is None and kept.lost(jpeg)
+    if found is None:
+        if settings.kept_raw:
+            raise FormatError("carries no RAW: it never did, or a program that edits or sends it removed it")
+        text = "the RAW that it carried was removed by a program that edited or sent it"
+        return None, [f"{text}: unprocessed the picture alone"] if removed else []
+    chosen = [name for name in ("model", "weights", "look", "like") if getattr(settings, name) is not None]
+    if chosen and settings.kept_raw is None:
+        return found, [f"carries its RAW, which was not used because of `{chosen[0]}` (pass `kept_raw` to use it)"]
+    return found, []
+
+
+def _of_kept_raw(image: SrgbImage, found: kept.KeptRaw, settings: Settings) -> Conversion:
+    """Return the conversion that gives back the RAW that a JPEG carries."""
+    raw, source = found.raw, "the RAW inside the JPEG"
+    origin = dict.fromkeys(("cfa", "black_level", "white_level", "color_matrix", "wb", "model"), source)
+    camera, origin["camera"] = _pick_camera(settings, raw.camera, None)
+    optical = _pick_optical(settings, raw.optical, None, origin)
+    canonical = _with_flags(raw.canonical, settings, origin)
+    facts = cameras.find(camera) or cameras.GENERIC
+    notice = Notice(f"gave back the RAW that it carries: {found}", "gave back the RAW that the JPEG carries")
+    return Conversion(
+        Direction.UNPROCESS, camera, canonical, optical, origin, KEPT_RAW, None, (*image.notes, notice), facts,
+        kept_raw=found,
+    )  # fmt: skip
 
 
 def _takes_look_of_like(

@@ -22,6 +22,9 @@ WEIGHTLESS = models.names(needs_weights=False)
 CAMERA_LOOK = "camera-look"
 """Name of the conversion that renders as the JPEG inside the RAW file looks."""
 
+KEPT_RAW = "kept-raw"
+"""Name of the conversion that gives back the RAW that a JPEG carries."""
+
 LOOKS = ("camera", "weights", "neutral")
 """Values of ``Settings.look``."""
 
@@ -54,6 +57,8 @@ class Settings:
     bit_depth      bits of a rendered channel: 8, 16, or 32 for float32 in [0, 1]; with 32, unprocess returns a float32
                    mosaic, black 0 and white 1, neither rounded nor clipped to the camera's codes
     max_pixels     pictures of more pixels are refused before they are decoded; None: ``formats.MAX_PIXELS``
+    kept_raw       of an unprocessed JPEG that carries its RAW: True requires it; False ignores it; None: gives it back,
+                   unless a model, weights, a look or ``like`` are chosen
     isolate        decode RAW files in a process of their own: a damaged or hostile file can crash only this process
 
     Raises ConfigError for a value out of range; the error's ``field`` names the setting.
@@ -79,6 +84,7 @@ class Settings:
     bit_depth: int = 8
     max_pixels: int | None = None
     isolate: bool = False
+    kept_raw: bool | None = None
 
     def __post_init__(self) -> None:
         for name in (field.name for field in fields(OpticalParams)):

@@ -202,13 +202,14 @@ _MOST_READERS, _MOST_DEVICES = 4, 16
 class _Step:
     """The state of a job between reading, converting and writing.
 
-    ``folders`` were created for its output; ``seconds`` is the time spent on it.
+    ``raw`` is the RAW that the output carries; ``folders`` were created for its output; ``seconds`` is the time spent.
     """
 
     job: Job
     image: SrgbImage | RawImage | None = None
     conversion: Conversion | None = None
     result: SrgbImage | RawImage | None = None
+    raw: RawImage | None = None
     folders: Sequence[Path] = ()
     done: Outcome | None = None
     seconds: float = 0.0
@@ -289,7 +290,7 @@ class _Work:
                 text = f"{step.job.source}: internal error: {reason} (set PARAMISP_DEBUG=1 and report it)"
                 step.done = Outcome(step.job, "failed", error=ParamispError(text))
         if step.done is not None:
-            step.image = step.result = None
+            step.image = step.result = step.raw = None
         step.seconds += time.monotonic() - begin
         return step
 
@@ -388,6 +389,8 @@ class _Work:
             self.folders += step.folders
             progress = self.progress if len(self.devices) < 2 else None
             step.result = convert.run(image, step.conversion, settings, progress)
+        if self.options.keep_raw is not None and isinstance(image, RawImage):
+            step.raw = image
         step.image = None
 
     def _write(self, step: _Step) -> Outcome | None:
@@ -396,7 +399,8 @@ class _Work:
         assert result is not None
         with _created(job.target.parent, step.folders):
             try:
-                formats.write(result, job.target, self.options, overwrite=self.policy.on_exists == OnExists.OVERWRITE)
+                overwrite = self.policy.on_exists == OnExists.OVERWRITE
+                formats.write(result, job.target, self.options, overwrite=overwrite, raw=step.raw)
             except OutputExistsError:
                 if self.policy.on_exists != OnExists.SKIP:
                     raise

@@ -70,13 +70,18 @@ def unprocess(
     verify: Annotated[
         bool, typer.Option("--verify", rich_help_panel=OUTPUT, help="Open every output again and compare it.")
     ] = False,
+    kept_raw: Annotated[
+        bool | None,
+        typer.Option("--kept-raw/--no-kept-raw", rich_help_panel=OUTPUT, help="Require or ignore the RAW in a JPEG."),
+    ] = None,
 ) -> None:
     """Turn pictures (JPEG, PNG, TIFF, WebP, AVIF) into RAW files (DNG)."""
     from paramisp_cli.formats import WriteOptions
     from paramisp_cli.types import Direction
 
     options = WriteOptions(compression=compression, profile=profile, embed_jpeg=embed_jpeg, verify=verify)
-    _convert(Direction.UNPROCESS, inputs, ".dng", None, _settings(settings), options, batch)
+    chosen = replace(_settings(settings), kept_raw=kept_raw)
+    _convert(Direction.UNPROCESS, inputs, ".dng", None, chosen, options, batch)
 
 
 def render(
@@ -96,6 +101,15 @@ def render(
     verify: Annotated[
         bool, typer.Option("--verify", rich_help_panel=OUTPUT, help="Open every output again and compare it.")
     ] = False,
+    keep_raw: Annotated[
+        str | None,
+        typer.Option(
+            "--keep-raw",
+            metavar="HOW",
+            rich_help_panel=OUTPUT,
+            help="Let the JPEG carry its RAW: lossless, near (below the noise), or a file size such as 2MB.",
+        ),
+    ] = None,
 ) -> None:
     """Turn RAW files (DNG, NEF, CR2, CR3, ARW, …) into pictures (JPEG, PNG, TIFF)."""
     from paramisp_cli.formats import WriteOptions
@@ -103,7 +117,14 @@ def render(
 
     if bits not in (None, 8, 16):
         fail_usage(f"--bits takes 8 or 16, not {bits}")
-    options = WriteOptions(quality=quality, bit_depth=bits, verify=verify)
+    options = WriteOptions(quality=quality, bit_depth=bits, verify=verify, keep_raw=keep_raw)
+    if keep_raw is not None:
+        from paramisp_cli.formats import kept
+
+        try:
+            kept.check(keep_raw)
+        except ConfigError as error:
+            fail(error)
     suffix = f".{format_name}" if format_name else None
     _convert(Direction.RENDER, inputs, suffix or ".jpg", suffix, _settings(settings), options, batch)
 
@@ -142,6 +163,8 @@ def _convert(
         fail_usage("--bits 16: a JPEG has 8 bits; pass --format png or tif")
     if settings.look_from is not None and len(jobs) > 1:
         fail_usage("--look-from is the JPEG of one shot; render the files one by one")
+    if options.keep_raw and any(job.target and job.target.suffix.lower() not in (".jpg", ".jpeg") for job in jobs):
+        fail_usage("--keep-raw: only a JPEG carries its RAW; leave out --format, or pass --format jpg")
     single = not batch.shard and [job.source for job in jobs] == inputs[:1]  # False for a folder with one file
     outputs = {job.target for job in jobs}
     if not batch.quiet and (others := [path for path in selection.left_out if path not in outputs]):

@@ -20,7 +20,7 @@ from paramisp_cli.errors import (
     MetadataError,
     OutputExistsError,
 )
-from paramisp_cli.formats import dng, exif, isolated, jpeg, libraw, raster
+from paramisp_cli.formats import dng, exif, isolated, jpeg, kept, libraw, raster
 from paramisp_cli.formats.base import MAX_PIXELS, Format, WriteOptions
 from paramisp_cli.formats.kinds import KNOWN_UNREADABLE, unreadable
 from paramisp_cli.formats.verify import check_raw
@@ -150,8 +150,11 @@ def write(
     options: WriteOptions = WriteOptions(),
     *,
     overwrite: bool = False,
+    raw: RawImage | None = None,
 ) -> None:
     """Write an image in the format of the path's suffix, through a temporary file in the same folder.
+
+    ``raw`` is the RAW that the picture was rendered from: with ``options.keep_raw`` the JPEG carries it.
 
     At any time ``path`` is the old file or the complete new file. With ``options.verify`` (or the environment variable
     PARAMISP_VERIFY=1) the new file is read again and compared before it gets its name. Raises OutputExistsError
@@ -167,12 +170,20 @@ def write(
     if not overwrite and os.path.lexists(path):
         raise OutputExistsError(f"{path}: exists already; pass `on_exists` overwrite, rename or skip")
     assert form.write is not None
+    if options.keep_raw is not None:
+        kept.check(options.keep_raw)
+        if path.suffix.lower() not in raster.JPEG.suffixes or raw is None:
+            raise ConfigError(f"{path}: `keep_raw`: only a JPEG carries a RAW, and only the RAW it was rendered from")
     with _plain_errors(path, "write"):
         try:
             with atomic.replacing(path, overwrite=overwrite) as temporary:
                 form.write(image, temporary, options)
+                if options.keep_raw is not None and raw is not None:
+                    temporary.write_bytes(kept.keep(temporary.read_bytes(), raw, options.keep_raw))
                 if form.verify and (options.verify or os.environ.get("PARAMISP_VERIFY") == "1"):
                     _verify(form.verify, image, temporary, options)
+                    if options.keep_raw is not None:
+                        kept.restore(temporary.read_bytes())  # checks the samples' digest
         except FileExistsError as error:
             raise OutputExistsError(f"{path}: appeared while paramisp was writing; it was not replaced") from error
         except (ConfigError, FormatError) as error:

@@ -27,6 +27,7 @@ class WriteOptions:
     profile      DNG look: "match" (the tone curve of ``RawImage.tone_curve``), "linear" (no curve), "adobe" (no
                  profile: the reader's default look)
     embed_jpeg   whether a DNG holds the user's JPEG byte for byte
+    keep_raw     the RAW that a JPEG carries: "lossless", "near" or the file's size, such as "2MB"; see ``kept.keep``
     verify       whether each file is read again and compared before it gets its name (also $PARAMISP_VERIFY=1)
     """
 
@@ -35,6 +36,7 @@ class WriteOptions:
     compression: str = "lossless"
     profile: str = "match"
     embed_jpeg: bool = True
+    keep_raw: str | None = None
     verify: bool = False
 
 

@@ -290,3 +290,25 @@ def from_pillow(picture: Any) -> SrgbImage:
         "icc": picture.info.get("icc_profile") or None,
     }
     return _image(pixels, blocks, notes, None, Path(getattr(picture, "filename", "") or "").name or None)
+
+
+def decode_ycc(jpeg: bytes) -> np.ndarray:
+    """Decode a JPEG to (H, W, 3) uint8 in YCbCr, as stored: no conversion of colour, no orientation.
+
+    Chroma is interpolated as libjpeg-turbo does. FormatError if the JPEG is damaged, or has other than three channels.
+    """
+    from PIL.JpegImagePlugin import JpegImageFile
+
+    try:
+        image: Any = _opened(JpegImageFile, jpeg)
+        check_pixels(image.width, image.height, _MAX_PIXELS)
+        image.draft("YCbCr", None)
+        if image.mode != "YCbCr":
+            raise FormatError(f"is a JPEG of mode {image.mode}, not YCbCr")
+        return np.asarray(image)
+    except FormatError:
+        raise
+    except MemoryError:
+        raise
+    except Exception as error:  # see read_bytes
+        raise FormatError(f"the JPEG is damaged: {one_line(error)}") from error

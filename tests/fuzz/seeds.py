@@ -13,6 +13,8 @@ import tifffile
 from PIL import Image, ImageCms
 
 from fuzz import checkpoints, pictures, tiff
+from paramisp_cli.formats import kept
+from paramisp_cli.types import CanonicalParams, RawImage
 
 KINDS = ("jpeg", "text", "png", "tiff", "dng", "safetensors", "ckpt")
 """Case N is of kind KINDS[N % 7]."""
@@ -98,7 +100,15 @@ def _jpegs(icc: bytes) -> dict[str, bytes]:
         "grey.jpg": _jpeg(b"", exif("OLYMPUS", "C-3000"), grey=True),
         "xmp.jpg": _jpeg(b"", exif("SONY", "SLT-A57"), xmp=packet, restart_marker_rows=1),
         "cmyk.jpg": cmyk.getvalue(),
+        "carrying.jpg": _carrying(),
     }
+
+
+def _carrying() -> bytes:
+    """A JPEG that carries its RAW."""
+    canonical = CanonicalParams("RGGB", np.full((2, 2), 64.0), 1023, np.array([0.5, 1, 0.6]), np.eye(3))
+    mosaic = picture()[..., 1].astype(np.uint16) * 3 + 64
+    return kept.keep(_jpeg(b"", exif("Canon", "Canon EOS 60D")), RawImage(mosaic, canonical))
 
 
 def _pngs(icc: bytes) -> dict[str, bytes]:

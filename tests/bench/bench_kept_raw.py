@@ -1,0 +1,101 @@
+"""Measure JPEGs that carry their RAW: size, error and time for each RAW file, beside a DNG and JPEG XL.
+
+    python tests/bench/bench_kept_raw.py RAW… [--quality 95] [--how lossless,near]
+
+All sizes are bits for each sample of the mosaic. "jpeg" is the picture as `paramisp render` writes it, "dng" a
+lossless-JPEG DNG of the mosaic without a preview. "extra" is the growth of the JPEG; "ratio" is the JPEG with its RAW
+over JPEG and DNG together. "error" is the largest error in units of the noise's standard deviation at the sample's true
+value. "jxl" is lossless JPEG XL of the four planes, effort 7, without the JPEG, if imagecodecs is installed. Times are
+seconds of processor time for keeping and for giving back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+import paramisp_cli as paramisp
+from paramisp_cli import formats
+from paramisp_cli.formats import kept
+from paramisp_cli.formats.kept import levels
+
+
+def jpeg_xl(raw: paramisp.RawImage) -> float:
+    """Return the bytes of the four planes as lossless JPEG XL, NaN without imagecodecs."""
+    try:
+        import imagecodecs
+    except ImportError:
+        return float("nan")
+    planes = (np.ascontiguousarray(raw.mosaic[y::2, x::2]) for y in (0, 1) for x in (0, 1))
+    return float(sum(len(imagecodecs.jpegxl_encode(plane, lossless=True, effort=7)) for plane in planes))
+
+
+def largest_error(raw: paramisp.RawImage, back: paramisp.RawImage) -> float:
+    """Return the largest error in standard deviations of the noise at the true value."""
+    bounds = levels.bounds(raw.canonical, levels.noise(raw)[0], 1.0)
+    worst = 0.0
+    for site, sigma in enumerate(bounds):
+        true, other = (image.mosaic[site // 2 :: 2, site % 2 :: 2].astype(np.int64) for image in (raw, back))
+        worst = max(worst, float((np.abs(true - other) / sigma[true]).max()))
+    return worst
+
+
+def measure(path: Path, quality: int, ways: list[str], folder: Path) -> dict[str, float]:
+    """Measure one RAW file."""
+    raw = paramisp.read(path)
+    assert isinstance(raw, paramisp.RawImage)
+    picture = paramisp.render(raw)
+    bits = 8 / raw.mosaic.size
+    formats.write(raw, folder / "raw.dng", formats.WriteOptions(embed_jpeg=False), overwrite=True)
+    formats.write(picture, folder / "shot.jpg", formats.WriteOptions(quality=quality), overwrite=True)
+    dng, jpeg = ((folder / name).stat().st_size * bits for name in ("raw.dng", "shot.jpg"))
+    row = {
+        "MP": raw.mosaic.size / 1e6,
+        "iso": raw.optical.iso or 0,
+        "dng": dng,
+        "jxl": jpeg_xl(raw) * bits,
+        "jpeg": jpeg,
+    }
+    for how in ways:
+        begin = time.process_time()
+        options = formats.WriteOptions(quality=quality, keep_raw=how)
+        formats.write(picture, folder / "kept.jpg", options, overwrite=True, raw=raw)
+        middle = time.process_time()
+        data = (folder / "kept.jpg").read_bytes()
+        found, back = kept.find(data), kept.restore(data)
+        end = time.process_time()
+        assert found is not None
+        row |= {f"{how} extra": len(data) * bits - jpeg, f"{how} error": largest_error(raw, back)}
+        if how == "lossless":
+            assert np.array_equal(raw.mosaic, back.mosaic)
+            row["ratio"] = len(data) * bits / (jpeg + dng)
+        row |= {f"{how} s in": middle - begin, f"{how} s out": end - middle}
+    return row
+
+
+def main() -> None:
+    """Print a line for each file, and the means."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="+", type=Path)
+    parser.add_argument("--quality", type=int, default=95)
+    parser.add_argument("--how", default="lossless,near")
+    given = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for path in given.files:
+            row = measure(path, given.quality, given.how.split(","), Path(folder))
+            if not rows:
+                print("| file | " + " | ".join(row) + " |", flush=True)
+                print("|---|" + "---:|" * len(row), flush=True)
+            rows.append(row)
+            print(f"| {path.stem} | " + " | ".join(f"{value:.3g}" for value in row.values()) + " |", flush=True)
+    means = [float(np.mean([row[key] for row in rows])) for key in rows[0]]
+    print("| mean | " + " | ".join(f"{value:.3g}" for value in means) + " |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,342 @@
+"""A JPEG that carries its RAW as a file: edits by other programs, damage, hostile trailers, and the command line."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import shutil
+import struct
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+from kept_shots import MATRIX, jpeg_of, shot
+from PIL import Image
+
+import paramisp_cli as paramisp
+from paramisp_cli import formats
+from paramisp_cli.errors import ConfigError, FormatError
+from paramisp_cli.formats import WriteOptions, kept
+from paramisp_cli.formats.kept import codec, container, record
+from paramisp_cli.types import Metadata, RawImage
+
+
+@pytest.fixture(scope="module")
+def carrier() -> tuple[RawImage, bytes, bytes]:
+    """A RAW, its plain JPEG and the JPEG that carries it without loss."""
+    raw, pixels = shot()
+    jpeg = jpeg_of(pixels)
+    return raw, jpeg, kept.keep(jpeg, raw)
+
+
+# --- the file ---------------------------------------------------------------------------------------------------------
+
+
+def test_it_is_still_the_same_picture(carrier: tuple[RawImage, bytes, bytes]) -> None:
+    _, jpeg, data = carrier
+    with Image.open(io.BytesIO(jpeg)) as plain, Image.open(io.BytesIO(data)) as carrying:
+        np.testing.assert_array_equal(np.asarray(plain), np.asarray(carrying))
+        assert b"paramisp unprocess" in carrying.info["comment"]
+    assert container.plain(data) == jpeg
+    assert kept.find(jpeg) is None
+    assert not kept.lost(jpeg)
+    assert kept.restore(data).metadata.jpeg == jpeg
+
+
+def test_other_trailers_stay(carrier: tuple[RawImage, bytes, bytes]) -> None:
+    """Ultra HDR and MPF keep further pictures after the first; the RAW may stand before or behind them."""
+    raw, jpeg, data = carrier
+    for file in (data + jpeg, kept.keep(jpeg + jpeg, raw)):
+        np.testing.assert_array_equal(kept.restore(file).mosaic, raw.mosaic)
+        assert container.plain(file) == jpeg + jpeg
+
+
+@pytest.mark.parametrize("tool", ["exiftool", "Pillow", "piexif"])
+def test_edited_metadata(carrier: tuple[RawImage, bytes, bytes], tmp_path: Path, tool: str) -> None:
+    """The RAW survives new EXIF; saving the picture again loses it, and its comment tells so."""
+    raw, _, data = carrier
+    path = tmp_path / "shot.jpg"
+    path.write_bytes(data)
+    if tool == "exiftool":
+        edit(path, "-Artist=Somebody", "-XMP:Rating=3")
+    elif tool == "piexif":
+        import piexif
+
+        piexif.insert(piexif.dump({"0th": {315: b"Somebody"}}), str(path))
+    else:
+        with Image.open(path) as picture:
+            picture.load()
+            picture.save(path, quality=90)
+        assert kept.find(path.read_bytes()) is None
+        assert kept.lost(path.read_bytes())
+        return
+    assert path.read_bytes() != data
+    np.testing.assert_array_equal(kept.restore(path.read_bytes()).mosaic, raw.mosaic)
+
+
+def edit(path: Path, *words: str) -> None:
+    if not shutil.which("exiftool"):
+        pytest.skip("exiftool is not installed")
+    subprocess.run(["exiftool", "-q", "-overwrite_original", *words, str(path)], check=True, capture_output=True)
+
+
+def refused(data: bytes) -> str:
+    with pytest.raises(FormatError) as raised:
+        kept.find(data)
+    with pytest.raises(FormatError):
+        kept.restore(data)
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+def test_alterations_are_refused(carrier: tuple[RawImage, bytes, bytes]) -> None:
+    _, _, data = carrier
+    begin, scan = data.index(container.MAGIC), data.index(b"\xff\xda") + 40
+    changed = bytearray(data)
+    changed[scan], changed[scan + 9] = changed[scan] ^ 1 or 1, changed[scan + 9] ^ 1 or 1
+    assert "the picture was altered" in refused(bytes(changed))
+    for at in (begin + 130, len(data) - 3):
+        changed = bytearray(data)
+        changed[at] ^= 1
+        changed[at + 1] ^= 1
+        assert "damaged: its digest differs" in refused(bytes(changed))
+    assert "version 258" in refused(data.replace(container.MAGIC + b"\1\0", container.MAGIC + b"\2\1"))
+    for cut in (1, 1000, len(data) - begin - 20):
+        assert "cut short" in refused(data[:-cut])
+    assert "cut short" in refused(data[: begin - 200])
+    assert "a part of the picture" in refused(data[: begin - 200])
+    assert kept.find(data[:begin]) is None
+    assert kept.lost(data[:begin])
+
+
+def test_every_cut_and_every_flipped_byte_of_the_head() -> None:
+    raw, pixels = shot(16, 16)
+    data = kept.keep(jpeg_of(pixels), raw)
+    begin = data.index(container.MAGIC)
+    for end in range(begin + len(container.MAGIC), len(data)):
+        refused(data[:end])
+    for at in range(begin + len(container.MAGIC), len(data)):
+        changed = bytearray(data)
+        changed[at] ^= 0x80
+        refused(bytes(changed))
+
+
+# --- hostile trailers: digests that fit -------------------------------------------------------------------------------
+
+
+def signed(jpeg: bytes, record_bytes: bytes, body: bytes) -> bytes:
+    return container.attach(jpeg, record_bytes, body, "test")
+
+
+@pytest.mark.parametrize("lengths", [(1 << 31, 5), (5, 1 << 40), ((1 << 32) - 1, (1 << 64) - 1), (0, 0)])
+def test_hostile_lengths(carrier: tuple[RawImage, bytes, bytes], lengths: tuple[int, int]) -> None:
+    _, _, data = carrier
+    at = data.index(container.MAGIC) + 20
+    refused(data[:at] + struct.pack("<IQ", *lengths) + data[at + 12 :])
+
+
+def test_hostile_sections(carrier: tuple[RawImage, bytes, bytes]) -> None:
+    _, jpeg, data = carrier
+    trailer = container.find(data)
+    assert trailer is not None
+    for number in range(5):
+        for value in (0, 1, (1 << 64) - 1, 1 << 40):
+            body = bytearray(trailer.body)
+            struct.pack_into("<Q", body, 8 * number, value)
+            if bytes(body) != trailer.body:
+                with pytest.raises(FormatError):
+                    kept.restore(signed(jpeg, trailer.record, bytes(body)))
+
+
+def test_a_bomb_in_the_record(carrier: tuple[RawImage, bytes, bytes]) -> None:
+    import zlib
+
+    _, jpeg, data = carrier
+    trailer = container.find(data)
+    assert trailer is not None
+    bomb = zlib.compress(b" " * (64 << 20), 9)
+    with pytest.raises(FormatError, match="too long"):
+        kept.find(signed(jpeg, bomb, trailer.body))
+
+
+def hostile_records() -> list[tuple[str, object]]:
+    return [
+        ("size", [1 << 16, 1 << 16]), ("size", [96, 127]), ("size", [-2, -2]), ("size", "no"), ("size", [96]),
+        ("crop", [0, 0, 97, 128]), ("crop", [0, 0, 1 << 60, 1]), ("crop", None), ("cfa", "RGBW"), ("orientation", 9),
+        ("values", [[0]] * 3), ("values", [[0, 1]] * 4), ("values", [[0, 0, 5]] * 4), ("values", [[70000]] * 4),
+        ("values", [[0, 1, 65537]] * 4), ("values", [[]] * 4), ("values", None), ("kind", "best"), ("share", -1),
+        ("share", 1e300), ("white_level", 0), ("white_level", None), ("black_level", [[1, 2, 3]]), ("pixels", "zz"),
+        ("exif", "%%%"), ("camera", ["a", "b", "c"]), ("optical", {"iso": -5}), ("optical", {"zoom": 5}),
+        ("noise", [[1, 2, 3]]), ("tone_curve", [["x"]]), ("color_matrix", [[0] * 3] * 3),
+        ("noise_profile", [[1, 2]] * 4),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), hostile_records(), ids=str)
+def test_hostile_records(carrier: tuple[RawImage, bytes, bytes], name: str, value: object) -> None:
+    import json
+    import zlib
+
+    _, jpeg, data = carrier
+    trailer = container.find(data)
+    assert trailer is not None
+    fields = json.loads(zlib.decompress(trailer.record)) | {name: value}
+    with pytest.raises(FormatError):
+        kept.restore(signed(jpeg, zlib.compress(json.dumps(fields).encode()), trailer.body))
+
+
+def test_another_decoder_is_told(carrier: tuple[RawImage, bytes, bytes]) -> None:
+    """A JPEG library that rounds otherwise would give a wrong RAW."""
+    _, jpeg, data = carrier
+    trailer = container.find(data)
+    assert trailer is not None
+    found = record.unpack(trailer.record)
+    other = record.pack(replace(found, pixels=hashlib.sha256(b"other").digest()))
+    with pytest.raises(FormatError, match="decodes the picture to other pixels"):
+        kept.restore(signed(jpeg, other, trailer.body))
+
+
+@pytest.mark.slow
+def test_mutated_bodies_never_escape() -> None:
+    """Bytes of all sections changed, signed again: a FormatError, or by luck the RAW."""
+    raw, pixels = shot(48, 64)
+    jpeg = jpeg_of(pixels)
+    trailer = container.find(kept.keep(jpeg, raw))
+    assert trailer is not None
+    sections = codec._split(trailer.body)
+    model = codec._unpacked(sections[0], 1 << 24)
+    import lzma
+
+    for number in range(150):
+        rng = Random(number)
+        parts = list(sections)
+        which = rng.randrange(6)
+        if which == 5:  # inside the compressed model
+            inside = bytearray(model)
+            for _ in range(rng.choice((1, 1, 3))):
+                at = 4 * rng.randrange(len(inside) // 4)
+                value = rng.choice((0, 1, -1, (1 << 31) - 1, -(1 << 31), rng.randrange(-5000, 5000)))
+                struct.pack_into("<i", inside, at, value)
+            parts[0] = lzma.compress(bytes(inside), lzma.FORMAT_RAW, filters=codec._LZMA)
+        elif parts[which]:
+            changed = bytearray(parts[which])
+            for _ in range(rng.choice((1, 2, 8))):
+                changed[rng.randrange(len(changed))] = rng.randrange(256)
+            parts[which] = bytes(changed[: rng.choice((len(changed), rng.randrange(len(changed) + 1)))])
+        body = struct.pack("<5Q", *map(len, parts)) + b"".join(parts)
+        try:
+            back = kept.restore(signed(jpeg, trailer.record, body))
+        except FormatError:
+            continue
+        np.testing.assert_array_equal(back.mosaic, raw.mosaic)
+
+
+# --- the library's and the program's way ------------------------------------------------------------------------------
+
+
+def written(path: Path, how: str = "lossless", **more: object) -> RawImage:
+    raw, pixels = shot(**more)  # type: ignore[arg-type]
+    picture = paramisp.SrgbImage(pixels, metadata=Metadata(source_name="shot.nef"))
+    formats.write(picture, path, WriteOptions(keep_raw=how), raw=raw)
+    return raw
+
+
+def test_unprocess_gives_it_back(tmp_path: Path) -> None:
+    raw = written(tmp_path / "shot.jpg")
+    back = paramisp.unprocess(tmp_path / "shot.jpg")
+    np.testing.assert_array_equal(raw.mosaic, back.mosaic)
+    assert any("gave back the RAW that it carries: lossless" in note for note in back.notes)
+    paramisp.write(back, tmp_path / "shot.dng")
+    dng = paramisp.read(tmp_path / "shot.dng")
+    assert isinstance(dng, RawImage)
+    np.testing.assert_array_equal(raw.mosaic, dng.mosaic)
+    np.testing.assert_allclose(dng.canonical.color_matrix, MATRIX, rtol=1e-6)
+    assert dng.metadata.jpeg is not None  # LibRaw adds EXIF to it
+    picture = container.layout((tmp_path / "shot.jpg").read_bytes())
+    assert container.layout(dng.metadata.jpeg).digest == picture.digest
+    assert b"paramisp RAW" not in (tmp_path / "shot.dng").read_bytes()
+
+
+def test_settings_choose(tmp_path: Path) -> None:
+    path = tmp_path / "shot.jpg"
+    raw = written(path)
+    parametric = paramisp.Settings(model="parametric")
+    assert any("not used because of `model`" in note for note in paramisp.unprocess(path, parametric).notes)
+    both = replace(parametric, kept_raw=True)
+    np.testing.assert_array_equal(paramisp.unprocess(path, both).mosaic, raw.mosaic)
+    ignoring = paramisp.unprocess(path, replace(parametric, kept_raw=False))
+    assert not any("carries" in note for note in ignoring.notes)
+    path.write_bytes(container.plain(path.read_bytes()))
+    with pytest.raises(FormatError, match="carries no RAW"):
+        paramisp.unprocess(path, paramisp.Settings(kept_raw=True))
+
+
+def test_only_a_jpeg_of_a_raw(tmp_path: Path) -> None:
+    raw, pixels = shot()
+    picture = paramisp.SrgbImage(pixels)
+    with pytest.raises(ConfigError, match="only a JPEG carries a RAW"):
+        formats.write(picture, tmp_path / "shot.png", WriteOptions(keep_raw="near"), raw=raw)
+    with pytest.raises(ConfigError, match="only the RAW it was rendered from"):
+        formats.write(picture, tmp_path / "shot.jpg", WriteOptions(keep_raw="near"))
+    other = paramisp.SrgbImage(pixels[:50])
+    with pytest.raises(FormatError, match="the picture has 128×50 pixels, its RAW 128×96"):
+        formats.write(other, tmp_path / "shot.jpg", WriteOptions(keep_raw="near"), raw=raw)
+    assert list(tmp_path.iterdir()) == []
+
+
+Runs = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Runs:
+    import sys
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "paramisp_cli", *words], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+
+    return run
+
+
+@pytest.mark.slow
+def test_the_program(tmp_path: Path, program: Runs) -> None:
+    raw, _ = shot(orientation=6)
+    paramisp.write(raw, tmp_path / "shot.dng")
+    done = program("render", "shot.dng", "--keep-raw", "lossless", "--model", "parametric")
+    assert done.returncode == 0, done.stderr
+    jpeg = (tmp_path / "shot.jpg").read_bytes()
+
+    shown = program("inspect", "shot.jpg")
+    assert "lossless" in shown.stdout
+    assert "exact" in shown.stdout
+    assert program("unprocess", "shot.jpg", "-o", "back.dng").returncode == 0
+    back = paramisp.read(tmp_path / "back.dng")
+    assert isinstance(back, RawImage)
+    np.testing.assert_array_equal(back.mosaic, raw.mosaic)
+    assert back.orientation == 6
+
+    (tmp_path / "cut.jpg").write_bytes(jpeg[:-100])
+    done = program("unprocess", "cut.jpg")
+    assert done.returncode == 7
+    assert "cut.jpg: the file is cut short: 100 bytes" in done.stderr
+    assert "--no-kept-raw" in done.stderr
+    assert program("unprocess", "cut.jpg", "--no-kept-raw", "--model", "parametric").returncode == 0
+
+    shutil.copy(tmp_path / "shot.jpg", tmp_path / "bare.jpg")
+    edit(tmp_path / "bare.jpg", "-trailer:all=")
+    done = program("unprocess", "bare.jpg", "--model", "parametric")
+    assert done.returncode == 0
+    assert "was removed by a program" in done.stderr
+    edit(tmp_path / "bare.jpg", "-all=")
+    assert "none inside" in program("inspect", "bare.jpg").stdout
+    done = program("unprocess", "bare.jpg", "-o", "bare2.dng", "--model", "parametric")
+    assert done.returncode == 0
+    assert program("unprocess", "bare.jpg", "-o", "bare3.dng", "--kept-raw").returncode == 7
+
+    assert program("render", "shot.dng", "--keep-raw", "best").returncode == 2
+    assert program("render", "shot.dng", "--keep-raw", "near", "-o", "shot.png").returncode == 2
