@@ -110,10 +110,11 @@ def weights_import(
     """Convert a published checkpoint to safetensors. No code in the file is run."""
     from paramisp_cli import weights as store
 
-    say(or_fail(lambda: store.recognise(file)))
+    recognised = or_fail(lambda: store.recognise(file))
     paths = or_fail(
         lambda: store.import_checkpoint(file, output, camera=camera, direction=direction, color_matrix_row_sum=row_sum)
     )
+    say(recognised)  # after the import: a failure has one line
     for path in paths:
         result(str(path))
     hint("paramisp", "weights", "verify", *paths)
