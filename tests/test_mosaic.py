@@ -32,8 +32,8 @@ def test_planes_are_those_of_pixel_unshuffle() -> None:
 
 @pytest.mark.parametrize("step", [1, 2, 3])
 def test_a_step_skips_whole_sites(step: int) -> None:
-    for whole, thinned in zip(mosaic.sites(CODES), mosaic.sites(CODES, step), strict=True):
-        assert (thinned == whole[::step, ::step]).all()
+    for plane, thinned in zip(mosaic.sites(CODES), mosaic.sites(CODES, step), strict=True):
+        assert (thinned == plane[::step, ::step]).all()
 
 
 @pytest.mark.parametrize("cfa", CFA_PATTERNS)
