@@ -115,15 +115,6 @@ class FastModel:
         """Return None: the model removes no global curve (see ``IspModel.tone_curve``)."""
         return
 
-    @property
-    def macs(self) -> float:
-        """Count the multiply-accumulates of convolutions a pixel."""
-        first, second, third = self.config.widths
-        outputs = 4 if self.config.direction == Direction.UNPROCESS else 12
-        blocks = 2 * 2 * 9 * (first**2 / 4 + second**2 / 16 + third**2 / 64)  # at 1/4, 1/16, 1/64 of the pixels
-        between = 2 * (first * second / 4 + second * third / 16)
-        return blocks + between + 9 * first * (16 + outputs) / 4
-
 
 def load(path: Path, direction: Direction) -> FastModel:
     """Load a checkpoint, once for all pictures of a batch; a replaced file is loaded again.
@@ -253,7 +244,7 @@ class OnnxRunner:
 
     def expected_seconds(self, size: tuple[int, int]) -> float:
         """Estimate the time for a picture of ``size``, within a factor of two; measures the CPU for some 10 ms."""
-        return self.model.macs * size[0] * size[1] / (_SHARE_OF_RATE * _rate())
+        return self.model.config.macs * size[0] * size[1] / (_SHARE_OF_RATE * _rate())
 
     # --- parts --------------------------------------------------------------------------------------------------------
 

@@ -1,8 +1,12 @@
 """pyproject.toml, uv.lock, the Makefile and the hooks agree with each other."""
 
+import ast
+import importlib.util
 import re
 import tomllib
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -60,3 +64,13 @@ def test_types_are_strict():
     assert PROJECT["tool"]["mypy"]["strict"] is True
     for path in (ROOT / "paramisp_cli").rglob("*.py"):
         assert not re.search(r"# *mypy: |# type: ignore(?!\[)", path.read_text(encoding="utf-8")), path
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "tests" / "bench").glob("*.py")), ids=lambda path: path.stem)
+def test_a_bench_imports_what_exists(script):
+    """No test runs the benches, so a module that moves would break them unseen."""
+    for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("paramisp_cli"):
+            module = importlib.import_module(node.module)
+            for name in (alias.name for alias in node.names):
+                assert hasattr(module, name) or importlib.util.find_spec(f"{node.module}.{name}"), (node.module, name)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from paramisp_cli import isp
 from paramisp_cli.models.base import WHOLE, IspModel, Params
 from paramisp_cli.models.fast.rendition import Rendition
-from paramisp_cli.models.fast.spec import FLOOR, GEOMETRY, MACS, MOST_ADJUSTED, STEERING, THUMBNAIL, Config
+from paramisp_cli.models.fast.spec import FLOOR, GEOMETRY, MOST_ADJUSTED, STEERING, THUMBNAIL, Config
 from paramisp_cli.models.geometry import cut
 from paramisp_cli.models.optics import EQUALISATION, equalise
 from paramisp_cli.models.regions import Source
@@ -135,7 +135,6 @@ class Fast(IspModel):
 
     name = "fast"
     geometry = GEOMETRY
-    macs = MACS
 
     def __init__(
         self,
@@ -146,7 +145,7 @@ class Fast(IspModel):
         full_white: bool = False,
     ) -> None:
         super().__init__(direction)
-        Config(direction, widths, optical_dropout)  # checks them
+        self.macs = Config(direction, widths, optical_dropout).macs  # checks the arguments
         self.widths, self.optical_dropout, self.lens_shading = tuple(widths), optical_dropout, lens_shading
         self.full_white = full_white
         self.rendition = Rendition(self.direction)
@@ -158,13 +157,12 @@ class Fast(IspModel):
 
     def config(self) -> dict[str, object]:
         """Return the constructor's arguments."""
-        shading = {} if self.lens_shading is None else {"lens_shading": [list(row) for row in self.lens_shading]}
         return {
             "direction": str(self.direction),
             "widths": list(self.widths),
             "optical_dropout": self.optical_dropout,
             "full_white": self.full_white,
-            **shading,
+            **self.shading_config(),
         }
 
     def initialise(self, generator: torch.Generator) -> None:

@@ -11,8 +11,6 @@ from paramisp_cli.rendition import form
 from paramisp_cli.types import Direction, Kind
 
 GEOMETRY = Geometry(multiple=8, halo=64, smallest=8)
-MACS = 8.3e3
-"""Multiply-accumulates of convolutions a pixel, with the default widths."""
 THUMBNAIL = 16
 """Sides of the thumbnail."""
 STEERING = 32
@@ -47,6 +45,15 @@ class Config:
             raise ValueError(f"widths must be three numbers of channels, got {self.widths}")
         if not 0 <= self.optical_dropout < 1:
             raise ValueError(f"optical_dropout must be in [0, 1), got {self.optical_dropout}")
+
+    @property
+    def macs(self) -> float:
+        """Count the multiply-accumulates of the network's convolutions a pixel."""
+        first, second, third = self.widths
+        outputs = 4 if self.direction.output == Kind.RAW else 12
+        blocks = 2 * 2 * 9 * (first**2 / 4 + second**2 / 16 + third**2 / 64)  # at 1/4, 1/16, 1/64 of the pixels
+        between = 1.25 * (first * second / 4 + second * third / 16)  # 2×2 on the way down, 1×1 on the way up
+        return blocks + between + 9 * first * (16 + outputs) / 4
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of every tensor of a checkpoint, by name."""
