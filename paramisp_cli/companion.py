@@ -16,7 +16,7 @@ SMALL = 640
 _SUFFIXES = (".JPG", ".jpg", ".Jpg", ".JPEG", ".jpeg", ".Jpeg")
 _SHAPE = 0.04
 """Share by which the shapes of JPEG and RAW may differ."""
-_SOFTWARE, _TAKEN = 0x0131, 0x9003
+_SOFTWARE = 0x0131
 
 OURS = "paramisp"
 EDITORS = (
@@ -106,7 +106,7 @@ def _mismatch(raw: RawImage, jpeg: bytes) -> str:
         return "its EXIF names no camera"
     if raw.camera is not None and _key(camera) != _key(raw.camera):
         return f"it is by {camera.name}, the RAW file by {raw.camera.name}"
-    taken, own = _taken(tags), _taken_of(raw)
+    taken, own = exif.taken(tags), exif.taken_of(raw.metadata.exif)
     if taken and own and taken != own:
         return f"it was taken at {taken}, the RAW file at {own}"
     size = frame_size(jpeg)
@@ -119,16 +119,3 @@ def _mismatch(raw: RawImage, jpeg: bytes) -> str:
 
 def _key(camera: Camera) -> tuple[str, str]:
     return camera.make.strip().lower(), camera.model.strip().lower()
-
-
-def _taken(tags: exif.ExifBlock) -> str:
-    entry = tags.exif.get(_TAKEN)
-    return entry.text().strip() if entry else ""
-
-
-def _taken_of(raw: RawImage) -> str:
-    """Return DateTimeOriginal of a RAW file, "" if it is unknown."""
-    try:
-        return _taken(exif.parse(raw.metadata.exif)) if raw.metadata.exif else ""
-    except FormatError:
-        return ""

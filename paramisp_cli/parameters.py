@@ -237,7 +237,7 @@ def _of_raw(raw: RawImage, settings: Settings) -> Conversion:
     known = cameras.find(camera)
     if settings.look == "neutral" and settings.model is None:
         settings = replace(settings, model="parametric")
-    if _takes_camera_look(raw, settings, _has_trained_weights(camera, known, Direction.RENDER)):
+    if _takes_camera_look(raw, camera, known, settings):
         origin["model"] = origin.get("look", "the JPEG inside the file")
         facts = known or cameras.GENERIC
         return Conversion(
@@ -256,7 +256,9 @@ def wants_camera_look(raw: RawImage, settings: Settings) -> bool:
     return settings.model is None and settings.weights is None and raw.model is None
 
 
-def _takes_camera_look(raw: RawImage, settings: Settings, is_trained: bool) -> bool:
+def _takes_camera_look(
+    raw: RawImage, camera: Camera | None, known: cameras.CameraFacts | None, settings: Settings
+) -> bool:
     """Tell whether to fit the look of the JPEG inside a RAW file, or beside it.
 
     A JPEG beside the file that the user does not ask for gives way to trained weights: they know the camera's detail.
@@ -264,7 +266,8 @@ def _takes_camera_look(raw: RawImage, settings: Settings, is_trained: bool) -> b
     if not wants_camera_look(raw, settings):
         return False
     if raw.metadata.jpeg_beside is not None:
-        return not is_trained or settings.look is not None or settings.look_from is not None
+        chosen = settings.look is not None or settings.look_from is not None
+        return chosen or not _has_trained_weights(camera, known, Direction.RENDER)
     return raw.metadata.jpeg is not None and (settings.look is not None or "jpeg" not in raw.origin)
 
 

@@ -16,7 +16,6 @@ from paramisp_cli.formats import exif
 from paramisp_cli.settings import Settings
 from paramisp_cli.types import Camera, Metadata, OpticalParams, RawImage, SrgbImage
 
-_TAKEN = 0x9003
 _NEAR = timedelta(days=1)
 """Time between two shots below which the nearest in time has the likeliest light."""
 
@@ -196,9 +195,8 @@ def nearest(image: SrgbImage | RawImage, found: References) -> Reference | None:
 
 def _taken(image: SrgbImage | RawImage) -> datetime | None:
     try:
-        entry = exif.parse(image.metadata.exif).exif.get(_TAKEN) if image.metadata.exif else None
-        return datetime.strptime(entry.text().strip(), "%Y:%m:%d %H:%M:%S") if entry else None
-    except (FormatError, ValueError):
+        return datetime.strptime(exif.taken_of(image.metadata.exif), "%Y:%m:%d %H:%M:%S")
+    except ValueError:
         return None
 
 

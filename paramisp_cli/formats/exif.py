@@ -245,6 +245,20 @@ def camera(block: ExifBlock) -> Camera | None:
     return Camera(make, model) if make or model else None
 
 
+def taken(block: ExifBlock) -> str:
+    """Return the time of the shot (DateTimeOriginal, 0x9003) as it stands in the block; "" if it is absent."""
+    entry = block.exif.get(0x9003)
+    return entry.text().strip() if entry else ""
+
+
+def taken_of(block: bytes | None) -> str:
+    """Return the time of the shot of an unparsed block; "" if it is absent or damaged."""
+    try:
+        return taken(parse(block)) if block else ""
+    except FormatError:
+        return ""
+
+
 def orientation(block: ExifBlock) -> int:
     """Return the orientation (0x0112) 1–8; 1 if it is absent or absurd."""
     value = next(iter(block.numbers(0x0112, "ifd0")), 1)
