@@ -1,8 +1,8 @@
 """The tone curve that a network's DNG carries, on the real JPEGs of ../shared/data; skipped without them.
 
-`paramisp` takes about 3 s a megapixel on a CPU, so every photo is reduced before it is unprocessed: to half a megapixel,
-for `paramisp` to a quarter, and to a tenth where only black is looked at. At full size, with an earlier weighting of the fit, the distance of three
-photos to their optimum differed by 0.3 dB or less.
+`paramisp` takes about 3 s a megapixel on a CPU, so every photo is reduced before it is unprocessed: to half a megapixel
+(for `paramisp` a quarter), and to a tenth where only black is looked at. At full size, with an earlier weighting of the
+fit, the distance of three photos to their optimum differed by 0.3 dB or less.
 """
 
 from __future__ import annotations
