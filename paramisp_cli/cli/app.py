@@ -52,6 +52,9 @@ def main() -> NoReturn:
         sys.exit(FileAccessError.exit_code)
     # Torch's threads spin while they wait; on shared cores, spinning costs many times the work itself.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # NumPy's matrices are small here, and pictures go in bands to threads of our own: more threads below them only
+    # wait for each other.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     logging.getLogger().addHandler(logging.NullHandler())  # hide libraries' log lines: notices have the relevant facts
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
