@@ -1,0 +1,340 @@
+"""Train the networks of other papers beside ours for equal time, measure all of them, and write docs/comparison.md.
+
+    python tests/bench/peers.py train WORK --pairs PAIRS --simulated SIM [--only WORD…]
+    python tests/bench/peers.py measure WORK --pairs PAIRS --simulated-test SIM_TEST
+    python tests/bench/peers.py write
+
+``train`` runs the recipes ``peer-…`` one after the other, half an hour of one core a direction; the same command
+resumes. ``measure`` scores every training that has ended and every baseline, and adds what is new to peers.jsonl beside
+this script, so that trainings of several days make one table. ``write`` makes the page of peers.jsonl.
+
+PAIRS: made by ``paramisp pairs`` of the HERO7's two photographs; networks are trained on GOPR8508 and measured on
+GOPR8513 whole. SIM and SIM_TEST: shots of a simulated Nikon D90 whose processing follows the settings, of different
+scenes (docs/training.md has the commands).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from paramisp_cli import models, weights
+from paramisp_cli.runner import Runner
+from paramisp_cli.training.dataset import LoadedPair, load, whole
+from paramisp_cli.training.measure import baselines
+from paramisp_cli.training.measure.edits import EDITS
+from paramisp_cli.training.measure.libraw import libraw
+from paramisp_cli.training.measure.predictors import Predictor, network
+from paramisp_cli.training.measure.scores import score
+from paramisp_cli.types import CanonicalParams, Direction, OpticalParams
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = Path(__file__).with_suffix(".jsonl")
+PAGE = ROOT / "docs" / "comparison.md"
+CPU = torch.device("cpu")
+PHOTOGRAPHS, SIMULATED = "photographs", "simulated"
+TEST = "GOPR8513"
+CHEAP = ("fast", "paramisp", "ciexyz")
+"""Networks that are trained with three seeds: their training takes no longer, and they are not undertrained."""
+TITLES = {
+    PHOTOGRAPHS: "GoPro HERO7: trained on GOPR8508, measured on GOPR8513 whole",
+    SIMULATED: "Simulated Nikon D90: 1650 shots of eleven scenes, measured on 99 shots of three others",
+}
+WORDS = {
+    "invisp": "InvISP, a network a direction", "invisp both": "InvISP, one network both ways", "cycleisp": "CycleISP",
+    "ciexyz": "CIE XYZ Net", "cameranet": "CameraNet, half width", "paramisp": "ParamISP", "fast": "fast (ours)",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: its data, recipe, direction ("joint" for both) and seed."""
+
+    data: str
+    architecture: str
+    direction: str
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        seed = f"-seed{self.seed}" if self.seed else ""
+        return f"{self.data[0]}-{self.architecture}-{self.direction}{seed}"
+
+    @property
+    def recipe(self) -> str:
+        alone = "-alone" if self.architecture == "invisp" and self.direction != "joint" else ""
+        return f"peer-{self.architecture}{alone}"
+
+
+def jobs() -> Iterator[Job]:
+    """Give every training, those of the first seed first."""
+    for seed in range(3):
+        for data in (PHOTOGRAPHS, SIMULATED):
+            for entry in models.REGISTRY:
+                if entry.needs_weights and (not seed or entry.name in CHEAP):
+                    yield from (Job(data, entry.name, str(each), seed) for each in entry.directions)
+                    if entry.name == "invisp":
+                        yield Job(data, entry.name, "joint", seed)
+
+
+def train(work: Path, pairs: Path, simulated: Path, only: Sequence[str]) -> None:
+    """Run the trainings that have not ended."""
+    work.mkdir(parents=True, exist_ok=True)
+    for job in jobs():
+        folder = work / job.name
+        if (only and not any(word in job.name for word in only)) or (folder / "finished").exists():
+            continue
+        with tempfile.TemporaryDirectory() as temporary:
+            recipe = Path(temporary, "recipe.toml")
+            recipe.write_text(f'base = "{job.recipe}"\nseed = {job.seed}\n')
+            chosen = str(recipe) if job.seed else job.recipe
+            command = [
+                sys.executable,
+                "-m",
+                "paramisp_cli",
+                "train",
+                str(pairs if job.data == PHOTOGRAPHS else simulated),
+            ]
+            command += ["--direction", job.direction, "--recipe", chosen, "-o", str(folder)]
+            command += ["--camera", "HERO7", "--leave-out", TEST] if job.data == PHOTOGRAPHS else []
+            print(job.name, flush=True)
+            done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
+        if done.returncode:
+            sys.exit(done.returncode)
+        (folder / "finished").touch()
+
+
+def stored() -> list[dict]:
+    """Return the results so far."""
+    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+
+
+def add(record: dict) -> None:
+    with RESULTS.open("a") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def measure(work: Path, sets: dict[str, list[LoadedPair]], fitting: dict[str, list[LoadedPair]]) -> None:
+    """Score baselines and ended trainings that have no result, each on every photograph of its test set."""
+    have = {tuple(each[key] for key in KEYS) for each in stored()}
+    for data, items in sets.items():
+        for direction in Direction:
+            for name, make in reference(fitting[data], direction, data):
+                key = (data, name, str(direction), 0)
+                if key not in have:
+                    print(*key, flush=True)
+                    add(dict(zip(KEYS, key, strict=True)) | scored(items, direction, name, make()))
+    for job in jobs():
+        if job.data not in sets or not (work / job.name / "finished").exists():
+            continue
+        for path in sorted((work / job.name).glob("*.safetensors")):
+            for direction in [Direction(job.direction)] if job.direction != "joint" else list(Direction):
+                name = f"{job.architecture} both" if job.direction == "joint" else job.architecture
+                key = (job.data, name, str(direction), job.seed)
+                if key not in have:
+                    print(*key, flush=True)
+                    result = of_training(path, direction, sets[job.data])
+                    add(dict(zip(KEYS, key, strict=True)) | result | cost(path, direction))
+
+
+KEYS = ("data", "model", "direction", "seed")
+
+
+def of_training(path: Path, direction: Direction, items: Sequence[LoadedPair]) -> dict:
+    """Return the scores of a training; those of its own closing measurement where it has the same photographs."""
+    header = weights.info(path)
+    about = json.loads(header["training"])
+    unseen = json.loads(header.get("metrics") or "{}").get("photographs never seen", [])
+    records = [each for each in unseen if each["direction"] == str(direction) and each["model"] == "this"]
+    if {each["photo"] for each in records} == {item.name for item in items}:
+        result = summary(records, direction)
+    else:
+        result = scored(items, direction, "this", network(weights.load_model(path, direction), CPU))
+    return {key: about[key] for key in ("steps", "minutes", "machine")} | result
+
+
+def reference(
+    fitting: list[LoadedPair], direction: Direction, data: str
+) -> Iterator[tuple[str, Callable[[], Predictor]]]:
+    """Give the baselines of a direction, fitted on the training set."""
+    yield "parametric", lambda: network(weights.load_model("parametric", direction), CPU)
+    yield "parametric, gain fitted", lambda: baselines.fitted_parametric(fitting, direction)
+    yield "regression", lambda: baselines.regression(fitting, direction)
+    if direction == Direction.RENDER and data == PHOTOGRAPHS:
+        yield "LibRaw", lambda: libraw
+
+
+def scored(items: Sequence[LoadedPair], direction: Direction, name: str, predict: Predictor) -> dict:
+    """Score a predictor on every photograph and summarise."""
+    return summary([score(item, direction, name, predict).record() for item in items], direction)
+
+
+def summary(records: Sequence[dict], direction: Direction) -> dict:
+    """Return mean metrics over photographs, the worst photograph, and the errors after edits."""
+    worst = min(records, key=lambda record: record["psnr"])
+    result = {"photographs": len(records), "worst": [worst["photo"], worst["psnr"]]}
+    result |= {key: float(np.mean([record[key] for record in records])) for key in ("psnr", "ssim")}
+    if direction == Direction.RENDER:
+        return result | {"delta_e": float(np.mean([record["delta_e"] for record in records]))}
+    edits = [[[each["psnr"], each["delta_e"]] for each in record["edits"]] for record in records]
+    return result | {"edits": np.mean(np.array(edits, float), 0).tolist()}
+
+
+def cost(path: Path, direction: Direction) -> dict:
+    """Return parameters, multiply-accumulates a pixel, and seconds and bytes of a picture in a process of its own."""
+    command = [sys.executable, __file__, "cost", str(path), str(direction)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    result: dict = json.loads(done.stdout)
+    return result
+
+
+def print_cost(path: Path, direction: Direction, megapixels: float = 2.0) -> None:
+    """Print the cost of a checkpoint as JSON: one thread, a picture of noise."""
+    torch.set_num_threads(1)
+    model = weights.load_model(path, direction)
+    width = int((megapixels * 1e6 * 4 / 3) ** 0.5) // 32 * 32
+    height = int(megapixels * 1e6 / width) // 32 * 32
+    canonical = CanonicalParams("RGGB", np.zeros((2, 2)), 4095, np.eye(3), np.ones(3) / [2, 1, 1.5])
+    optical, rng, machine = OpticalParams(200, 1 / 60, 4, 50), np.random.default_rng(0), Runner(model, CPU)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.process_time()
+    if direction == Direction.UNPROCESS:
+        machine.unprocess(rng.integers(0, 256, (height, width, 3), np.uint8), canonical, optical)
+    else:
+        machine.render(rng.integers(0, 4096, (height, width), np.uint16), canonical, optical)
+    spent = time.process_time() - start
+    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    size = height * width / 1e6
+    numbers = sum(parameter.numel() for parameter in model.parameters())
+    print(json.dumps({"parameters": numbers, "gmac": model.macs / 1e3, "seconds": spent / size, "peak": peak}))
+
+
+def page(results: Sequence[dict]) -> str:
+    """Word the page: a table for each data set and direction."""
+    text = [INTRODUCTION]
+    for data, title in TITLES.items():
+        here = [each for each in results if each["data"] == data]
+        if not here:
+            continue
+        text.append(f"## {title}\n")
+        for direction, heading in ((Direction.UNPROCESS, "sRGB → RAW"), (Direction.RENDER, "RAW → sRGB")):
+            rows = [each for each in here if each["direction"] == str(direction)]
+            if rows:
+                text.append(f"### {heading}: {data}\n\n{table(rows, direction)}")
+            if rows and direction == Direction.UNPROCESS:
+                text.append(f"After the same edit of both RAW files, PSNR / mean ΔE2000:\n\n{edit_table(rows)}")
+    costs = {each["model"]: each for each in results if "gmac" in each}
+    if costs:
+        text.append(f"## Cost\n\n{cost_table(list(costs.values()))}")
+    return "\n".join(text)
+
+
+def groups(rows: Sequence[dict]) -> Iterator[tuple[str, list[dict]]]:
+    """Give the seeds of each model, the best model last."""
+    names = sorted(
+        {row["model"] for row in rows}, key=lambda name: np.mean([r["psnr"] for r in rows if r["model"] == name])
+    )
+    for name in names:
+        yield WORDS.get(name, name), [row for row in rows if row["model"] == name]
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    shown = f"{np.mean(values):.{digits}f}"
+    return shown + (f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else "")
+
+
+def table(rows: Sequence[dict], direction: Direction) -> str:
+    picture = direction == Direction.RENDER
+    lines = [f"| model | seeds | steps | PSNR | SSIM |{' ΔE2000 |' if picture else ''} worst photograph |"]
+    lines.append("|---" * (7 if picture else 6) + "|")
+    for name, group in groups(rows):
+        worst = min((row["worst"] for row in group), key=lambda each: each[1])
+        steps = spread([row["steps"] for row in group], 0).split(" ")[0] if "steps" in group[0] else "–"
+        cells = [
+            name,
+            str(len(group)),
+            steps,
+            spread([r["psnr"] for r in group], 2),
+            spread([r["ssim"] for r in group], 3),
+        ]
+        cells += [spread([row["delta_e"] for row in group], 2)] if picture else []
+        lines.append(f"| {' | '.join(cells)} | {worst[0].rsplit('-', 1)[0]} {worst[1]:.2f} |")
+    return "\n".join(lines) + "\n"
+
+
+def edit_table(rows: Sequence[dict]) -> str:
+    lines = [f"| model | {' | '.join(edit.name for edit in EDITS)} |", "|---" * (len(EDITS) + 1) + "|"]
+    for name, group in groups(rows):
+        means = np.mean([row["edits"] for row in group], 0)
+        lines.append(f"| {name} | {' | '.join(f'{psnr:.1f} / {delta:.2f}' for psnr, delta in means)} |")
+    return "\n".join(lines) + "\n"
+
+
+def cost_table(rows: Sequence[dict]) -> str:
+    lines = ["| model | parameters | GMAC/MP | s/MP | memory at 2 MP, MB |", "|---" * 5 + "|"]
+    for row in sorted(rows, key=lambda row: row["gmac"]):
+        cells = [WORDS.get(row["model"], row["model"]), f"{row['parameters'] / 1e6:.2f} M", f"{row['gmac']:.0f}"]
+        lines.append(f"| {' | '.join(cells)} | {row['seconds']:.1f} | {row['peak'] / 1e6:.0f} |")
+    return "\n".join(lines) + "\n"
+
+
+INTRODUCTION = """# Networks of other papers, for equal time
+
+Each network was trained from random numbers for half an hour of one CPU core a direction, with the recipes `peer-…`,
+and measured on scenes that it never saw. PSNR in dB, median ΔE2000; ± is the standard deviation over seeds. "Steps"
+shows who is undertrained: a step of InvISP costs five times one of ParamISP, a step of CycleISP eleven times.
+`tests/bench/peers.py` trains, measures and writes this page.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verb = verbs.add_parser("train")
+    verb.add_argument("work", type=Path)
+    verb.add_argument("--pairs", type=Path, required=True)
+    verb.add_argument("--simulated", type=Path, required=True)
+    verb.add_argument("--only", nargs="*", default=[])
+    verb = verbs.add_parser("measure")
+    verb.add_argument("work", type=Path)
+    verb.add_argument("--pairs", type=Path)
+    verb.add_argument("--simulated", type=Path)
+    verb.add_argument("--simulated-test", type=Path)
+    verbs.add_parser("write")
+    verb = verbs.add_parser("cost")
+    verb.add_argument("path", type=Path)
+    verb.add_argument("direction")
+    chosen = parser.parse_args()
+    if chosen.verb == "train":
+        train(chosen.work, chosen.pairs, chosen.simulated, chosen.only)
+    elif chosen.verb == "measure":
+        torch.set_num_threads(1)
+        sets, fitting = {}, {}
+        if chosen.pairs:
+            both = whole(load(chosen.pairs, camera="HERO7"))
+            sets[PHOTOGRAPHS] = [item for item in both if TEST in item.name]
+            fitting[PHOTOGRAPHS] = [item for item in both if TEST not in item.name]
+        if chosen.simulated_test:
+            sets[SIMULATED] = list(whole(load(chosen.simulated_test)))
+            fitting[SIMULATED] = list(whole(load(chosen.simulated)))[::10]  # a tenth of the shots fits 30 numbers
+        measure(chosen.work, sets, fitting)
+    elif chosen.verb == "cost":
+        print_cost(chosen.path, Direction(chosen.direction))
+    if chosen.verb in ("measure", "write"):
+        PAGE.write_text(page(stored()), "utf-8")
+        print(PAGE)
+
+
+if __name__ == "__main__":
+    main()
