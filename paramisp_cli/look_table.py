@@ -20,6 +20,8 @@ _SMOOTH, _IDENTITY = 2e-5, 3e-6
 Smoothness fills the colours that a photo lacks, and keeps noise out of the table."""
 _GREY = 0.15
 """Saturation from which a colour's differences of chroma weigh less."""
+_DARK = 0.3
+"""Encoded light below which a difference of chroma weighs no less: else blacks would keep a tint."""
 _FEW = 256
 """Fewest samples of a fit."""
 _TURN = 60.0
@@ -41,7 +43,7 @@ def fitted(wide: np.ndarray, target: np.ndarray) -> np.ndarray | None:
     light, light_to = color.srgb_encode(value), color.srgb_encode(value_to)
     chroma_to = saturation_to * np.exp(1j * np.pi / 3 * (hue_to - hue))
     # A difference of chroma is seen in proportion to lightness, and less in a saturated colour.
-    seen = light / (saturation + _GREY)
+    seen = np.maximum(light, _DARK) / (saturation + _GREY)
     wanted = np.stack([chroma_to.real, chroma_to.imag], 1) * seen[:, None]
     turned = _solved(corners, weights, saturation * seen, wanted, np.array([1.0, 0.0]))
     scaled = _solved(corners, weights, light, light_to[:, None], np.array([1.0]))
