@@ -93,7 +93,7 @@ def make_pairs(folders: Sequence[Path], work: Path) -> Path:
     """Align the photographs of the folders, once."""
     out = work / "pairs"
     if not (out / "index.jsonl").exists():
-        command = [sys.executable, "-m", "paramisp_cli", "pairs", *map(str, folders), "-o", str(out), "-q"]
+        command = [sys.executable, "-m", "paramisp_cli", "pairs", *map(str, folders), "-o", str(out)]
         done = subprocess.run(
             command, stdout=subprocess.DEVNULL, check=False, env=os.environ | {"PYTHONPATH": str(ROOT)}
         )
