@@ -182,7 +182,7 @@ class Runner:
         """Run a model that stops at a stage (``IspModel.stopping_at``) over a mosaic; return the memory plan, too.
 
         mosaic    as for ``render``
-        gain      factor of the result: the model sees the mosaic as it is
+        gain      factor of the result; the model's input has none
 
         The result is (H, W, 3) float32, linear sRGB, white 1, not clipped.
         """

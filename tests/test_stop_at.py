@@ -200,9 +200,9 @@ def test_cameranet_in_bands(net: tuple[CameraNet, Path], cfa: str, monkeypatch: 
     mosaic, c = noise(1250, 34).astype(np.float32), canonical(cfa)
     model = net[0].stopping_at("restored")
     monkeypatch.setattr(model.enhance, "forward", None)  # a call would fail
-    pictures, shares = {}, []
+    pictures = {}
     for plan in (WHOLE, BANDS):
-        shares = []
+        shares: list[float] = []
         runner = Runner(model, torch.device("cpu"), memory_plan=plan, progress=shares.append)
         pictures[plan], used = runner.restore(mosaic, c, OPTICAL)
         assert used == plan
@@ -427,7 +427,7 @@ def shots(tmp_path: Path) -> Path:
     return folder
 
 
-def test_one_file_and_a_folder(paramisp, shots, tmp_path):  # type: ignore[no-untyped-def]
+def test_one_file_and_a_folder(paramisp, shots, tmp_path):
     stop = ("--stop-at", "restored")
     assert paramisp("render", shots / "a.dng", *stop) == (0, [str(shots / "a.tif")], [])
     np.testing.assert_array_equal(tifffile.imread(shots / "a.tif"), restored(shots / "a.dng").pixels)
@@ -439,7 +439,7 @@ def test_one_file_and_a_folder(paramisp, shots, tmp_path):  # type: ignore[no-un
     assert err == [f"paramisp: {shots / 'a.tif'}: has 3 channels of 32 bits (float): save it with 8 or 16 bits, in RGB"]
 
 
-def test_existing_files(paramisp, shots):  # type: ignore[no-untyped-def]
+def test_existing_files(paramisp, shots):
     words = ("render", shots / "a.dng", "--stop-at", "restored", "-o", shots / "x.tif")
     assert paramisp(*words)[0] == 0
     code, _, err = paramisp(*words)
@@ -450,7 +450,7 @@ def test_existing_files(paramisp, shots):  # type: ignore[no-untyped-def]
     assert paramisp(*words, "--on-exists", "rename")[1] == [str(shots / "x-1.tif")]
 
 
-def test_plan_and_json(paramisp, shots):  # type: ignore[no-untyped-def]
+def test_plan_and_json(paramisp, shots):
     words = ("render", shots / "a.dng", "--stop-at", "restored")
     assert paramisp(*words, "--dry-run")[:2] == (0, [str(shots / "a.tif")])
     assert not (shots / "a.tif").exists()
@@ -481,7 +481,7 @@ def test_stdout(shots: Path) -> None:
         (("--model", "fast"), "--stop-at restored: fast has no such stage; the models that have it are parametric"),
     ],
 )
-def test_usage(paramisp, shots, words, message):  # type: ignore[no-untyped-def]
+def test_usage(paramisp, shots, words, message):
     code, out, err = paramisp("render", shots / "a.dng", "--stop-at", "restored", *words)
     assert (code, out) == (2, [])
     assert len(err) == 1
@@ -489,7 +489,7 @@ def test_usage(paramisp, shots, words, message):  # type: ignore[no-untyped-def]
     assert sorted(path.name for path in shots.iterdir()) == ["a.dng", "b.dng"]
 
 
-def test_unprocess_and_unknown_stages(paramisp, shots):  # type: ignore[no-untyped-def]
+def test_unprocess_and_unknown_stages(paramisp, shots):
     code, _, err = paramisp("unprocess", shots / "a.dng", "--stop-at", "restored")
     assert code == 2
     assert "--stop-at" in err[0]
@@ -498,7 +498,7 @@ def test_unprocess_and_unknown_stages(paramisp, shots):  # type: ignore[no-untyp
     assert "restored" in err[0]
 
 
-def test_a_picture_that_no_tiff_holds_is_refused_before_the_work(paramisp, shots, monkeypatch):  # type: ignore[no-untyped-def]
+def test_a_picture_that_no_tiff_holds_is_refused_before_the_work(paramisp, shots, monkeypatch):
     monkeypatch.setattr(raster_write, "_MOST_BYTES", 1000)
     monkeypatch.setattr(convert, "run", None)  # a call would be an internal error
     code, out, err = paramisp("render", shots / "a.dng", "--stop-at", "restored")
