@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import piexif
 import pytest
 import tifffile
 import torch
-from conftest import exif_block
 from PIL import Image, ImageCms
 
 import paramisp_cli as paramisp
@@ -304,7 +304,7 @@ def test_the_image_checks_itself() -> None:
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (30, 44), (513, 7), (256, 5)])
 def test_the_tiff_reads_back(height: int, width: int, tmp_path: Path) -> None:
     block = exif.clean_exif(
-        exif_block({"0th": {0x013B: b"A. Author"}}), optical=OPTICAL, camera=Camera("Canon", "Canon EOS 60D"),
+        piexif.dump({"0th": {0x013B: b"A. Author"}}).removeprefix(b"Exif\0\0"), optical=OPTICAL, camera=Camera("Canon", "Canon EOS 60D"),
         software="paramisp parametric", width=width, height=height, is_srgb=False,
     )  # fmt: skip
     xmp = b'<x:xmpmeta tiff:Orientation="6"/>'

@@ -164,7 +164,7 @@ _D50 = (0.9642, 1.0, 0.8249)
 def linear_srgb_profile() -> bytes:
     """Return an ICC profile of linear light with the primaries of sRGB, the same bytes every time.
 
-    Version 2.4, matrix and tone curves (ICC.1:2001-04, 6.3.1.2), which every reader of profiles knows.
+    A matrix and tone curves in version 2.4 of the format (ICC.1:2001-04), which every reader of profiles knows.
     """
 
     def numbers(*values: float) -> bytes:
