@@ -303,9 +303,10 @@ def test_the_image_checks_itself() -> None:
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (30, 44), (513, 7), (256, 5)])
 def test_the_tiff_reads_back(height: int, width: int, tmp_path: Path) -> None:
+    source = piexif.dump({"0th": {0x013B: b"A. Author"}}).removeprefix(b"Exif\0\0")
     block = exif.clean_exif(
-        piexif.dump({"0th": {0x013B: b"A. Author"}}).removeprefix(b"Exif\0\0"), optical=OPTICAL, camera=Camera("Canon", "Canon EOS 60D"),
-        software="paramisp parametric", width=width, height=height, is_srgb=False,
+        source, optical=OPTICAL, camera=Camera("Canon", "Canon EOS 60D"), software="paramisp parametric",
+        width=width, height=height, is_srgb=False,
     )  # fmt: skip
     xmp = b'<x:xmpmeta tiff:Orientation="6"/>'
     image, path = linear(height, width, metadata=Metadata(exif=block, xmp=xmp)), tmp_path / "a.tif"
