@@ -26,9 +26,11 @@ from paramisp_cli.types import (
     CanonicalParams,
     Crop,
     Direction,
+    LinearImage,
     Metadata,
     Notice,
     OpticalParams,
+    Output,
     RawImage,
     SrgbImage,
 )
@@ -92,8 +94,11 @@ def render(
     camera: Camera | None = None,
     optical: OpticalParams | None = None,
     orientation: int | None = None,
-) -> SrgbImage:
+) -> SrgbImage | LinearImage:
     """Turn a RAW into the picture its camera would have made: upright, sRGB, of ``bit_depth``.
+
+    With ``stop_at`` "restored" in the settings, the result is a ``LinearImage`` instead: float32, linear sRGB, neither
+    clipped nor changed by a look.
 
     source       a path (DNG or camera RAW), a ``RawImage``, or a mosaic of even sides:
                  a numpy array (H, W), uint16 in raw units, or float32 or float64, linear, black 0, white 1;
@@ -119,7 +124,7 @@ def render(
             raise ConfigError("a mosaic without a file needs canonical=CanonicalParams(...): CFA, levels and colour")
         raw = _described(RawImage(mosaic, canonical), own)
     result = run(raw, prepare(raw, parameters.complete(raw, settings), settings), settings)
-    assert isinstance(result, SrgbImage)
+    assert not isinstance(result, RawImage)
     return result
 
 
@@ -238,8 +243,8 @@ def run(
     conversion: Conversion,
     settings: Settings,
     progress: Callable[[float], None] | None = None,
-) -> SrgbImage | RawImage:
-    """Convert an image with completed parameters: a picture to a RAW, a RAW to a picture.
+) -> Output:
+    """Convert an image with completed parameters: a picture to a RAW, a RAW to a picture or a linear one.
 
     ``progress`` takes the finished share of the pixel work, 0 to 1, from any thread.
     """
@@ -314,14 +319,16 @@ def _restored(image: SrgbImage, conversion: Conversion) -> RawImage:
 
 def _render(
     raw: RawImage, conversion: Conversion, settings: Settings, progress: Callable[[float], None] | None
-) -> SrgbImage:
+) -> SrgbImage | LinearImage:
     canonical, optical, camera = conversion.canonical, conversion.optical, conversion.camera
     raw = replace(raw, canonical=canonical, optical=optical, camera=camera).cropped()
     crop = raw.crop
     assert crop is not None
     dtype, plan = _PIXEL_TYPES[settings.bit_depth], None
     exposure, notices = _render_exposure(raw, conversion, settings)
-    if conversion.rendition is not None:
+    if conversion.stop_at is not None:
+        shown, plan = _stopped(raw, conversion, settings, 2.0**exposure, progress)
+    elif conversion.rendition is not None:
         shown = develop.develop(raw, conversion.rendition, gain=2.0**exposure, dtype=dtype, progress=progress)
     elif is_free_of_torch(conversion, settings):
         shown = develop.develop(
@@ -344,14 +351,35 @@ def _render(
         software=f"paramisp {conversion.architecture}",
         width=upright.shape[1],
         height=upright.shape[0],
+        is_srgb=conversion.stop_at is None,
     )
-    return SrgbImage(
+    kind = SrgbImage if conversion.stop_at is None else LinearImage
+    return kind(
         pixels=upright,
         camera=camera,
         optical=optical,
         metadata=Metadata(exif=block, xmp=raw.metadata.xmp, source_name=raw.metadata.source_name),
         notes=conversion.notices + notices + _stepped_down(conversion, plan),
     )
+
+
+def _stopped(
+    raw: RawImage,
+    conversion: Conversion,
+    settings: Settings,
+    gain: float,
+    progress: Callable[[float], None] | None,
+) -> tuple[np.ndarray, str | None]:
+    """Return the crop's linear sRGB (H, W, 3) float32 at the stage ``stop_at``, × ``gain``, and the memory plan."""
+    canonical, crop = raw.canonical, raw.crop
+    assert crop is not None
+    if is_free_of_torch(conversion, settings):
+        stage = parametric.ParametricLinear(canonical, gain)
+        return develop.develop(raw, stage, dtype=np.float32, progress=progress), None
+    runner = _runner(conversion, settings, progress=progress)
+    assert not isinstance(runner, onnx_runner.OnnxRunner)  # its network has no stages
+    pixels, plan = runner.restore(raw.mosaic, canonical, conversion.optical, gain=gain)
+    return pixels[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width], plan
 
 
 def _runner(
@@ -374,6 +402,8 @@ def _runner(
         model = models.architecture(conversion.architecture)(conversion.direction, **gain)
     else:
         model = runner.load(conversion.checkpoint, conversion.direction, device)
+    if conversion.stop_at is not None:
+        model = model.stopping_at(conversion.stop_at)
     dtype = getattr(torch, DTYPES[settings.dtype])
     return runner.Runner(
         model, device, dtype, settings.max_memory, settings.scratch_path, conversion.memory_plan, progress
@@ -393,11 +423,13 @@ def _render_exposure(
     """Return the digital gain [EV] and notices.
 
     A trained network has learned its camera's brightness. The parametric model has not, and cameras leave different
-    headroom above their metering, so without ``exposure`` the brightness is matched to the RAW's own camera JPEG.
+    headroom above their metering, so without ``exposure`` the brightness is matched to the RAW's own camera JPEG. A
+    linear picture has no look: the RAW's own baseline exposure applies.
     """
     if conversion.architecture != "parametric":
         return settings.exposure or 0.0, ()
-    if settings.exposure is not None or raw.model is not None or raw.metadata.jpeg is None:
+    chosen = settings.exposure is not None or conversion.stop_at is not None
+    if chosen or raw.model is not None or raw.metadata.jpeg is None:
         return raw.baseline_exposure + (settings.exposure or 0.0), ()
     try:
         preview = raster.decode_small(raw.metadata.jpeg, 512)

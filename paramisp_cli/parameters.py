@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from paramisp_cli import cameras, weights, white_balance
+from paramisp_cli import cameras, models, weights, white_balance
 from paramisp_cli.errors import ConfigError, FormatError, WeightsError
 from paramisp_cli.formats import kept
 from paramisp_cli.rendition.form import Rendition
@@ -50,7 +50,7 @@ class Conversion:
     Unknown values of ``optical`` are None. ``checkpoint`` is None for an architecture that needs no weights.
     ``notices`` are sentences for the user, without the file's name. ``memory_plan`` is set when the runner has chosen
     the network's memory plan, ``rendition`` when the look of the JPEG inside a RAW file has been fitted.
-    ``kept_raw`` tells of the RAW that a JPEG carries.
+    ``kept_raw`` tells of the RAW that a JPEG carries. ``stop_at`` is the stage at which rendering stops.
     """
 
     direction: Direction
@@ -65,11 +65,14 @@ class Conversion:
     memory_plan: str | None = None
     rendition: Rendition | None = None
     kept_raw: kept.KeptRaw | None = None
+    stop_at: str | None = None
 
     def describe(self) -> dict[str, Any]:
         """Return plain values for ``--json``."""
         c, o = self.canonical, self.optical
         used: dict[str, Any] = {"memory_plan": self.memory_plan} if self.memory_plan else {}
+        if self.stop_at is not None:
+            used["stop_at"] = self.stop_at
         if self.direction == Direction.UNPROCESS:
             used["kept_raw"] = str(self.kept_raw) if self.kept_raw else None
         return used | {
@@ -102,7 +105,7 @@ def check(settings: Settings, direction: Direction) -> None:
     Raises ConfigError for an unknown camera, WeightsError for ``weights``, and the errors of reading ``like``.
     """
     if direction == Direction.UNPROCESS:
-        _refuse_look_from(settings)
+        _refuse_settings_of_render(settings)
     files = references(settings).files
     camera, _ = _pick_camera(settings, None, files[0] if files else None)
     if settings.weights is not None:
@@ -118,13 +121,15 @@ def complete(image: SrgbImage | RawImage, settings: Settings = Settings()) -> Co
     return _of_raw(image, settings) if isinstance(image, RawImage) else _of_picture(image, settings)
 
 
-def _refuse_look_from(settings: Settings) -> None:
+def _refuse_settings_of_render(settings: Settings) -> None:
+    if settings.stop_at is not None:
+        raise ConfigError("`stop_at` is for `render`; to unprocess a picture leave it out")
     if settings.look_from is not None:
         raise ConfigError("`look_from` is for `render`; to unprocess a picture pass `like`, a RAW file with its JPEG")
 
 
 def _of_picture(image: SrgbImage, settings: Settings) -> Conversion:
-    _refuse_look_from(settings)
+    _refuse_settings_of_render(settings)
     kept_raw, remarks = _kept_raw(image, settings)
     if kept_raw is not None and not remarks:
         return _of_kept_raw(image, kept_raw, settings)
@@ -251,6 +256,8 @@ def _of_raw(raw: RawImage, settings: Settings) -> Conversion:
 
 def wants_camera_look(raw: RawImage, settings: Settings) -> bool:
     """Tell whether a RAW file is to look as its camera's pictures; not a RAW that a model made of a picture."""
+    if settings.stop_at is not None:
+        return False
     if settings.look is not None or settings.look_from is not None:
         return settings.look in (None, "camera")
     return settings.model is None and settings.weights is None and raw.model is None
@@ -362,7 +369,8 @@ def _with_model(
     notices += model_notices + _silent_optics(optical, checkpoint)
     facts = known or cameras.GENERIC
     return Conversion(
-        direction, camera, canonical, optical, origin, architecture, checkpoint, tuple(notices), facts
+        direction, camera, canonical, optical, origin, architecture, checkpoint, tuple(notices), facts,
+        stop_at=settings.stop_at,
     )  # fmt: skip
 
 
@@ -372,6 +380,8 @@ def _pick_model(
     """Return the architecture, its checkpoint, their origin, and notices."""
     if settings.model in WEIGHTLESS and settings.weights is None:
         return settings.model, None, "--model", []
+    if settings.stop_at is not None and settings.model is None and settings.weights is None:
+        return models.names(needs_weights=False, stage=settings.stop_at)[0], None, "--stop-at", []
     checkpoint = weights.find(known_as(camera, facts), direction, settings.model, settings.weights)
     shown = camera.name if camera else "an unknown camera"
     if checkpoint is None:
@@ -385,7 +395,10 @@ def _pick_model(
         )
         return "parametric", None, "no trained weights found", [notice]
     notices: list[str] = [_used_generic(camera)] if checkpoint.is_generic else []
-    return weights.architecture_of(checkpoint.path), checkpoint.path, checkpoint.how, notices
+    architecture = weights.architecture_of(checkpoint.path)
+    if settings.stop_at is not None:
+        models.check_stage(architecture, settings.stop_at)
+    return architecture, checkpoint.path, checkpoint.how, notices
 
 
 def known_as(camera: Camera | None, facts: cameras.CameraFacts | None) -> list[str]:

@@ -154,14 +154,12 @@ class Runner:
         gain      factor of the linear values
         dtype     uint8 or uint16: full scale 255 or 65535; float32: in [0, 1]
         """
-        black = torch.tensor(canonical.black_level, dtype=torch.float32, device=self.device)
         top_code = {np.uint8: 255, np.uint16: 65535}.get(dtype)
         pixels = np.empty((*mosaic.shape, 3), dtype)
+        linear = self._linear(mosaic, canonical)
 
         def source(first: int, end: int) -> Tensor:
-            strip = devices.codes_on(self.device, mosaic[first:end])[None, None]
-            linear = strip if mosaic.dtype == np.float32 else isp.normalise(strip, black, canonical.white_level)
-            return linear if gain == 1 else linear * gain
+            return linear(first, end) if gain == 1 else linear(first, end) * gain
 
         def sink(top: int, strip: Tensor) -> None:
             shown = strip.clamp_(0, 1)[0]
@@ -171,6 +169,42 @@ class Runner:
         height, width = mosaic.shape
         params = self.model.params_of(canonical, optical)
         return pixels, self.run(params, (height, width), source, sink, frame=frame)
+
+    def restore(
+        self,
+        mosaic: np.ndarray,
+        canonical: CanonicalParams,
+        optical: OpticalParams,
+        *,
+        gain: float = 1.0,
+        frame: Frame | None = None,
+    ) -> tuple[np.ndarray, str]:
+        """Run a model that stops at a stage (``IspModel.stopping_at``) over a mosaic; return the memory plan, too.
+
+        mosaic    as for ``render``
+        gain      factor of the result; the model's input has none
+
+        The result is (H, W, 3) float32, linear sRGB, white 1, not clipped.
+        """
+        pixels = np.empty((*mosaic.shape, 3), np.float32)
+
+        def sink(top: int, strip: Tensor) -> None:
+            light = strip[0] if gain == 1 else strip[0] * gain
+            pixels[top : top + strip.shape[2]] = devices.codes_from(light, pixels.dtype).transpose(1, 2, 0)
+
+        height, width = mosaic.shape
+        params = self.model.params_of(canonical, optical)
+        return pixels, self.run(params, (height, width), self._linear(mosaic, canonical), sink, frame=frame)
+
+    def _linear(self, mosaic: np.ndarray, canonical: CanonicalParams) -> Source:
+        """Return the source of a mosaic's rows, linear, black 0, white 1."""
+        black = torch.tensor(canonical.black_level, dtype=torch.float32, device=self.device)
+
+        def source(first: int, end: int) -> Tensor:
+            strip = devices.codes_on(self.device, mosaic[first:end])[None, None]
+            return strip if mosaic.dtype == np.float32 else isp.normalise(strip, black, canonical.white_level)
+
+        return source
 
     def run(
         self,

@@ -25,6 +25,9 @@ CAMERA_LOOK = "camera-look"
 KEPT_RAW = "kept-raw"
 """Name of the conversion that gives back the RAW that a JPEG carries."""
 
+STAGES = models.stages()
+"""Stages at which ``render`` can stop."""
+
 LOOKS = ("camera", "weights", "neutral")
 """Values of ``Settings.look``."""
 
@@ -59,6 +62,9 @@ class Settings:
     max_pixels     pictures of more pixels are refused before they are decoded; None: ``formats.MAX_PIXELS``
     kept_raw       of an unprocessed JPEG that carries its RAW: True requires it; False ignores it; None: gives it back,
                    unless a model, weights, a look or ``like`` are chosen
+    stop_at        stage at which ``render`` stops: "restored" is demosaiced, denoised by a network, white-balanced and
+                   in linear sRGB. ``render`` then returns a ``LinearImage``, whose values ``exposure`` scales; the
+                   parametric model, which runs without a model and weights, adds the exposure in the RAW
     isolate        decode RAW files in a process of their own: a damaged or hostile file can crash only this process
 
     Raises ConfigError for a value out of range; the error's ``field`` names the setting.
@@ -85,6 +91,7 @@ class Settings:
     max_pixels: int | None = None
     isolate: bool = False
     kept_raw: bool | None = None
+    stop_at: str | None = None
 
     def __post_init__(self) -> None:
         for name in (field.name for field in fields(OpticalParams)):
@@ -115,6 +122,20 @@ class Settings:
             raise ConfigError("`look_from` sets the look; leave out `model` and `weights`, and `look` but for camera")
         if self.bit_depth not in (8, 16, 32):
             raise ConfigError(f"`bit_depth` must be 8, 16 or 32, got {self.bit_depth}")
+        if self.stop_at is not None:
+            self._check_stop_at(self.stop_at)
+
+    def _check_stop_at(self, stage: str) -> None:
+        """Raise ConfigError for an unknown stage, and for settings that do not go with one."""
+        if stage not in STAGES:
+            raise ConfigError(f"`stop_at` must be one of {', '.join(STAGES)}, got {stage}")
+        if self.model is not None:
+            models.check_stage(self.model, stage)
+        if self.look in ("camera", "weights") or self.look_from is not None:
+            name = "look_from" if self.look_from is not None else "look"
+            raise ConfigError(f"`stop_at` {stage}: this picture has no look yet; leave out `{name}`")
+        if self.bit_depth == 16:
+            raise ConfigError(f"`stop_at` {stage}: this picture has 32-bit floats; leave out `bit_depth`")
 
     @property
     def scratch_path(self) -> Path | None:

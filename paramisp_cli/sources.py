@@ -29,7 +29,7 @@ def read(path: Path, settings: Settings = Settings()) -> SrgbImage | RawImage:
     A RAW file gets the JPEG that shows its look (``companion``). Raises the errors of ``formats.read``.
     """
     image = formats.read(path, max_pixels=settings.max_pixels or formats.MAX_PIXELS, isolate=settings.isolate)
-    if isinstance(image, RawImage):
+    if isinstance(image, RawImage) and settings.stop_at is None:  # a picture that stops there has no look
         chosen = None if settings.look_from is None else Path(settings.look_from)
         return companion.attach(image, path, chosen)
     return image

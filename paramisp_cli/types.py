@@ -232,6 +232,34 @@ class SrgbImage:
 
 
 @dataclass(frozen=True, slots=True)
+class LinearImage:
+    """A rendered picture before any tone curve and look: linear light, upright.
+
+    pixels      (H, W, 3) float32, linear sRGB (primaries of sRGB, white D65), neither encoded nor clipped: black is 0,
+                white 1; colours outside sRGB have values below 0 or above 1
+    notes       remarks for the user, one sentence each
+    """
+
+    pixels: np.ndarray
+    camera: Camera | None = None
+    optical: OpticalParams = OpticalParams()
+    metadata: Metadata = Metadata()
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.pixels.ndim != 3 or self.pixels.shape[2] != 3 or 0 in self.pixels.shape:
+            raise MetadataError(f"linear pixels must be (H, W, 3), got {self.pixels.shape}")
+        if self.pixels.dtype != np.float32:
+            raise MetadataError(f"linear pixels must be float32, got {self.pixels.dtype}")
+        object.__setattr__(self, "pixels", _read_only(self.pixels))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Size (height, width)."""
+        return self.pixels.shape[0], self.pixels.shape[1]
+
+
+@dataclass(frozen=True, slots=True)
 class RawImage:
     """A Bayer mosaic with its parameters and metadata, as stored (orientation is *not* applied).
 
@@ -306,6 +334,10 @@ class RawImage:
             canonical=self.canonical.shifted(top, left),
             crop=Crop(self.crop.top - top, self.crop.left - left, self.crop.height, self.crop.width),
         )
+
+
+Output = SrgbImage | LinearImage | RawImage
+"""The result of a conversion: an image that a file can hold."""
 
 
 def _even_span(start: int, length: int, limit: int) -> tuple[int, int]:

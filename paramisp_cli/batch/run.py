@@ -22,11 +22,11 @@ from paramisp_cli.errors import (
     OutputExistsError,
     ParamispError,
 )
-from paramisp_cli.formats import WriteOptions, dng
+from paramisp_cli.formats import WriteOptions, dng, raster
 from paramisp_cli.parameters import CAMERA_LOOK, Conversion, Settings
 from paramisp_cli.rendition.pool import Deferred, Pool
 from paramisp_cli.rendition.preview import Misfit
-from paramisp_cli.types import Direction, RawImage, SrgbImage
+from paramisp_cli.types import Direction, Output, RawImage, SrgbImage
 
 Image = SrgbImage | RawImage
 
@@ -208,7 +208,7 @@ class _Step:
     job: Job
     image: SrgbImage | RawImage | None = None
     conversion: Conversion | None = None
-    result: SrgbImage | RawImage | None = None
+    result: Output | None = None
     raw: RawImage | None = None
     folders: Sequence[Path] = ()
     done: Outcome | None = None
@@ -295,6 +295,8 @@ class _Work:
         return step
 
     def _settings(self, target: Path) -> Settings:
+        if self.settings.stop_at is not None:
+            return self.settings
         if target.suffix.lower() in (".tif", ".tiff") or self.options.bit_depth == 16:
             return replace(self.settings, bit_depth=self.options.bit_depth or 16)
         return self.settings
@@ -317,6 +319,8 @@ class _Work:
                 raise FormatError(f"{job.source}: is {kind}; `paramisp {other}` converts it")
             if isinstance(image, SrgbImage):
                 dng.check_size(*image.size)
+            elif self.settings.stop_at is not None:
+                raster.check_linear_size(*image.size)
             if is_itself:
                 raise OutputExistsError(f"{target}: is the input itself; pass another -o or `on_exists` rename")
             step.image, step.conversion = image, parameters.complete(image, self._settings(target))

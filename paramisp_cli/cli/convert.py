@@ -40,6 +40,7 @@ paramisp unprocess photo.jpg --camera "Nikon D90" --dry-run -v"""
 _RENDER_EXAMPLES = """\
 paramisp render shot.dng                # writes shot.jpg
 paramisp render shot.nef -o shot.tif    # 16 bits a channel
+paramisp render shot.cr2 --stop-at restored    # writes shot.tif: linear light, 32-bit floats
 paramisp render raws -r -o pictures --format png --bits 16"""
 
 
@@ -110,6 +111,14 @@ def render(
             help="Let the JPEG carry its RAW: lossless, near (below the noise), or a file size such as 2MB.",
         ),
     ] = None,
+    stop_at: Annotated[
+        Literal["restored"] | None,
+        typer.Option(
+            "--stop-at",
+            rich_help_panel=OUTPUT,
+            help="Write the linear picture of this stage, without a look: TIFF of 32-bit floats, linear sRGB.",
+        ),
+    ] = None,
 ) -> None:
     """Turn RAW files (DNG, NEF, CR2, CR3, ARW, …) into pictures (JPEG, PNG, TIFF)."""
     from paramisp_cli.formats import WriteOptions
@@ -126,14 +135,33 @@ def render(
         except ConfigError as error:
             fail(error)
     suffix = f".{format_name}" if format_name else None
-    _convert(Direction.RENDER, inputs, suffix or ".jpg", suffix, _settings(settings), options, batch)
+    if stop_at is not None:
+        _check_linear(stop_at, format_name, batch.output, options)
+        suffix = suffix or ".tif"
+    _convert(Direction.RENDER, inputs, suffix or ".jpg", suffix, _settings(settings, stop_at), options, batch)
 
 
-def _settings(options: SettingsOptions) -> Settings:
+def _check_linear(stop_at: str, format_name: str | None, output: Path | None, options: WriteOptions) -> None:
+    """End with a usage error for options that do not go with a linear picture."""
+    from paramisp_cli import formats
+
+    linear = f"--stop-at {stop_at} writes a TIFF of 32-bit floats"
+    others = [suffix for suffix in formats.SRGB_WRITE_SUFFIXES if suffix not in formats.LINEAR_WRITE_SUFFIXES]
+    if format_name is not None and f".{format_name}" in others:
+        fail_usage(f"{linear}: leave out --format {format_name}, or pass --format tif")
+    if output is not None and output.suffix.lower() in others and not output.is_dir():
+        fail_usage(f"{linear}: -o {output} must end in .tif")
+    if options.bit_depth is not None:
+        fail_usage(f"{linear}: leave out --bits")
+    if options.keep_raw is not None:
+        fail_usage(f"{linear}: leave out --keep-raw, which is for a JPEG")
+
+
+def _settings(options: SettingsOptions, stop_at: str | None = None) -> Settings:
     from paramisp_cli.parameters import Settings
 
     try:
-        return Settings(**{f.name: getattr(options, f.name) for f in fields(options)})
+        return Settings(**{f.name: getattr(options, f.name) for f in fields(options)}, stop_at=stop_at)
     except ConfigError as error:
         fail(error)
 
@@ -317,7 +345,7 @@ class _Report:
                 return
             chosen = f"{conversion.architecture} ({conversion.checkpoint.name.split('.')[0]})"
             megapixels = image.size[0] * image.size[1] / 1e6
-            faster = "fast" if conversion.architecture != "fast" else "parametric"
+            faster = "fast" if conversion.architecture != "fast" and conversion.stop_at is None else "parametric"
             hint = f"; --model {faster} takes less" if seconds > _VERY_LONG else ""
             progress.say(f"{job.source.name}: {chosen}, {megapixels:.1f} megapixels, about {seconds:.0f} s{hint}")
 

@@ -24,10 +24,10 @@ from paramisp_cli.formats import dng, exif, isolated, jpeg, kept, libraw, raster
 from paramisp_cli.formats.base import MAX_PIXELS, Format, WriteOptions
 from paramisp_cli.formats.kinds import KNOWN_UNREADABLE, unreadable
 from paramisp_cli.formats.verify import check_raw
-from paramisp_cli.types import RawImage, SrgbImage
+from paramisp_cli.types import LinearImage, Output, RawImage, SrgbImage
 
 
-def _verify_dng(image: SrgbImage | RawImage, path: Path, options: WriteOptions) -> None:
+def _verify_dng(image: Output, path: Path, options: WriteOptions) -> None:
     """Read the DNG through LibRaw, as other programs do, and compare."""
     assert isinstance(image, RawImage)  # dng.write checked it
     check_raw(image, libraw.read(path, image.mosaic.size))
@@ -40,9 +40,19 @@ SRGB_SUFFIXES = tuple(suffix for form in raster.FORMATS for suffix in form.suffi
 SRGB_WRITE_SUFFIXES = tuple(suffix for form in raster.FORMATS if form.write for suffix in form.suffixes)
 """Suffixes of pictures that paramisp reads, and suffixes of pictures that it also writes."""
 
+LINEAR_WRITE_SUFFIXES = raster.TIFF.suffixes
+"""Suffixes of linear pictures, which paramisp writes and does not read."""
+_WRITTEN: dict[type, tuple[str, tuple[str, ...]]] = {
+    RawImage: ("a RAW image", dng.FORMAT.suffixes),
+    SrgbImage: ("an sRGB picture", SRGB_WRITE_SUFFIXES),
+    LinearImage: ("a linear picture", LINEAR_WRITE_SUFFIXES),
+}
+"""Kind of an image → its name in messages, the suffixes of its files."""
+
 __all__ = [
     "FORMATS",
     "KNOWN_UNREADABLE",
+    "LINEAR_WRITE_SUFFIXES",
     "MAX_PIXELS",
     "RAW_SUFFIXES",
     "SRGB_SUFFIXES",
@@ -145,7 +155,7 @@ def writer(suffix: str) -> Format | None:
 
 
 def write(
-    image: SrgbImage | RawImage,
+    image: Output,
     path: str | Path,
     options: WriteOptions = WriteOptions(),
     *,
@@ -162,10 +172,10 @@ def write(
     """
     path = Path(path)
     form = writer(path.suffix)
-    kind = RawImage if path.suffix.lower() in dng.FORMAT.suffixes else SrgbImage
-    if form is None or not isinstance(image, kind):
-        known = dng.FORMAT.suffixes if isinstance(image, RawImage) else SRGB_WRITE_SUFFIXES
-        noun = "a RAW image" if isinstance(image, RawImage) else "an sRGB picture"
+    noun, known = next((names for kind, names in _WRITTEN.items() if isinstance(image, kind)), ("", ()))
+    if not noun:
+        raise FormatError(f"{path}: write takes a RawImage, SrgbImage or LinearImage, got {type(image).__name__}")
+    if form is None or path.suffix.lower() not in known:
         raise FormatError(f"{path}: {noun} is written as {', '.join(known)}, not {path.suffix or 'without a suffix'}")
     if not overwrite and os.path.lexists(path):
         raise OutputExistsError(f"{path}: exists already; pass `on_exists` overwrite, rename or skip")
@@ -191,8 +201,8 @@ def write(
 
 
 def _verify(
-    verify: Callable[[SrgbImage | RawImage, Path, WriteOptions], None],
-    image: SrgbImage | RawImage,
+    verify: Callable[[Output, Path, WriteOptions], None],
+    image: Output,
     temporary: Path,
     options: WriteOptions,
 ) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paramisp_cli.errors import FormatError
-from paramisp_cli.types import RawImage, SrgbImage
+from paramisp_cli.types import Output, RawImage, SrgbImage
 
 MAX_PIXELS = 250_000_000
 """Most pixels that a file may claim unless the caller allows more.
@@ -22,7 +22,7 @@ class WriteOptions:
     """Options for writing files.
 
     quality      JPEG quality 1–100
-    bit_depth    8 or 16: bits a channel of PNG and TIFF (None: 8 for PNG, 16 for TIFF)
+    bit_depth    8 or 16: bits a channel of PNG and TIFF (None: 8 for PNG, 16 for TIFF); a ``LinearImage`` has 32
     compression  DNG mosaic: "lossless" (lossless JPEG) or "none"
     profile      DNG look: "match" (the tone curve of ``RawImage.tone_curve``), "linear" (no curve), "adobe" (no
                  profile: the reader's default look)
@@ -54,8 +54,8 @@ class Format:
     suffixes: tuple[str, ...]
     sniff: Callable[[bytes], bool]
     read: Callable[[Path, int], SrgbImage | RawImage] | None = None
-    write: Callable[[SrgbImage | RawImage, Path, WriteOptions], None] | None = None
-    verify: Callable[[SrgbImage | RawImage, Path, WriteOptions], None] | None = None
+    write: Callable[[Output, Path, WriteOptions], None] | None = None
+    verify: Callable[[Output, Path, WriteOptions], None] | None = None
 
 
 def check_pixels(width: int, height: int, max_pixels: int) -> None:

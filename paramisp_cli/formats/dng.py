@@ -51,7 +51,7 @@ from paramisp_cli.formats.tiff import (
 )
 from paramisp_cli.formats.tiles import TILE, tile_width_for, write_even, write_mosaic
 from paramisp_cli.mosaic import superpixels
-from paramisp_cli.types import CanonicalParams, Metadata, OpticalParams, RawImage, SrgbImage
+from paramisp_cli.types import CanonicalParams, Metadata, OpticalParams, Output, RawImage
 
 _THUMBNAIL = 256  # longest side [px]
 
@@ -98,7 +98,7 @@ def check_size(height: int, width: int) -> None:
         )
 
 
-def write(image: SrgbImage | RawImage, path: Path, options: WriteOptions) -> None:
+def write(image: Output, path: Path, options: WriteOptions) -> None:
     """Write ``image``, a RawImage with a uint16 mosaic, to ``path`` as DNG.
 
     Raises FormatError for another image or one that does not fit a DNG (see also ``check_size``), ConfigError for an

@@ -369,8 +369,9 @@ def clean_exif(
     software: str,
     width: int,
     height: int,
+    is_srgb: bool = True,
 ) -> bytes:
-    """Make a small EXIF block for an exported sRGB picture of ``width`` × ``height`` pixels, already upright.
+    """Make a small EXIF block for an exported picture of ``width`` × ``height`` pixels, already upright.
 
     It holds the camera, the optical values, ``software``, and from ``source`` (an EXIF block, TIFF structure) the
     dates, author, lens and GPS position; no MakerNote, no thumbnail. Entries of the wrong type or size are left out; a
@@ -404,7 +405,7 @@ def clean_exif(
     put(exif, 0x9000, UNDEFINED, *b"0232")  # ExifVersion
     put(exif, 0x9101, UNDEFINED, 1, 2, 3, 0)  # ComponentsConfiguration: Y Cb Cr
     put(exif, 0xA000, UNDEFINED, *b"0100")  # FlashpixVersion
-    put(exif, 0xA001, SHORT, 1)  # ColorSpace: sRGB
+    put(exif, 0xA001, SHORT, 1 if is_srgb else 65535)  # ColorSpace: sRGB, or uncalibrated (the ICC profile tells)
     put(exif, 0xA002, LONG, width)
     put(exif, 0xA003, LONG, height)
     for tag, value in ((0x829A, optical.exposure_time), (0x829D, optical.f_number), (0x920A, optical.focal_length)):

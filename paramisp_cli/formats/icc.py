@@ -1,4 +1,4 @@
-"""Convert colour spaces to sRGB, by ICC profile or by EXIF's mark for Adobe RGB; make the sRGB profile to embed."""
+"""Convert colour spaces to sRGB, by ICC profile or by EXIF's mark for Adobe RGB; make the profiles to embed."""
 
 from __future__ import annotations
 
@@ -154,3 +154,50 @@ def srgb_profile() -> bytes:
     data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     data[24:36] = struct.pack(">6H", 2020, 1, 1, 0, 0, 0)  # a fixed date: LittleCMS writes the clock's
     return bytes(data)
+
+
+_D50 = (0.9642, 1.0, 0.8249)
+"""White of ICC's connection space (ICC.1:2010, 7.2.16)."""
+
+
+@cache
+def linear_srgb_profile() -> bytes:
+    """Return an ICC profile of linear light with the primaries of sRGB, the same bytes every time.
+
+    A matrix and tone curves in version 2.4 of the format (ICC.1:2001-04), which every reader of profiles knows.
+    """
+
+    def numbers(*values: float) -> bytes:
+        return struct.pack(f">{len(values)}i", *(round(value * 65536) for value in values))
+
+    name = b"Linear sRGB\0"
+    colorants = np.linalg.inv(_D50_TO_D65) @ color.SRGB_TO_XYZ
+    colorants = np.rint(colorants * np.array(_D50)[:, None] / colorants.sum(1, keepdims=True) * 65536) / 65536
+    colorants[:, 1] = np.rint(np.array(_D50) * 65536) / 65536 - colorants[:, 0] - colorants[:, 2]  # white is exact
+    curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, 256)  # one number, a gamma in units of 1/256: 1.0
+    tags = {
+        b"desc": b"desc\0\0\0\0" + struct.pack(">I", len(name)) + name + bytes(78),  # no Unicode, no Macintosh name
+        b"cprt": b"text\0\0\0\0" + b"No copyright, use freely\0",
+        b"wtpt": b"XYZ \0\0\0\0" + numbers(*_D50),
+        b"chad": b"sf32\0\0\0\0" + numbers(*np.linalg.inv(_D50_TO_D65).ravel()),
+        **{
+            signature: b"XYZ \0\0\0\0" + numbers(*column)
+            for signature, column in zip((b"rXYZ", b"gXYZ", b"bXYZ"), colorants.T, strict=True)
+        },
+        **dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), curve),
+    }
+    at, table, data = 132 + 12 * len(tags), b"", b""
+    places: dict[bytes, int] = {}  # equal values share their bytes
+    for signature, value in tags.items():
+        if value not in places:
+            places[value] = at + len(data)
+            data += value + bytes(-len(value) % 4)
+        table += struct.pack(">4sII", signature, places[value], len(value))
+    header = bytearray(128)
+    header[0:4] = struct.pack(">I", at + len(data))
+    header[8:12] = struct.pack(">I", 0x02400000)  # version 2.4
+    header[12:24] = b"mntrRGB XYZ "
+    header[24:36] = struct.pack(">6H", 2020, 1, 1, 0, 0, 0)  # a fixed date
+    header[36:40] = b"acsp"
+    header[68:80] = numbers(*_D50)
+    return bytes(header) + struct.pack(">I", len(tags)) + table + data

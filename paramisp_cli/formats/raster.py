@@ -10,13 +10,15 @@ from paramisp_cli.formats.icc import srgb_profile
 from paramisp_cli.formats.kinds import JPEG_MAGIC, PNG_MAGIC, TIFF_MAGICS, is_avif, is_webp
 from paramisp_cli.formats.pixels import apply_orientation, to_depth
 from paramisp_cli.formats.raster_read import decode_small, from_pillow, is_pillow, read, read_bytes
-from paramisp_cli.formats.raster_write import encode_jpeg, upright, write
-from paramisp_cli.formats.verify import check_picture
-from paramisp_cli.types import RawImage, SrgbImage
+from paramisp_cli.formats.raster_tiff import read_floats
+from paramisp_cli.formats.raster_write import check_linear_size, encode_jpeg, upright, write
+from paramisp_cli.formats.verify import check_linear, check_picture
+from paramisp_cli.types import LinearImage, Output, SrgbImage
 
 __all__ = [
     "FORMATS",
     "apply_orientation",
+    "check_linear_size",
     "decode_small",
     "encode_jpeg",
     "from_pillow",
@@ -30,13 +32,15 @@ __all__ = [
 
 
 def _format(name: str, suffixes: tuple[str, ...], sniff: Callable[[bytes], bool], kind: str | None = None) -> Format:
-    def put(image: SrgbImage | RawImage, path: Path, options: WriteOptions) -> None:
+    def put(image: Output, path: Path, options: WriteOptions) -> None:
         write(image, path, options, kind=kind or "")
 
-    def check(image: SrgbImage | RawImage, path: Path, options: WriteOptions) -> None:
+    def check(image: Output, path: Path, options: WriteOptions) -> None:
+        if isinstance(image, LinearImage):
+            return check_linear(image.pixels, read_floats(path))
         assert isinstance(image, SrgbImage)  # write checked it
         pixels = upright(image, kind or "", options)
-        check_picture(pixels, read(path, image.pixels.size), lossless=kind != "jpeg")
+        return check_picture(pixels, read(path, image.pixels.size), lossless=kind != "jpeg")
 
     return Format(name, suffixes, sniff=sniff, read=read, write=put if kind else None, verify=check if kind else None)
 

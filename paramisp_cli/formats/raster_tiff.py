@@ -14,12 +14,13 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from paramisp_cli.errors import FormatError
-from paramisp_cli.formats.base import check_pixels
+from paramisp_cli.formats.base import check_pixels, one_line
 
 # Tags (TIFF 6.0).
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _SAMPLES = 256, 257, 258, 259, 262, 266, 277
@@ -63,6 +64,17 @@ def read(data: bytes, max_pixels: int) -> Page:
     except (tifffile.TiffFileError, IndexError, KeyError) as error:
         raise FormatError(f"there is no picture in it; it is damaged ({error})") from error
     return Page(pixels, _bytes(icc), _bytes(xmp))
+
+
+def read_floats(path: Path) -> np.ndarray:
+    """Return the pixels of an uncompressed TIFF file of our own, (H, W, 3) float32; FormatError if it is damaged."""
+    import tifffile
+
+    try:
+        with _unlogged(), tifffile.TiffFile(path) as file:
+            return np.asarray(file.pages[0].asarray())
+    except (tifffile.TiffFileError, IndexError, KeyError, ValueError) as error:
+        raise FormatError(f"{path}: is damaged: {one_line(error)}") from error
 
 
 _WANTED = {

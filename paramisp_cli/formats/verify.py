@@ -40,6 +40,13 @@ def check_picture(pixels: np.ndarray, back: SrgbImage, *, lossless: bool) -> Non
     _tell(["pixels"] if lossless and not np.array_equal(pixels, back.pixels) else [])
 
 
+def check_linear(pixels: np.ndarray, back: np.ndarray) -> None:
+    """Raise FormatError unless linear pixels (H, W, 3) float32 read back with the same bits."""
+    same = back.dtype == np.float32 and back.shape == pixels.shape
+    same = same and np.array_equal(back.view(np.uint32), np.ascontiguousarray(pixels).view(np.uint32))
+    _tell([] if same else ["pixels"])
+
+
 def _tell(differing: list[str]) -> None:
     if differing:
         raise FormatError(

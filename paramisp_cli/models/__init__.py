@@ -15,7 +15,9 @@ from paramisp_cli.types import Direction
 if TYPE_CHECKING:
     from paramisp_cli.models.base import IspModel, Params
 
-__all__ = ["REGISTRY", "Entry", "IspModel", "Params", "architecture", "automatic", "entry", "names"]
+__all__ = [
+    "REGISTRY", "Entry", "IspModel", "Params", "architecture", "automatic", "check_stage", "entry", "names", "stages",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,7 @@ class Entry:
     ``published`` is the module that converts checkpoints of its authors' program, or "": it has the functions
     ``count_known`` and ``convert`` (see ``models.paramisp.published``). Weights of an architecture that is not
     ``automatic`` are used only when the architecture or the weights are named: it is there for comparisons.
+    ``stages`` names the stages at which rendering can stop (``IspModel.stopping_at``).
     """
 
     name: str
@@ -33,12 +36,13 @@ class Entry:
     needs_weights: bool = True
     published: str = ""
     automatic: bool = True
+    stages: tuple[str, ...] = ()
 
 
 REGISTRY: tuple[Entry, ...] = (
     Entry("fast", "paramisp_cli.models.fast.network:Fast"),
     Entry("paramisp", "paramisp_cli.models.paramisp:ParamISP", published="paramisp_cli.models.paramisp.published"),
-    Entry("parametric", "paramisp_cli.models.parametric:Parametric", needs_weights=False),
+    Entry("parametric", "paramisp_cli.models.parametric:Parametric", needs_weights=False, stages=("restored",)),
     Entry(
         "invisp", "paramisp_cli.models.invisp:InvISP", published="paramisp_cli.models.invisp.published", automatic=False
     ),
@@ -52,14 +56,39 @@ REGISTRY: tuple[Entry, ...] = (
         published="paramisp_cli.models.cycleisp.published",
         automatic=False,
     ),
-    Entry("cameranet", "paramisp_cli.models.cameranet:CameraNet", directions=(Direction.RENDER,), automatic=False),
+    Entry(
+        "cameranet",
+        "paramisp_cli.models.cameranet:CameraNet",
+        directions=(Direction.RENDER,),
+        automatic=False,
+        stages=("restored",),
+    ),
 )
 """Every architecture, best first; those for comparisons stand last."""
 
 
-def names(*, needs_weights: bool | None = None) -> tuple[str, ...]:
-    """Return the names of the architectures, best first: all, or only those that need weights, or need none."""
-    return tuple(each.name for each in REGISTRY if needs_weights in (None, each.needs_weights))
+def names(*, needs_weights: bool | None = None, stage: str | None = None) -> tuple[str, ...]:
+    """Return the names of the architectures, best first: all, or only those that need weights, or need none.
+
+    With ``stage``, only those that can stop there.
+    """
+    return tuple(
+        each.name
+        for each in REGISTRY
+        if needs_weights in (None, each.needs_weights) and (stage is None or stage in each.stages)
+    )
+
+
+def stages() -> tuple[str, ...]:
+    """Return the names of all stages at which some architecture can stop."""
+    return tuple(dict.fromkeys(stage for each in REGISTRY for stage in each.stages))
+
+
+def check_stage(name: str, stage: str) -> None:
+    """Raise ConfigError, with a list of those that can, unless an architecture can stop at a stage."""
+    able = names(stage=stage)
+    if name not in able:
+        raise ConfigError(f"`stop_at` {stage}: {name} has no such stage; the models that have it are {', '.join(able)}")
 
 
 def automatic() -> tuple[str, ...]:

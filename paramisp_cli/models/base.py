@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -143,6 +144,10 @@ class IspModel(nn.Module):
     needs_weights: ClassVar[bool] = True
     serves_both: ClassVar[bool] = False
     """Whether one set of weights serves both directions: a file may hold it for both."""
+    stages: ClassVar[tuple[str, ...]] = ()
+    """Stages at which rendering can stop; each gives linear sRGB (N, 3, H, W), white 1, not clipped."""
+    stop_at: str | None = None
+    """Stage whose result is the output; None: the last. ``stopping_at`` sets it, ``compute`` and ``stream`` obey it."""
     geometry: Geometry
     macs: float = 0.0
     """Multiply-accumulates of convolutions a pixel."""
@@ -190,6 +195,17 @@ class IspModel(nn.Module):
             )
         if params.iso.device != x.device:
             raise ConfigError(f"the images are on {x.device} and the Params on {params.iso.device}; use params.to(...)")
+
+    def stopping_at(self, stage: str) -> Self:
+        """Return this model with the result of a stage as its output; both share their weights.
+
+        Raises ConfigError for a stage that the model does not have.
+        """
+        if stage not in self.stages:
+            raise ConfigError(f"{self.name} has no stage {stage!r}; it has {', '.join(self.stages) or 'none'}")
+        stopping = copy.copy(self)  # not deep: tensors and layers are the same objects
+        stopping.stop_at = stage
+        return stopping
 
     def config(self) -> dict[str, object]:
         """Return the keyword arguments of the class that rebuild this model, as JSON; without tensors."""

@@ -23,6 +23,7 @@ class Parametric(IspModel):
 
     name = "parametric"
     needs_weights = False
+    stages = ("restored",)
     geometry = Geometry(halo=isp.DEMOSAIC_REACH)
 
     def __init__(self, direction: Direction, digital_gain: float = 1.0) -> None:
@@ -70,6 +71,10 @@ class Parametric(IspModel):
         return linear(srgb)
 
     def _render(self, mosaic: Tensor, params: Params) -> Tensor:
-        camera = isp.apply_gains(isp.demosaic(mosaic, params.cfa), params.wb_gains * self.digital_gain).clamp_(0, 1)
+        colours = isp.demosaic(mosaic, params.cfa)
+        if self.stop_at == "restored":  # clipped where green clips, for any gain
+            white = isp.apply_gains(colours, params.wb_gains).clamp_(0, 1)
+            return isp.apply_matrix(white, params.cam_to_srgb * self.digital_gain)
+        camera = isp.apply_gains(colours, params.wb_gains * self.digital_gain).clamp_(0, 1)
         linear = isp.apply_matrix(camera, params.cam_to_srgb).clamp_(0, 1)
         return isp.smoothstep(isp.srgb_encode(linear).clamp_(0, 1))

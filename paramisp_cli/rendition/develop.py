@@ -51,7 +51,7 @@ def develop(
     The mosaic is white-balanced, clipped where green clips, demosaiced (Malvar, He, Cutler 2004) and rendered.
 
     gain      factor of linear light for a rendition, after the clipping
-    dtype     uint8 or uint16: full scale 255 or 65535; float32: in [0, 1]
+    dtype     uint8 or uint16: full scale 255 or 65535; float32: in [0, 1], but for ``ParametricLinear``
     threads   None takes one for each of up to four cores; the result does not depend on it
     progress  takes the finished share, 0 to 1, from any thread
     """

@@ -75,6 +75,31 @@ class ParametricRender:
         return shown.astype(dtype, copy=False)
 
 
+class ParametricLinear:
+    """Camera RGB → linear sRGB: the first stages of ``ParametricRender``. A stage of ``develop``, for float32 alone.
+
+    Balanced values are clipped to [0, 1], where green clips, so that a blown highlight is white and not magenta. The
+    result is not clipped: the matrix takes camera colours out of sRGB, and the gain takes highlights above 1.
+    """
+
+    balanced = False
+    shaded = False
+
+    def __init__(self, canonical: CanonicalParams, digital_gain: float = 1.0) -> None:
+        """Prepare the stage; ``digital_gain`` multiplies linear light, after the clipping."""
+        self._gains = canonical.wb_gains.astype(np.float32)[:, None]
+        self._matrix = (canonical.cam_to_srgb() * digital_gain).astype(np.float32)
+
+    def codes(self, pixels: np.ndarray, rho: np.ndarray | None, dtype: type[np.generic]) -> np.ndarray:
+        """Map (3, n) float32 camera RGB, which it overwrites, to (3, n) linear sRGB; see ``develop``."""
+        if dtype != np.float32:
+            raise ValueError(f"linear light is float32, not {dtype}")
+        pixels *= self._gains
+        np.clip(pixels, 0, 1, out=pixels)
+        light: np.ndarray = self._matrix @ pixels
+        return light
+
+
 class ParametricUnprocess:
     """SRGB → camera RGB: the inverse of each stage, and gains that keep white white. A stage of ``expose``."""
 

@@ -7,8 +7,10 @@ from paramisp_cli import weights
 from paramisp_cli.errors import ConfigError
 from paramisp_cli.models import REGISTRY, architecture, names
 from paramisp_cli.models.base import WHOLE, Params, tensor_names
-from paramisp_cli.types import CFA_PATTERNS
+from paramisp_cli.runner import Runner
+from paramisp_cli.types import CFA_PATTERNS, Direction
 
+STAGES = [(architecture(entry.name), stage) for entry in REGISTRY for stage in entry.stages]
 CASES = [(architecture(entry.name), direction) for entry in REGISTRY for direction in entry.directions]
 IDS = [f"{kind.name}-{direction}" for kind, direction in CASES]
 SIZES = [(2, 2), (2, 6), (34, 50), (86, 90), (110, 154)]
@@ -103,6 +105,31 @@ def test_says_what_it_is(kind, direction):
     moved = params().to("meta")
     assert moved.iso.device.type == "meta"
     assert moved.cfa == "RGGB"
+
+
+@pytest.mark.parametrize(("kind", "stage"), STAGES, ids=lambda value: getattr(value, "name", value))
+@pytest.mark.parametrize("cfa", CFA_PATTERNS)
+def test_a_stage_is_linear_srgb_of_any_size(kind, stage, cfa):
+    """A runner's tiles, bands or whole picture give the call's numbers; the model itself goes on to its end."""
+    whole = build(kind, Direction.RENDER)
+    model = whole.stopping_at(stage)
+    for height, width in SIZES:
+        x, seen = picture(Direction.RENDER, 1, height, width), torch.zeros(1, 3, height, width)
+        with torch.inference_mode():
+            want = model(x, params(cfa=cfa))
+        assert want.shape == seen.shape
+        assert torch.isfinite(want).all()
+        for plan in model.plans(torch.device("cpu")):
+            Runner(model, torch.device("cpu"), memory_plan=plan).run(
+                params(cfa=cfa),
+                (height, width),
+                lambda first, end, x=x: x[:, :, first:end],
+                lambda top, rows, seen=seen: seen[:, :, top : top + rows.shape[2]].copy_(rows),
+                tile=(16, 16),
+            )
+            torch.testing.assert_close(seen, want, atol=2e-5, rtol=0)
+    with torch.inference_mode():
+        assert not torch.equal(whole(x, params(cfa=cfa)), want)
 
 
 def test_an_unknown_name_lists_the_known():

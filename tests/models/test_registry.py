@@ -2,12 +2,12 @@
 
 import subprocess
 import sys
-from typing import get_args
+from typing import get_args, get_type_hints
 
 import pytest
 
-from paramisp_cli import models, parameters, weights
-from paramisp_cli.cli import options
+from paramisp_cli import models, parameters, settings, weights
+from paramisp_cli.cli import convert, options
 from paramisp_cli.errors import ConfigError
 from paramisp_cli.models.base import Geometry, IspModel, Params
 from paramisp_cli.types import Direction, Kind
@@ -18,6 +18,7 @@ def test_an_entry_agrees_with_its_class(entry):
     kind = models.architecture(entry.name)
     assert issubclass(kind, IspModel)
     assert (kind.name, kind.directions, kind.needs_weights) == (entry.name, entry.directions, entry.needs_weights)
+    assert kind.stages == entry.stages
     assert isinstance(kind.geometry, Geometry)
 
 
@@ -42,6 +43,11 @@ def test_lists_of_architectures_are_the_registrys():
     assert sorted(_literals(options.Model)) == sorted(models.names()) == sorted(parameters.MODELS)
     assert parameters.WEIGHTLESS == models.names(needs_weights=False) == ("parametric",)
     assert models.names(needs_weights=True) == weights._PREFERRED
+    assert models.names(stage="restored") == ("parametric", "cameranet")
+    stop_at = get_type_hints(convert.render, include_extras=True)["stop_at"]
+    assert tuple(_literals(stop_at)) == models.stages() == settings.STAGES
+    for stage in models.stages():  # a model for those who name none
+        assert models.names(needs_weights=False, stage=stage)
 
 
 def test_unknown_names():

@@ -187,6 +187,7 @@ def run(*words):
         assert stop.code == 0, stop.code
 run('unprocess', f'{{folder}}/photo.jpg', '--model', 'parametric', '--camera', 'Canon EOS 60D')
 run('render', f'{{folder}}/photo.dng', '--model', 'parametric', '-o', f'{{folder}}/again.jpg')
+run('render', f'{{folder}}/photo.dng', '--stop-at', 'restored', '-o', f'{{folder}}/linear.tif')
 parametric = p.Settings(model='parametric')
 raw = p.unprocess(np.full((30, 44, 3), 90, np.uint8), parametric)
 p.render(raw, parametric)

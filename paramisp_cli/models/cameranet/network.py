@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -51,6 +52,7 @@ class CameraNet(IspModel):
 
     name = "cameranet"
     directions = (Direction.RENDER,)
+    stages = ("restored",)
     geometry = Geometry(
         multiple=MULTIPLE, halo=2 * sum(reach(d)[1] for d in _DILATIONS.values()), smallest=MULTIPLE,
         pooled=("mean of level 5, in both stages",),
@@ -76,6 +78,12 @@ class CameraNet(IspModel):
         self.macs = _MACS * (width / 32) ** 2
         self.restore = UNet(4, 12, width, _DILATIONS["restore"], residual=False)
         self.enhance = UNet(12, 12, width, _DILATIONS["enhance"], residual=True)
+
+    def stopping_at(self, stage: str) -> Self:
+        """Return the model without its second stage; see ``IspModel``."""
+        stopping = super().stopping_at(stage)
+        stopping.macs = self.macs / 2
+        return stopping
 
     def config(self) -> dict[str, object]:
         """Return the constructor's arguments."""
@@ -121,6 +129,8 @@ class CameraNet(IspModel):
     def compute(self, x: Tensor, params: Params, report: Progress | None = None) -> Tensor:
         """Compute the output for an input whose CFA begins with red; see ``IspModel``."""
         restored = self._restored(x, params)
+        if self.stop_at == "restored":
+            return restored
         if report is not None:
             report(0.5)
         return self.enhanced(restored)
@@ -180,7 +190,7 @@ class CameraNet(IspModel):
         """Run from rows to rows; see ``IspModel``.
 
         ``BANDS`` takes four passes: the mean of the first stage, the first stage, and the same of the second. The
-        restored picture stays in memory.
+        restored picture stays in memory. A model that stops at it takes the first two.
         """
         if plan not in (WHOLE, BANDS):
             raise ConfigError(f"{self.name} has no memory plan {plan!r}")
@@ -202,13 +212,25 @@ class CameraNet(IspModel):
             strip = source(begin, int(wanted.max()) + 1).to(device).index_select(2, (wanted - begin).to(device))
             return self.packed(isp.reflect_pad(strip, left, right, 0, 0), params)
 
+        def cropped(begin: int, band: Tensor) -> None:
+            skipped, place = max(top - begin, 0), max(begin - top, 0)
+            inside = band[:, :, skipped : skipped + height - place, left : left + width]
+            if inside.shape[2]:
+                sink(place, inside)
+
         with torch.autocast(device.type, dtype, enabled=lower):
+            stops = self.stop_at == "restored"
             mean = _mean(self.restore, mosaic, total, "restore")
-            restored = torch.empty(1, 3, total, left + width + right, device=device)
+            restored = torch.empty(1, 3, 0 if stops else total, left + width + right, device=device)
             for begin, first, strip in _bands(mosaic, total, reach(_DILATIONS["restore"])[1]):
-                out = F.pixel_shuffle(self.restore(strip, mean), 2).float()
-                restored[:, :, begin : begin + _BAND] = out[:, :, begin - first :][:, :, :_BAND]
-                report(0.5 * min(begin + _BAND, total) / total)
+                out = F.pixel_shuffle(self.restore(strip, mean), 2).float()[:, :, begin - first :][:, :, :_BAND]
+                if stops:
+                    cropped(begin, out)
+                else:
+                    restored[:, :, begin : begin + _BAND] = out
+                report((1.0 if stops else 0.5) * min(begin + _BAND, total) / total)
+            if stops:
+                return
 
             def picture(first: int, last: int) -> Tensor:
                 return _encoded(restored[:, :, first:last])
@@ -216,10 +238,7 @@ class CameraNet(IspModel):
             mean = _mean(self.enhance, picture, total, "enhance")
             for begin, first, strip in _bands(picture, total, reach(_DILATIONS["enhance"])[1]):
                 shown = F.pixel_shuffle(self.enhance(strip, mean), 2).float()[:, :, begin - first :][:, :, :_BAND]
-                skipped, place = max(top - begin, 0), max(begin - top, 0)
-                shown = shown[:, :, skipped : skipped + height - place, left : left + width]
-                if shown.shape[2]:
-                    sink(place, shown)
+                cropped(begin, shown)
                 report(0.5 + 0.5 * min(begin + _BAND, total) / total)
 
 
