@@ -135,12 +135,16 @@ def simulate(
         list[str] | None, typer.Option("--camera", help="Simulate this camera; may be repeated. Default: all known.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Random seed of the shots and the cameras' looks.")] = 0,
+    light: Annotated[
+        bool,
+        typer.Option("--with-light", help="Store the light without noise, too, which `cameranet` learns to restore."),
+    ] = False,
     json_lines: Json = False,
 ) -> None:
     """Make a training set of shots by simulated cameras. Their looks depend on the settings."""
     from paramisp_cli.training.simulated import shots
 
-    series = or_fail(lambda: shots.Series(count, size, seed, shots.pick_cameras(camera or ())))
+    series = or_fail(lambda: shots.Series(count, size, seed, shots.pick_cameras(camera or ()), light))
     good, refused = _printed(shots.make(scenes, output, series), json_lines)
     scenes_refused = f", {refused} scenes refused" if refused else ""
     say(f"{good} shots{scenes_refused}; look at {output / 'contact_sheet.jpg'}")
@@ -184,7 +188,8 @@ def train(
         recipe = config.load(recipe_name)
         if init is not None:
             recipe = replace(recipe, init="" if init == "none" else init)
-        loaded = load(dataset, camera, leave_out or (), simulated=recipe.simulated > 0)
+        light = protocol.takes_light(recipe)
+        loaded = load(dataset, camera, leave_out or (), simulated=recipe.simulated > 0, light=light)
         learned, held_out = (loaded, []) if hold_out is None else protocol.hold_out(loaded, hold_out)
         recipe, changes = protocol.fitted(recipe, learned)
         shading = protocol.lens_shading(recipe, learned)
@@ -192,8 +197,8 @@ def train(
         protocol.fit_colours(trainer, learned)
     except ParamispError as error:
         fail(error)
-    for change in changes:
-        say(change)
+    for line in [*changes, *protocol.without_light(recipe, learned)]:
+        say(line)
     cameras = ", ".join(protocol.cameras(learned)) or "unknown cameras"
     say(f"{len(learned)} pairs of {cameras}; {recipe.name}, {recipe.steps} steps")
     if shading is not None:
