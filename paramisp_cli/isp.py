@@ -129,6 +129,11 @@ def apply_gains(rgb: Tensor, gains: Tensor) -> Tensor:
     return rgb * gains[:, :, None, None]
 
 
+def balanced_srgb(camera: Tensor, gains: Tensor, matrix: Tensor) -> Tensor:
+    """Map camera RGB (N, 3, H, W) to linear, white-balanced sRGB, not clipped; gains (N, 3), matrices (N, 3, 3)."""
+    return apply_matrix(apply_gains(camera, gains), matrix)
+
+
 def srgb_encode(linear: Tensor) -> Tensor:
     """Encode linear light in [0, 1] by the sRGB transfer function (IEC 61966-2-1); negatives are encoded linearly."""
     powers = _power(linear.clamp(min=0.0031308), 1 / 2.4).mul_(1.055).sub_(0.055)

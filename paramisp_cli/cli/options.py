@@ -299,8 +299,14 @@ class _GroupedHelp:
     """Help with a command's options in sections by panel, in plain text: rich would double the time of --help."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """Return the words after the command's name: "INPUT...", where Typer writes "{INPUT}..."."""
-        return [piece.replace("{", "").replace("}", "") for piece in super().collect_usage_pieces(ctx)]  # type: ignore[misc]
+        """Return the words after the command's name, such as "[OPTIONS] INPUT..."; Typer's versions differ here."""
+        words = [self.options_metavar]  # type: ignore[attr-defined]
+        for param in self.get_params(ctx):  # type: ignore[attr-defined]
+            if param.param_type_name == "argument":
+                name = param.metavar or param.name.upper()
+                words.append(f"{name if param.required else f'[{name}]'}{'...' if param.nargs == -1 else ''}")
+        subcommand = getattr(self, "subcommand_metavar", None)
+        return [*words, subcommand] if subcommand else words
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write a section for each panel in the order of the panels' first options."""

@@ -26,7 +26,9 @@ CameraName = Annotated[
         "--camera", autocompletion=complete_camera, help="Use only pairs of the camera whose name contains this."
     ),
 ]
-LeaveOut = Annotated[list[str] | None, typer.Option("--leave-out", help="Leave out pairs whose name contains this.")]
+LeaveOut = Annotated[
+    list[str] | None, typer.Option("--leave-out", metavar="WORD", help="Leave out pairs whose name contains this.")
+]
 HoldOut = Annotated[
     float | None,
     typer.Option(
@@ -132,15 +134,20 @@ def simulate(
     count: Annotated[int, typer.Option("--count", help="How many shots.")] = 200,
     size: Annotated[int, typer.Option("--size", help="Width and height of a shot in pixels.")] = 512,
     camera: Annotated[
-        list[str] | None, typer.Option("--camera", help="Simulate this camera; may be repeated. Default: all known.")
+        list[str] | None,
+        typer.Option("--camera", metavar="NAME", help="Simulate this camera; may be repeated. Default: all known."),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Random seed of the shots and the cameras' looks.")] = 0,
+    light: Annotated[
+        bool,
+        typer.Option("--with-light", help="Store the light without noise, too, which `cameranet` learns to restore."),
+    ] = False,
     json_lines: Json = False,
 ) -> None:
     """Make a training set of shots by simulated cameras. Their looks depend on the settings."""
     from paramisp_cli.training.simulated import shots
 
-    series = or_fail(lambda: shots.Series(count, size, seed, shots.pick_cameras(camera or ())))
+    series = or_fail(lambda: shots.Series(count, size, seed, shots.pick_cameras(camera or ()), light))
     good, refused = _printed(shots.make(scenes, output, series), json_lines)
     scenes_refused = f", {refused} scenes refused" if refused else ""
     say(f"{good} shots{scenes_refused}; look at {output / 'contact_sheet.jpg'}")
@@ -184,7 +191,8 @@ def train(
         recipe = config.load(recipe_name)
         if init is not None:
             recipe = replace(recipe, init="" if init == "none" else init)
-        loaded = load(dataset, camera, leave_out or (), simulated=recipe.simulated > 0)
+        light = protocol.takes_light(recipe)
+        loaded = load(dataset, camera, leave_out or (), simulated=recipe.simulated > 0, light=light)
         learned, held_out = (loaded, []) if hold_out is None else protocol.hold_out(loaded, hold_out)
         recipe, changes = protocol.fitted(recipe, learned)
         shading = protocol.lens_shading(recipe, learned)
@@ -192,8 +200,8 @@ def train(
         protocol.fit_colours(trainer, learned)
     except ParamispError as error:
         fail(error)
-    for change in changes:
-        say(change)
+    for line in [*changes, *protocol.without_light(recipe, learned)]:
+        say(line)
     cameras = ", ".join(protocol.cameras(learned)) or "unknown cameras"
     say(f"{len(learned)} pairs of {cameras}; {recipe.name}, {recipe.steps} steps")
     if shading is not None:
@@ -244,7 +252,9 @@ def evaluate(
             help="Checkpoints to measure; auto: those that unprocess and render would pick.",
         ),
     ] = None,
-    test: Annotated[list[str] | None, typer.Option("--test", help="Measure on pairs whose name contains this.")] = None,
+    test: Annotated[
+        list[str] | None, typer.Option("--test", metavar="WORD", help="Measure on pairs whose name contains this.")
+    ] = None,
     hold_out: HoldOut = None,
     shuffle_optics: Annotated[
         bool,

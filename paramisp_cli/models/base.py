@@ -254,8 +254,15 @@ class IspModel(nn.Module):
         """Return this network for its other direction, with the same weights; only where ``serves_both``."""
         raise TypeError(f"{self.name} has weights of its own for each direction")
 
-    def own_loss(self, x: Tensor, wanted: Tensor, params: Params) -> Tensor | None:
-        """Return the loss with which its authors train the network for one direction; None: the common one."""
+    takes_restored: ClassVar[bool] = False
+    """Whether ``own_loss`` uses ``restored``."""
+
+    def own_loss(self, x: Tensor, wanted: Tensor, params: Params, restored: Tensor | None = None) -> Tensor | None:
+        """Return the loss with which its authors train the network for one direction; None: the common one.
+
+        ``restored`` (N, 3, H, W) is the picture before any tone: linear, white-balanced sRGB, as large as the mosaic
+        and clipped only where the sensor clips. Of simulated shots it has no noise. None: it is not known.
+        """
         return None
 
     def joint_loss(self, other: IspModel, srgb: Tensor, raw: Tensor, params: Params) -> Tensor | None:

@@ -14,7 +14,7 @@ from paramisp_cli import isp, mosaic
 from paramisp_cli.errors import ConfigError
 from paramisp_cli.formats import raster
 from paramisp_cli.models.base import Params
-from paramisp_cli.training.dataset import LoadedPair, Region
+from paramisp_cli.training.dataset import LIGHT_WHITE, LoadedPair, Region
 from paramisp_cli.types import CanonicalParams, Kind, OpticalParams
 
 CFA = "RGGB"
@@ -32,7 +32,9 @@ class Batch:
     """srgb (N, 3, H, W) and mosaic (N, 1, H, W), float32, linear RAW with black 0 and white 1, and the parameters.
 
     ``code`` (N,) is one raw unit on the scale of the mosaic: 1 / (white − black). ``thumbnails`` (N, 3, side, side) of
-    the whole pictures are there for each side whose thumbnail a network needs.
+    the whole pictures are there for each side whose thumbnail a network needs. ``restored`` (N, 3, H, W) is linear,
+    white-balanced sRGB, clipped only where the sensor clips: of a simulated shot the light without noise, of other
+    shots a plain rendering of the mosaic (demosaiced, gains, matrix). It is None if no pair in training has light.
     """
 
     srgb: Tensor
@@ -40,6 +42,7 @@ class Batch:
     params: Params
     code: Tensor
     thumbnails: Mapping[Kind, Tensor] = field(default_factory=dict)
+    restored: Tensor | None = None
 
 
 def largest_side(item: LoadedPair) -> int:
@@ -71,6 +74,7 @@ class Sampler:
         self.pairs, self.params_of, self.lens_shading = pairs, params_of, lens_shading
         self.simulated, self.random_balance, self.extremes = simulated, random_balance, extremes
         self.thumbnail_of = cache(thumbnail_of)
+        self.with_light = any(item.light is not None for item in pairs)
         self._groups: dict[int, list[list[list[LoadedPair]]]] = {}
 
     def _groups_for(self, crop: int) -> list[list[list[LoadedPair]]]:
@@ -91,7 +95,7 @@ class Sampler:
         def pick(n: int) -> int:
             return int(torch.randint(n, (1,), generator=generator))
 
-        srgbs, mosaics, parameters, codes = [], [], [], []
+        srgbs, mosaics, lights, parameters, codes = [], [], [], [], []
         thumbnails: dict[Kind, list[Tensor]] = {kind: [] for kind in Kind}
         groups = self._groups_for(crop)
         for _ in range(count):
@@ -113,6 +117,7 @@ class Sampler:
                     thumbs.append(thumbnail.flip(mirrored))
             srgbs.append(srgb)
             mosaics.append(raw)
+            lights.append(cut_light(item, region, spot, crop, orientation, self.lens_shading))
             codes.append(1 / (item.canonical.white_level - float(item.canonical.black_level.mean())))
             parameters.append((replace(item.canonical, cfa=CFA), item.pair.optical))
         if self.random_balance:
@@ -121,15 +126,31 @@ class Sampler:
                 planes = mosaic.sites(mosaics[number][0])
                 planes[CFA.index("R")] *= red
                 planes[CFA.index("B")] *= blue
+                if (light := lights[number]) is not None:
+                    light *= np.array([[[red]], [[1]], [[blue]]], np.float32)
                 neutral = canonical.as_shot_neutral * (red, 1, blue)
                 parameters[number] = replace(canonical, as_shot_neutral=neutral), optical
+        raws = torch.from_numpy(np.stack(mosaics))
+        params = Params.cat([self.params_of(canonical, optical) for canonical, optical in parameters])
         return Batch(
             torch.from_numpy(np.stack(srgbs)),
-            torch.from_numpy(np.stack(mosaics)),
-            Params.cat([self.params_of(canonical, optical) for canonical, optical in parameters]),
+            raws,
+            params,
             torch.tensor(codes, dtype=torch.float32),
             {kind: torch.cat(thumbs) for kind, thumbs in thumbnails.items() if thumbs},
+            _restored(raws, lights, params) if self.with_light else None,
         )
+
+
+def _restored(mosaics: Tensor, lights: Sequence[np.ndarray | None], params: Params) -> Tensor:
+    """Return the restored pictures of a batch; see ``Batch``."""
+    camera = torch.stack(
+        [
+            isp.demosaic(raw[None], CFA)[0] if light is None else torch.from_numpy(light)
+            for raw, light in zip(mosaics, lights, strict=True)
+        ]
+    )
+    return isp.balanced_srgb(camera, params.wb_gains, params.cam_to_srgb)
 
 
 def _extreme(item: LoadedPair, region: Region, spot: tuple[int, int], crop: int) -> int:
@@ -152,19 +173,56 @@ def cut(
     ``orientation`` 1–4 mirrors both; ``lens_shading`` is taken out of the mosaic. The corner moves by up to one pixel
     to give the crop its CFA.
     """
-    for dy, dx in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        top, left = region.top + 2 * spot[0] + dy, region.left + 2 * spot[1] + dx
-        canonical = item.canonical.shifted(top + region.dy, left + region.dx)
-        if mosaic.named(raster.apply_orientation(mosaic.pattern(canonical.cfa), orientation)) == CFA:
-            break
+    top, left, canonical = _corner(item, region, spot, orientation)
     srgb = item.srgb[top : top + crop, left : left + crop]
     top, left = top + region.dy, left + region.dx
     codes = item.mosaic[top : top + crop, left : left + crop]
     black = mosaic.repeated(canonical.black_level, codes.shape)
     raw = (codes - black) / (canonical.white_level - black)
     if lens_shading is not None:
-        frame_top, frame_left, *size = item.frame or (0, 0, *item.mosaic.shape)
-        frame = (frame_top + top, frame_left + left, *size)
+        frame = _frame(item, top, left)
         raw = raw * isp.shading_gain(lens_shading, canonical.cfa, (0, crop), frame, crop)[0, 0].numpy()
     srgb, raw = (raster.apply_orientation(side, orientation) for side in (srgb, raw))
     return (srgb.transpose(2, 0, 1) / 255).astype(np.float32), raw[None].astype(np.float32)
+
+
+def cut_light(
+    item: LoadedPair,
+    region: Region,
+    spot: tuple[int, int],
+    crop: int,
+    orientation: int,
+    lens_shading: Sequence[Sequence[float]] | None = None,
+) -> np.ndarray | None:
+    """Cut the light (3, crop, crop) on the sites of the mosaic that ``cut`` returns, on its scale; None without light.
+
+    A mosaic of this light is that of ``cut`` without noise.
+    """
+    if item.light is None:
+        return None
+    top, left, _ = _corner(item, region, spot, orientation)
+    top, left = top + region.dy, left + region.dx
+    light = item.light[top : top + crop, left : left + crop].astype(np.float32) / LIGHT_WHITE
+    if lens_shading is not None:
+        frame = _frame(item, top, left)
+        for channel, row in enumerate(lens_shading):  # three equal rows: the gain of one channel on every site
+            light[..., channel] *= isp.shading_gain([row] * 3, CFA, (0, crop), frame, crop)[0, 0].numpy()
+    return np.ascontiguousarray(raster.apply_orientation(light, orientation).transpose(2, 0, 1))
+
+
+def _corner(
+    item: LoadedPair, region: Region, spot: tuple[int, int], orientation: int
+) -> tuple[int, int, CanonicalParams]:
+    """Return (top, left) of a crop in the picture, and the parameters of its mosaic before it is mirrored."""
+    for dy, dx in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        top, left = region.top + 2 * spot[0] + dy, region.left + 2 * spot[1] + dx
+        canonical = item.canonical.shifted(top + region.dy, left + region.dx)
+        if mosaic.named(raster.apply_orientation(mosaic.pattern(canonical.cfa), orientation)) == CFA:
+            break
+    return top, left, canonical
+
+
+def _frame(item: LoadedPair, top: int, left: int) -> tuple[int, int, int, int]:
+    """Return the frame, for ``isp.shading_gain``, of a crop at (top, left) in the mosaic."""
+    frame_top, frame_left, height, width = item.frame or (0, 0, *item.mosaic.shape)
+    return frame_top + top, frame_left + left, height, width

@@ -1,7 +1,9 @@
 """Data sets: a folder of aligned pairs of RAW and sRGB, with functions that read, write, load and split them.
 
 ``index.jsonl`` has one line for each RAW file examined. ``<name>.npz`` of a pair holds mosaic (H, W) uint16 and srgb
-(H, W, 3) uint8 in the frame of the JPEG. Both are written atomically. No torch is needed.
+(H, W, 3) uint8 in the frame of the JPEG. That of a simulated shot may hold light (H, W, 3) uint16 in the frame of the
+mosaic: R, G and B on every site of the sensor, without noise, 0 black, ``LIGHT_WHITE`` the sensor's white. Both files
+are written atomically. No torch is needed.
 """
 
 from __future__ import annotations
@@ -9,11 +11,11 @@ from __future__ import annotations
 import json
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -26,6 +28,8 @@ INDEX = "index.jsonl"
 CONTACT_SHEET = "contact_sheet.jpg"
 SIMULATED = "simulated"
 """Name of the JPEG in pairs that no camera took."""
+LIGHT_WHITE = 65535
+"""White of stored light: finer steps than those of any sensor, and light beyond the sensor's white is clipped."""
 GAP = 16
 """Columns between the two areas of a split photograph, so that demosaicing one never reads the other."""
 
@@ -128,17 +132,53 @@ def write_index(dataset: Path, pairs: Iterable[Pair]) -> None:
 
 def read_arrays(dataset: Path | str, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
     """Read (mosaic (H, W) uint16, srgb (H', W', 3) uint8) of a pair; raises FormatError."""
-    path = arrays_path(dataset, pair.name)
+    with _opened(dataset, pair.name) as arrays:
+        return arrays["mosaic"], arrays["srgb"]
+
+
+def read_light(dataset: Path | str, pair: Pair) -> np.ndarray | None:
+    """Read light (H, W, 3) uint16 of a pair, as the module describes it, or None without light; raises FormatError."""
+    with _opened(dataset, pair.name) as arrays:
+        if "light" not in arrays:
+            return None
+        light: np.ndarray = arrays["light"]
+        if light.shape != (*pair.size, 3) or light.dtype != np.uint16:
+            raise ValueError(f"light is {light.shape} {light.dtype}, not {(*pair.size, 3)} uint16")
+        return light
+
+
+def has_light(dataset: Path | str, name: str) -> bool:
+    """Tell whether the arrays of the pair of this name hold light; False if they are missing or damaged."""
+    try:
+        with _opened(dataset, name) as arrays:
+            return "light" in arrays
+    except FormatError:
+        return False
+
+
+@contextmanager
+def _opened(dataset: Path | str, name: str) -> Iterator[Mapping[str, np.ndarray]]:
+    """Open the arrays of a pair, to be read on access; a wrong one raises FormatError, like damage."""
+    path = arrays_path(dataset, name)
     try:
         with path.open("rb") as file, np.load(file) as arrays:
-            return arrays["mosaic"], arrays["srgb"]
+            yield arrays
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise FormatError(f"{path}: missing or damaged ({error}); run `paramisp pairs` again") from error
 
 
-def write_arrays(dataset: Path, name: str, mosaic: np.ndarray, srgb: np.ndarray) -> None:
-    """Write the arrays of a pair; raises OSError."""
-    write_whole(arrays_path(dataset, name), lambda file: np.savez_compressed(file, mosaic=mosaic, srgb=srgb))
+def write_arrays(
+    dataset: Path, name: str, mosaic: np.ndarray, srgb: np.ndarray, light: np.ndarray | None = None
+) -> None:
+    """Write the arrays of a pair, with light if there is any; raises OSError."""
+
+    def write(file: BinaryIO) -> None:
+        if light is None:
+            np.savez_compressed(file, mosaic=mosaic, srgb=srgb)
+        else:
+            np.savez_compressed(file, mosaic=mosaic, srgb=srgb, light=light)
+
+    write_whole(arrays_path(dataset, name), write)
 
 
 def arrays_path(dataset: Path | str, name: str) -> Path:
@@ -155,6 +195,7 @@ class LoadedPair:
 
     area   name of the area of the photograph, such as "right 30 %"; empty for the whole photograph
     frame  place of the mosaic in the whole photograph: (top, left) of its corner, (height, width) of the whole
+    light  stored light of a simulated shot (H, W, 3), or of the area of one; None if there is none, or it is not needed
     """
 
     pair: Pair
@@ -162,6 +203,7 @@ class LoadedPair:
     srgb: np.ndarray
     area: str = ""
     frame: tuple[int, int, int, int] | None = None
+    light: np.ndarray | None = None
 
     @property
     def is_whole(self) -> bool:
@@ -191,12 +233,18 @@ class LoadedPair:
 
 
 def load(
-    dataset: Path | str, camera: str | None = None, leave_out: Sequence[str] = (), *, simulated: bool = False
+    dataset: Path | str,
+    camera: str | None = None,
+    leave_out: Sequence[str] = (),
+    *,
+    simulated: bool = False,
+    light: bool = False,
 ) -> list[LoadedPair]:
     """Load the usable pairs of a data set; raises ConfigError if there is none.
 
     ``camera``: only cameras whose name contains it. ``leave_out``: leave out pairs whose name contains one of these.
-    ``simulated``: load simulated pairs beside photographs; a data set without photographs always gives them.
+    ``simulated``: load simulated pairs beside photographs; a data set without photographs always gives them. ``light``:
+    load the light of simulated pairs, too, where it is stored; it takes 6 bytes a pixel.
     """
     chosen = [
         pair
@@ -210,7 +258,10 @@ def load(
         raise ConfigError(f"{dataset}: no pair{of_camera} to use; `paramisp pairs` prints a reason for each file")
     if not simulated:
         chosen = [pair for pair in chosen if not pair.is_simulated] or chosen
-    return [LoadedPair(pair, *read_arrays(dataset, pair)) for pair in chosen]
+    return [
+        LoadedPair(pair, *read_arrays(dataset, pair), light=read_light(dataset, pair) if light else None)
+        for pair in chosen
+    ]
 
 
 def whole(pairs: Iterable[LoadedPair]) -> list[LoadedPair]:
@@ -252,4 +303,5 @@ def split(item: LoadedPair, side: Literal["train", "test"], fraction: float = 0.
         offset=(y, x),
     )
     frame = (0, left, *item.mosaic.shape)
-    return LoadedPair(pair, item.mosaic[:, left:right], item.srgb[:, left:right], area, frame)
+    light = None if item.light is None else item.light[:, left:right]
+    return LoadedPair(pair, item.mosaic[:, left:right], item.srgb[:, left:right], area, frame, light)

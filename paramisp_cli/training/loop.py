@@ -150,7 +150,8 @@ class Trainer:
         noise = {each: torch.randn(sides[each.input].shape, generator=generator) for each in self.models}
         gain = torch.exp2(3 * torch.rand(len(batch.code), generator=generator) - 1)
         if self.device.type == "cuda":
-            pinned = replace(batch, srgb=batch.srgb.pin_memory(), mosaic=batch.mosaic.pin_memory())
+            restored = None if batch.restored is None else batch.restored.pin_memory()
+            pinned = replace(batch, srgb=batch.srgb.pin_memory(), mosaic=batch.mosaic.pin_memory(), restored=restored)
             return _Draw(pinned, {direction: each.pin_memory() for direction, each in noise.items()}, gain)
         return _Draw(batch, noise, gain)
 
@@ -193,8 +194,9 @@ class Trainer:
 
         if self.recipe.loss == "own":
             low = torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.dtype == "bf16")
+            restored = None if batch.restored is None else batch.restored.to(self.device, non_blocking=True)
             with low, next(iter(self.models.values())).phase(phase):
-                return self._own_loss({each: noisy(each) for each in self.models}, sides, params)
+                return self._own_loss({each: noisy(each) for each in self.models}, sides, params, restored)
         loss = torch.zeros((), device=self.device)
         for direction in self.models:
             source, wanted = noisy(direction), sides[direction.output]
@@ -214,7 +216,13 @@ class Trainer:
             loss = loss + (again - srgb).abs().mean()
         return loss
 
-    def _own_loss(self, sources: Mapping[Direction, Tensor], sides: Mapping[Kind, Tensor], params: Params) -> Tensor:
+    def _own_loss(
+        self,
+        sources: Mapping[Direction, Tensor],
+        sides: Mapping[Kind, Tensor],
+        params: Params,
+        restored: Tensor | None,
+    ) -> Tensor:
         """Compute the loss of the network's authors. Raises ConfigError if the network has none."""
         if len(self.models) == 2:
             unprocess, render = (self.models[each] for each in Direction)
@@ -222,7 +230,7 @@ class Trainer:
             loss = unprocess.joint_loss(render, srgb, raw, params)
         else:
             ((direction, model),) = self.models.items()
-            loss = model.own_loss(sources[direction], sides[direction.output], params)
+            loss = model.own_loss(sources[direction], sides[direction.output], params, restored)
         if loss is None:
             raise ConfigError(f"recipe {self.recipe.name}: {self.recipe.architecture} has no loss of its own for this")
         return loss

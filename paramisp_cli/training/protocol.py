@@ -140,6 +140,23 @@ def fitted(recipe: Recipe, pairs: Sequence[LoadedPair]) -> tuple[Recipe, list[st
     return replace(recipe, phases=phases), changes
 
 
+def takes_light(recipe: Recipe) -> bool:
+    """Tell whether a training uses the light of simulated shots."""
+    return recipe.loss == "own" and architecture(recipe.architecture).takes_restored
+
+
+def without_light(recipe: Recipe, pairs: Sequence[LoadedPair]) -> list[str]:
+    """Return a sentence about simulated shots whose light a training would use, and that have none; [] if all have."""
+    simulated = [item for item in pairs if item.pair.is_simulated]
+    dark = sum(item.light is None for item in simulated)
+    if not dark or not takes_light(recipe):
+        return []
+    return [
+        f"{dark} of {len(simulated)} simulated shots have no light stored: the target of their restoration is a plain "
+        "rendering of the noisy mosaic; the same `paramisp simulate` with --with-light adds the light"
+    ]
+
+
 def lens_shading(recipe: Recipe, pairs: Sequence[LoadedPair]) -> list[list[float]] | None:
     """Measure the lens shading, if the recipe asks for it and all pairs are of one camera; None if there is none."""
     one_camera = len({item.pair.camera for item in pairs}) == 1
@@ -233,11 +250,14 @@ def write_weights(
     names = cameras(pairs)
     camera = names[0] if len(names) == 1 else "generic"
     simulated = sum(item.pair.is_simulated for item in pairs)
+    shots = f"{simulated} simulated shots"
+    if takes_light(trainer.recipe):
+        shots += f" ({sum(item.light is not None for item in pairs)} with their light)"
     photographs = sorted(item.name for item in pairs if not item.pair.is_simulated)
     device, threads = trainer.device, torch.get_num_threads()
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
     training = {
-        "photographs": [*photographs, f"{simulated} simulated shots"] if simulated else photographs,
+        "photographs": [*photographs, shots] if simulated else photographs,
         "cameras": names,
         "recipe": trainer.recipe.record(),
         "steps": trainer.step,

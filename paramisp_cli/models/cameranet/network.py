@@ -156,21 +156,25 @@ class CameraNet(IspModel):
             finally:
                 self.part = "all"
 
-    def own_loss(self, x: Tensor, wanted: Tensor, params: Params) -> Tensor:
+    takes_restored = True
+
+    def own_loss(self, x: Tensor, wanted: Tensor, params: Params, restored: Tensor | None = None) -> Tensor:
         """Return the authors' loss of the stage in training; crops begin with red.
 
-        The first stage's target is a plain rendering of the mosaic: demosaiced, balanced, in linear sRGB. The second
-        stage alone gets this target as its input.
+        The first stage's target is ``restored``; without it, a plain rendering of the mosaic: demosaiced, balanced, in
+        linear sRGB. The second stage alone gets this target as its input.
         """
-        target = isp.apply_matrix(isp.apply_gains(isp.demosaic(x, params.cfa), params.wb_gains), params.cam_to_srgb)
+        target = restored
+        if target is None:
+            target = isp.balanced_srgb(isp.demosaic(x, params.cfa), params.wb_gains, params.cam_to_srgb)
         if self.part == "enhance":
             return (self.enhanced(target) - wanted).abs().mean()
-        restored = self._restored(x, params)
-        dark, light = (side.clamp(min=0).add(_DARKEST).log() for side in (restored, target))
-        restoration = (restored - target).abs().mean() + (dark - light).abs().mean()
+        result = self._restored(x, params)
+        dark, light = (side.clamp(min=0).add(_DARKEST).log() for side in (result, target))
+        restoration = (result - target).abs().mean() + (dark - light).abs().mean()
         if self.part == "restore":
             return restoration
-        enhancement = (self.enhanced(restored) - wanted).abs().mean()
+        enhancement = (self.enhanced(result) - wanted).abs().mean()
         return self.restoration * restoration + (1 - self.restoration) * enhancement
 
     # --- bands --------------------------------------------------------------------------------------------------------

@@ -166,7 +166,7 @@ class CieXyz(IspModel):
 
     # --- training -----------------------------------------------------------------------------------------------------
 
-    def own_loss(self, x: Tensor, wanted: Tensor, params: Params) -> Tensor:
+    def own_loss(self, x: Tensor, wanted: Tensor, params: Params, restored: Tensor | None = None) -> Tensor:
         """Return the sum of absolute errors of XYZ or sRGB, divided by the number of pictures."""
         if self.direction.input == Kind.RAW:
             return (self.to_srgb(xyz_of_mosaic(x, params)) - wanted).abs().sum() / len(x)

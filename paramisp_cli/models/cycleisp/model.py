@@ -47,7 +47,7 @@ class CycleISP(IspModel):
         """Run the model; see ``IspModel``."""
         return isp.mosaic(self.net(x), params.cfa)
 
-    def own_loss(self, x: Tensor, wanted: Tensor, params: Params) -> Tensor:
+    def own_loss(self, x: Tensor, wanted: Tensor, params: Params, restored: Tensor | None = None) -> Tensor:
         """Return the mean absolute error of light and of its logarithm.
 
         The authors published no training; this is the loss as their paper states it.

@@ -241,7 +241,7 @@ class InvISP(IspModel):
         light = self.flow(x, inverse=True).clamp(0, 1) ** _GAMMA
         return isp.mosaic(isp.apply_gains(light, 1 / _gains(params)), params.cfa)
 
-    def own_loss(self, x: Tensor, wanted: Tensor, params: Params) -> Tensor:
+    def own_loss(self, x: Tensor, wanted: Tensor, params: Params, restored: Tensor | None = None) -> Tensor:
         """Return the mean absolute error of the network's own output: sRGB, or gamma-coded RAW."""
         raw, srgb = (x, wanted) if self.direction.input == Kind.RAW else (wanted, x)
         coded = encode(raw, params)

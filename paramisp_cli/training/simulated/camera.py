@@ -136,13 +136,26 @@ def canonical(facts: CameraFacts, iso: float, neutral: np.ndarray) -> CanonicalP
 def expose(
     scene: Tensor, params: CanonicalParams, noise: np.ndarray, blur: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Expose a scene (3, H, W) → mosaic (H, W) uint16; linear sRGB 1 just clips the green of the sensor.
+    """Expose a scene (3, H, W) → mosaic (H, W) uint16: ``sensed`` of ``projected``."""
+    return sensed(projected(scene, params, blur), params, noise, rng)
 
-    ``noise`` (3, 2) is the profile of the camera at the ISO, ``blur`` the σ [px] of the lens.
+
+def projected(scene: Tensor, params: CanonicalParams, blur: float) -> Tensor:
+    """Return the light of a scene (3, H, W) behind lens and colour filters: R, G and B everywhere, (1, 3, H, W), ≥ 0.
+
+    It is linear, and the sensor clips it at 1: linear sRGB 1 just clips green. ``blur`` is the σ [px] of the lens.
     """
     light = gaussian(scene.clamp(0, 30)[None], blur)  # a bare lamp would outshine everything within the blur
     balanced = isp.apply_matrix(light, _tensor(np.linalg.inv(params.cam_to_srgb()))).clamp(min=0)
-    linear = isp.mosaic(isp.apply_gains(balanced, _tensor(1 / params.wb_gains)), params.cfa)
+    return isp.apply_gains(balanced, _tensor(1 / params.wb_gains))
+
+
+def sensed(light: Tensor, params: CanonicalParams, noise: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return the sensor's mosaic (H, W) uint16 of light as ``projected`` returns it.
+
+    ``noise`` (3, 2) is the profile of the camera at the ISO.
+    """
+    linear = isp.mosaic(light, params.cfa)
     by_site = noise[["RGB".index(letter) for letter in params.cfa]].reshape(2, 2, 2).astype(np.float32)
     size = tuple(linear.shape[-2:])
     scale, offset = (torch.from_numpy(mosaic.repeated(by_site[..., i], size)) for i in (0, 1))

@@ -1,7 +1,7 @@
 """Shots of scenes by simulated cameras, stored as a data set of pairs.
 
 Every shot follows from the seed and its number alone: a second run, after an interruption or with a larger count, makes
-only the missing shots.
+only the missing shots. A second run that asks for their light makes those without light again.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ from paramisp_cli.models.parametric import Parametric
 from paramisp_cli.training.dataset import (
     CONTACT_SHEET,
     INDEX,
+    LIGHT_WHITE,
     SIMULATED,
     Pair,
     Region,
     arrays_path,
+    has_light,
     locked,
     read_arrays,
     read_index,
@@ -67,12 +69,16 @@ _INDEX_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A series of ``count`` shots of ``size`` × ``size`` px with these cameras; raises ConfigError for bad numbers."""
+    """A series of ``count`` shots of ``size`` × ``size`` px with these cameras; raises ConfigError for bad numbers.
+
+    ``light``: store with each shot the light on the sensor, without noise (``dataset``); it changes no other value.
+    """
 
     count: int
     size: int
     seed: int
     cameras: tuple[CameraFacts, ...]
+    light: bool = False
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -117,7 +123,7 @@ def _made(files: Sequence[Path], dataset: Path, series: Series) -> Generator[Pai
     """Make the shots, in a locked data set."""
     pairs = read_index(dataset) if (dataset / INDEX).exists() else []
     pairs = [pair for pair in pairs if (pair.status, pair.jpeg) != ("refused", SIMULATED)]
-    known = {pair.name: pair for pair in pairs}
+    places = {pair.name: place for place, pair in enumerate(pairs)}
     written = -_INDEX_SECONDS
     shots: list[Pair] = []
     try:
@@ -125,18 +131,22 @@ def _made(files: Sequence[Path], dataset: Path, series: Series) -> Generator[Pai
             scene = None
             for number in range(place, series.count, len(files)):
                 name = _name(series, number, path)
-                pair = known.get(name)
-                if pair is None or not arrays_path(dataset, name).exists():
+                pair = pairs[places[name]] if name in places else None
+                complete = has_light(dataset, name) if series.light else arrays_path(dataset, name).exists()
+                if pair is None or not complete:
                     try:
                         scene = scene or scenes.load(path)
-                        pair, mosaic, srgb = shoot(series, number, path, scene)
+                        pair, mosaic, srgb, light = shoot(series, number, path, scene)
                     except ParamispError as error:
                         reason = str(error).removeprefix(f"{path}: ")
                         pair = Pair(f"{path.stem}-refused", str(path), SIMULATED, "refused", reason)
                     else:
-                        write_arrays(dataset, name, mosaic, srgb)  # first: the index never names a missing shot
-                    if name not in known:
+                        # Before the index, which never names a missing shot.
+                        write_arrays(dataset, name, mosaic, srgb, light)
+                    if name not in places:
                         pairs.append(pair)
+                    elif pair.status != "refused":
+                        pairs[places[name]] = pair  # made again, with the levels of today's camera table
                     if time.monotonic() - written > _INDEX_SECONDS:
                         write_index(dataset, pairs)
                         written = time.monotonic()
@@ -161,8 +171,14 @@ def _name(series: Series, number: int, path: Path) -> str:
 # One shot ------------------------------------------------------------------------------------------------------------
 
 
-def shoot(series: Series, number: int, path: Path, scene: scenes.Scene) -> tuple[Pair, np.ndarray, np.ndarray]:
-    """Take a shot → (pair, mosaic (size, size) uint16, srgb (size, size, 3) uint8); the same every time."""
+def shoot(
+    series: Series, number: int, path: Path, scene: scenes.Scene
+) -> tuple[Pair, np.ndarray, np.ndarray, np.ndarray | None]:
+    """Take a shot; it is the same every time.
+
+    Returns (pair, mosaic (size, size) uint16, srgb (size, size, 3) uint8, light (size, size, 3) uint16, or None if the
+    series stores none). Raises FormatError for a scene smaller than the shot.
+    """
     rng = np.random.default_rng((_VERSION, series.seed, number))
     facts = series.cameras[int(rng.integers(len(series.cameras)))]
     optical = draw_optical(facts, rng)
@@ -175,8 +191,9 @@ def shoot(series: Series, number: int, path: Path, scene: scenes.Scene) -> tuple
     params = camera.canonical(facts, optical.iso, draw_neutral(facts, rng))
     noise = facts.noise_profile(optical.iso)
     assert noise is not None
-    light, bias = metered(view, rng)
-    mosaic = camera.expose(light, params, noise, rng.uniform(0.5, 0.9), rng)
+    view, bias = metered(view, rng)
+    light = camera.projected(view, params, rng.uniform(0.5, 0.9))
+    mosaic = camera.sensed(light, params, noise, rng)
     srgb = camera.develop(mosaic, params, optical, camera.personality(facts.name, series.seed))
     settings = f"ISO {optical.iso:g}, {_time(optical)} s, f/{optical.f_number:g}, {optical.focal_length:g} mm"
     name = _name(series, number, path)
@@ -194,7 +211,13 @@ def shoot(series: Series, number: int, path: Path, scene: scenes.Scene) -> tuple
         size=(series.size, series.size),
         source_hash=hashlib.sha256(name.encode()).hexdigest()[:16],
     )
-    return pair, mosaic, srgb
+    return pair, mosaic, srgb, _stored(light) if series.light else None
+
+
+def _stored(light: Tensor) -> np.ndarray:
+    """Return light (1, 3, H, W), clipped as the sensor clips it, as (H, W, 3) uint16."""
+    codes = (light[0].clamp(0, 1) * LIGHT_WHITE).round().permute(1, 2, 0)
+    return codes.contiguous().numpy().astype(np.uint16)
 
 
 def _time(optical: OpticalParams) -> str:
