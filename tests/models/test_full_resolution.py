@@ -14,6 +14,7 @@ import torch
 from paramisp_cli import convert, formats, parameters, weights
 from paramisp_cli.models import REGISTRY, architecture, names, regions
 from paramisp_cli.models.base import Params
+from paramisp_cli.models.cycleisp import streaming as cycleisp_streaming
 from paramisp_cli.models.parametric import Parametric
 from paramisp_cli.models.paramisp import ParamISP, globalnet, plans, streaming
 from paramisp_cli.runner import Runner
@@ -26,13 +27,15 @@ SIZES = [(118, 106), (86, 254), (262, 90)]
 """Twice a prime, and odd aspects; a mosaic's sides are even. Pictures of prime sides are made below, as files."""
 TILES = [40, 72, 160]
 _DEAR = 1e6
-"""Multiply-accumulates a pixel from which a network runs over fewer sizes: its tests take minutes."""
+"""Multiply-accumulates a pixel from which a network runs over pictures of few pixels: its tests take minutes."""
+NARROW = [((262, 34), 72), ((34, 254), 72), ((118, 46), 40), ((46, 106), 40)]
+"""Sizes and tiles for dear networks: longer than a tile and its surroundings, one for each CFA."""
 CUTS = [
-    pytest.param(kind, direction, size, side, id=f"{name}-{size}-{side}")
+    pytest.param(kind, direction, size, side, CFA_PATTERNS[number % 4], id=f"{name}-{size}-{side}")
     for (kind, direction), name in zip(CASES, IDS, strict=True)
-    for size in SIZES
-    for side in TILES
-    if kind.macs < _DEAR or TILES.index(side) == (SIZES.index(size) + 1) % len(TILES)
+    for number, (size, side) in enumerate(
+        NARROW if kind.macs >= _DEAR else [(size, side) for size in SIZES for side in TILES]
+    )
 ]
 PLANS = {name: plans.PLANS[name] for name in plans.names(CPU)}
 
@@ -55,13 +58,13 @@ def model_of(kind, direction):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "direction", "size", "side"), CUTS)
-def test_tiles_and_memory_do_not_show(kind, direction, size, side, monkeypatch, tmp_path):
+@pytest.mark.parametrize(("kind", "direction", "size", "side", "cfa"), CUTS)
+def test_tiles_and_memory_do_not_show(kind, direction, size, side, cfa, monkeypatch, tmp_path):
     for name, plan in PLANS.items():
         monkeypatch.setitem(plans.PLANS, name, replace(plan, band=plan.band and side))
     for module in (globalnet, streaming):
         monkeypatch.setattr(module, "BAND", 32)
-    cfa = CFA_PATTERNS[(SIZES.index(size) + TILES.index(side)) % len(CFA_PATTERNS)]
+    monkeypatch.setattr(cycleisp_streaming, "_STRIP_PIXELS", side * size[1])
     model, shot = model_of(kind, direction), params(cfa)
     x = torch.rand(1, direction.input.channels, *size)
     want = model(x, shot).detach()  # with gradients: the plain network

@@ -86,8 +86,9 @@ def keep(jpeg: bytes, raw: RawImage, how: str = "lossless") -> bytes:
         return _fitted(jpeg, raw, pixels, shown, size)
     *finer, last = NEAR
     room = NEAR_BITS * max(raw.mosaic.size, 1 << 20) / 8
+    sampled = len(_sampled_rows(raw)) < len(raw.mosaic)
     for share in finer:
-        if _estimate(raw, shown, share) <= room:
+        if not sampled or _estimate(raw, shown, share) <= room:  # an estimate from all rows takes as long as coding
             whole = _kept(jpeg, raw, how, pixels, shown, share)
             if len(whole) - len(jpeg) <= room:
                 return whole
@@ -200,12 +201,18 @@ def _kept(jpeg: bytes, raw: RawImage, kind: str, pixels: np.ndarray, shown: np.n
 _BANDS, _HEIGHT = 8, 64
 
 
+def _sampled_rows(raw: RawImage) -> np.ndarray:
+    """Return the rows of an estimate: a few bands, or all of a small mosaic."""
+    rows = np.arange(len(raw.mosaic))
+    if len(rows) <= 4 * _BANDS * _HEIGHT:
+        return rows
+    starts = np.linspace(0, len(rows) - _HEIGHT, _BANDS).astype(int) // 2 * 2
+    return np.concatenate([np.arange(start, start + _HEIGHT) for start in starts])
+
+
 def _estimate(raw: RawImage, shown: np.ndarray, share: float) -> float:
     """Estimate the bytes of a RAW coded with errors of ``share``, from bands of the mosaic."""
-    rows = np.arange(len(raw.mosaic))
-    if len(rows) > 4 * _BANDS * _HEIGHT:
-        starts = np.linspace(0, len(rows) - _HEIGHT, _BANDS).astype(int) // 2 * 2
-        rows = np.concatenate([np.arange(start, start + _HEIGHT) for start in starts])
+    rows = _sampled_rows(raw)
     part = replace(raw, mosaic=np.ascontiguousarray(raw.mosaic[rows]), crop=None)
     noise = levels.noise(raw)[0] if share else None
     body = _encoded(part, shown[rows], _values(part, share, noise))
