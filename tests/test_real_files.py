@@ -293,6 +293,36 @@ def _shows_the_photo(reader: Reader, one: Converted, folder: Path) -> None:
     assert same_colours(developed, upright)
 
 
+@no_jpegs
+@pytest.mark.parametrize("name", ["Nikon_D3100_DSC_0008", "Nikon_D90_DSC_0003"])
+def test_rawtherapee_applies_the_look_table(tmp_path: Path, name: str) -> None:
+    """A program of others reads the profile in the DNG, curve and look-up table, and shows the photo's colours."""
+    photo = paramisp.read(SHARED / "jpegs" / f"{name}.JPG")
+    assert isinstance(photo, paramisp.SrgbImage)
+    pixels = photo.pixels[: photo.size[0] // 6 * 6, : photo.size[1] // 6 * 6]
+    pixels = pixels.reshape(pixels.shape[0] // 3, 3, -1, 3, 3).mean((1, 3)).round().astype(np.uint8)
+    small = replace(photo, pixels=pixels, orientation=1, metadata=replace(photo.metadata, jpeg=None))
+    raw = paramisp.unprocess(small)  # a network: only its DNGs have a table
+    assert raw.look_table is not None
+    paramisp.write(raw, tmp_path / "photo.dng")
+    true, errors = color.srgb_to_lab(color.srgb_decode(coarse(pixels, 60) / 255)), {}
+    for table in (False, True):
+        shown = tmp_path / f"{table}.tif"
+        (tmp_path / "profile.pp3").write_text(
+            "[Version]\nAppVersion=5.9\nVersion=349\n\n[RAW Bayer]\nBorder=0\n\n[Color Management]\n"
+            f"InputProfile=file:{tmp_path / 'photo.dng'}\nToneCurve=true\nApplyLookTable={str(table).lower()}\n"
+        )
+        run(
+            need("rawtherapee-cli"), "-Y", "-t", "-b16", "-o", shown, "-p", tmp_path / "profile.pp3",
+            "-c", tmp_path / "photo.dng",
+        )  # fmt: skip
+        made = color.srgb_to_lab(color.srgb_decode(coarse(tifffile.imread(shown) / 65535, 60)))
+        errors[table] = float(color.ciede2000(true, made).mean())
+    print(f"{name}: ΔE2000 {errors[False]:.2f} by the curve, {errors[True]:.2f} with the table")
+    assert errors[True] < 1.5
+    assert errors[True] < 0.5 * errors[False]
+
+
 MUTANTS = {
     "matrix transposed": lambda c: replace(c, color_matrix=c.color_matrix.T),
     "matrix inverted": lambda c: replace(c, color_matrix=np.linalg.inv(c.color_matrix)),

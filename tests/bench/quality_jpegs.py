@@ -1,10 +1,11 @@
 """The round trip of photos without RAW: JPEG → `paramisp unprocess` → DNG → another program → picture.
 
 LibRaw and darktable develop each DNG in linear light, and the DNG's profile is put on top (look-up table and tone
-curve), as Adobe's programs do. The picture is compared with the photo on means of about 600 px of the longer side.
-Prints a Markdown table; ``--sheets FOLDER`` writes contact sheets, JPEG beside DNG: the frame, and crops at 100 %.
+curve), as Adobe's programs do. RawTherapee applies the profile itself: it takes the DNG as its input profile. The
+picture is compared with the photo on means of about 600 px of the longer side. Prints a Markdown table; ``--sheets
+FOLDER`` writes contact sheets, JPEG beside DNG: the frame, and crops at 100 %.
 
-Run: python tests/bench/quality_jpegs.py PHOTO… [--dngs FOLDER] [--sheets FOLDER] [--no-darktable]
+Run: python tests/bench/quality_jpegs.py PHOTO… [--sheets FOLDER] [--without darktable RawTherapee]
 """
 
 from __future__ import annotations
@@ -58,6 +59,31 @@ def darktable(dng: Path, raw: paramisp.RawImage, folder: Path) -> np.ndarray:
     picture: np.ndarray = tifffile.imread(out) / np.float32(65535)
     out.unlink()
     return picture
+
+
+def rawtherapee(dng: Path, folder: Path, use_table: bool) -> np.ndarray:
+    """Linear sRGB (H, W, 3) in [0, 1], with the DNG's profile applied by RawTherapee."""
+    out, profile = folder / f"{dng.stem}.tif", folder / "profile.pp3"
+    profile.write_text(
+        "[Version]\nAppVersion=5.9\nVersion=349\n\n[RAW Bayer]\nBorder=0\n\n[Color Management]\n"
+        f"InputProfile=file:{dng}\nToneCurve=true\nApplyLookTable={str(use_table).lower()}\n"
+    )
+    command = ["rawtherapee-cli", "-Y", "-t", "-b16", "-o", out, "-p", profile, "-c", dng]
+    subprocess.run([str(word) for word in command], capture_output=True, check=True, timeout=600)
+    picture: np.ndarray = color.srgb_decode(tifffile.imread(out) / np.float32(65535))
+    out.unlink()
+    return picture
+
+
+def developed(dng: Path, raw: paramisp.RawImage, folder: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """The DNG as a program shows it, linear sRGB (H, W, 3): by its tone curve alone, and by its table, too."""
+    if name == "RawTherapee":
+        return rawtherapee(dng, folder, False), rawtherapee(dng, folder, True)
+    linear = {"LibRaw": libraw, "darktable": darktable}[name](dng, raw, folder)
+    return with_profile(linear, dng, use_table=False), with_profile(linear, dng)
+
+
+PROGRAMS = {"LibRaw": None, "darktable": "darktable-cli", "RawTherapee": "rawtherapee-cli"}
 
 
 def with_profile(linear: np.ndarray, dng: Path, use_table: bool = True) -> np.ndarray:
@@ -134,11 +160,12 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("photos", nargs="+", type=Path)
     parser.add_argument("--sheets", type=Path)
-    parser.add_argument("--no-darktable", action="store_true")
+    parser.add_argument("--without", nargs="*", default=[], choices=PROGRAMS)
     chosen = parser.parse_args()
-    readers = {"LibRaw": libraw}
-    if not chosen.no_darktable and shutil.which("darktable-cli"):
-        readers["darktable"] = darktable
+    readers = [
+        name for name, command in PROGRAMS.items()
+        if name not in chosen.without and (command is None or shutil.which(command))
+    ]  # fmt: skip
     print(f"| photo | reader | {' | '.join(COLUMNS)} |\n{'|---' * (2 + len(COLUMNS))}|", flush=True)
     for path in chosen.photos:
         photo = paramisp.read(path)
@@ -151,9 +178,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             dng = Path(folder) / f"{path.stem}.dng"
             paramisp.write(raw, dng)
-            for name, develop in readers.items():
-                linear = develop(dng, raw, Path(folder))
-                plain, made = with_profile(linear, dng, use_table=False), with_profile(linear, dng)
+            for name in readers:
+                plain, made = developed(dng, raw, Path(folder), name)
                 if made.shape != upright.shape:
                     print(f"| {path.stem} | {name} | another size: {made.shape[1]}×{made.shape[0]} |", flush=True)
                     plain, made = (x[: upright.shape[0], : upright.shape[1]] for x in (plain, made))
