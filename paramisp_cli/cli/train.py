@@ -188,7 +188,7 @@ def train(
 
     directions = tuple(Direction) if direction == "joint" else (Direction(direction),)
     try:
-        recipe = config.load(recipe_name)
+        recipe = config.load(recipe_name).of(directions)
         if init is not None:
             recipe = replace(recipe, init="" if init == "none" else init)
         light = protocol.takes_light(recipe)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from paramisp_cli import models
 from paramisp_cli.errors import ConfigError
+from paramisp_cli.types import Direction
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,8 @@ class Recipe:
     lens_shading    "auto": measured on the photographs of one camera, and taken out if that helps; "none"
     architecture    name of the network (``models.names``)
     model           arguments of the network (ablations)
+    overrides       direction → keys with other values where it is trained alone; in TOML the tables ``[unprocess]``
+                    and ``[render]``
     """
 
     name: str
@@ -89,6 +92,7 @@ class Recipe:
     lens_shading: str = "auto"
     architecture: str = models.names(needs_weights=True)[0]
     model: Mapping[str, Any] = field(default_factory=dict)
+    overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.phases:
@@ -126,9 +130,16 @@ class Recipe:
             step -= phase.steps
         return self.phases[-1]
 
+    def of(self, directions: Sequence[Direction]) -> Recipe:
+        """Return the recipe for a training of these directions."""
+        own = self.overrides.get(str(directions[0]), {}) if len(directions) == 1 else {}
+        return replace(self, overrides={}, **own)
+
     def record(self) -> dict[str, Any]:
-        """Return plain values, for the header of a checkpoint."""
-        return asdict(self) | {"model": dict(self.model)}
+        """Return plain values, for the header of a checkpoint; without ``overrides``, which ``of`` has resolved."""
+        plain = asdict(self) | {"model": dict(self.model)}
+        del plain["overrides"]
+        return plain
 
 
 def parse(text: str, name: str) -> Recipe:
@@ -140,19 +151,29 @@ def parse(text: str, name: str) -> Recipe:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"recipe {name}: not TOML ({error})") from error
-    known = {f.name for f in fields(Recipe)} - {"name"}
+    known = {f.name for f in fields(Recipe)} - {"name", "overrides"}
+    overrides = {str(each): table.pop(str(each)) for each in Direction if str(each) in table}
+    for each, values in overrides.items():
+        if not isinstance(values, dict) or "phases" in values:
+            raise ConfigError(f"recipe {name}: {each} must be a table of keys other than phases")
     if (base := table.pop("base", None)) is not None:
         if name == base or not isinstance(base, str):
             raise ConfigError(f"recipe {name}: base must name another recipe, got {base!r}")
-        inherited = {key: value for key, value in load(base).record().items() if key != "name"}
+        parent = load(base)
+        inherited = {key: value for key, value in parent.record().items() if key != "name"}
+        for each, values in parent.overrides.items():  # a key that the recipe itself gives holds for all directions
+            overrides[each] = {key: values[key] for key in values if key not in table} | overrides.get(each, {})
         table = {**inherited, **table, "model": {**inherited["model"], **table.get("model", {})}}
-    if unknown := set(table) - known:
+    if unknown := set(table).union(*overrides.values()) - known:
         raise ConfigError(f"recipe {name}: unknown {', '.join(sorted(unknown))}; known are {', '.join(sorted(known))}")
     try:
         phases = tuple(Phase(**phase) for phase in table.pop("phases", ()))
-        return Recipe(name=name, phases=phases, **table)
+        recipe = Recipe(name=name, phases=phases, overrides=overrides, **table)
+        for each in Direction:
+            recipe.of([each])  # finds values out of range
     except TypeError as error:
         raise ConfigError(f"recipe {name}: {error}") from error
+    return recipe
 
 
 def load(name_or_path: str) -> Recipe:

@@ -153,10 +153,24 @@ def test_a_recipe_may_build_on_another() -> None:
     assert sum(p.numel() for p in model.parameters()) < 690_000  # the paper: 0.68 M without ParamNet
 
 
+def test_a_direction_alone_may_have_its_own_values() -> None:
+    recipe = config.parse(f"{TINY}[unprocess]\nlr = 1e-4\nseed = 5", "split")
+    alone, other, joint = (recipe.of(each) for each in ([Direction.UNPROCESS], [Direction.RENDER], list(Direction)))
+    assert (alone.lr, alone.seed) == (1e-4, 5)
+    assert (other.lr, other.seed) == (joint.lr, joint.seed) == (recipe.lr, recipe.seed) != (1e-4, 5)
+    assert alone.record().keys() == recipe.record().keys()  # so that checkpoints of either resume
+    mine = config.parse('base = "fast-camera"\nlr = 3e-3', "mine").of([Direction.UNPROCESS])
+    assert (mine.lr, mine.init) == (3e-3, "generic")  # the user's own key holds in every direction
+    assert config.load("fast-camera").of([Direction.RENDER]).init == ""
+
+
 @pytest.mark.parametrize(
     ("text", "what"),
     [
         ("lr = ", "not TOML"),
+        ("unprocess = 3", "unprocess must be a table"),
+        ("[render]\nspeed = 3", "unknown speed"),
+        ("[[phases]]\nsteps = 1\ncrop = 96\nbatch = 1\n[render]\nlr = -1.0", "must be positive"),
         ("speed = 3", "unknown speed"),
         ("base = 'nothing'", "no recipe 'nothing'"),
         ("base = 3", "must name another"),
