@@ -190,7 +190,7 @@ def _gain_map(image: SrgbImage, settings: Settings) -> tuple[gainmap.GainMap | N
         if required:
             raise FormatError(f"its gain map cannot be used: {error} (leave out `gain_map` linear)") from error
         text = "its gain map cannot be used"
-        return None, [Notice(f"{text}: {error}; went on without it", f"{text}; went on without it")]
+        return None, [Notice(f"{text}: {error}; left it out", f"{text}; left it out")]
     if found is None and required:
         raise FormatError("has no gain map, which `gain_map` linear needs: leave it out")
     return found, []

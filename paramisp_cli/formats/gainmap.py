@@ -41,7 +41,7 @@ _ITEM = "{http://ns.google.com/photos/1.0/container/item/}"
 _RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
 _APPLE_TYPE = "urn:com:apple:photo:2020:aux:hdrgainmap"
 _MOST_PICTURES = 64
-"""Most pictures of an index that are looked at; real files have up to five."""
+"""Most pictures of an index that are read; real files have up to five."""
 _MOST_STOPS = 8.0
 """Most EV of a gain and of a headroom: displays and phones reach 6, and more would leave the picture too few codes."""
 _LEAST = 0.01
@@ -224,7 +224,7 @@ def _by_directory(root: ET.Element, length: int) -> Iterator[tuple[int, int]]:
     for element in root.iter():
         semantic = property_of(element, "Semantic") if element.tag.startswith(_CONTAINER) else None
         if semantic:
-            items.append((semantic, *(_whole(property_of(element, name)) for name in ("Length", "Padding"))))
+            items.append((semantic, _whole(property_of(element, "Length")), _whole(property_of(element, "Padding"))))
     end = length
     for semantic, size, padding in reversed(items[:_MOST_PICTURES]):
         end -= size + padding
@@ -350,7 +350,7 @@ def _of_iso(block: bytes, kind: str) -> _Numbers:
     try:
         version, _, flags = struct.unpack(">HHB", block[:5])
         if version:
-            raise FormatError(f"it needs a reader of version {version} of ISO 21496-1, this one is for version 0")
+            raise FormatError(f"it needs a reader of version {version} of ISO 21496-1; paramisp reads version 0")
         if flags & _BASE_IS_HDR:
             raise FormatError("the picture itself is the HDR rendition, which paramisp does not read")
         at, common = 5, 0
