@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from paramisp_cli import arrays, look, models, onnx_runner, parameters, sources
+from paramisp_cli import mosaic as bayer
 from paramisp_cli.errors import ConfigError, FormatError, MetadataError
 from paramisp_cli.formats import exif, kept, raster
-from paramisp_cli.parameters import CAMERA_LOOK, DTYPES, KEPT_RAW, Conversion, Settings
-from paramisp_cli.rendition import develop, parametric
+from paramisp_cli.parameters import CAMERA_LOOK, DTYPES, GAIN_MAP, KEPT_RAW, Conversion, Settings
+from paramisp_cli.rendition import develop, highlights, parametric
 from paramisp_cli.rendition import look as rendition_look
 from paramisp_cli.rendition.form import Rendition
 from paramisp_cli.rendition.pool import Pool
@@ -254,8 +255,10 @@ def run(
 
 
 def is_free_of_torch(conversion: Conversion, settings: Settings) -> bool:
-    """Tell whether a conversion runs in numpy: a fitted look, a RAW given back, or the parametric model on a CPU."""
+    """Tell whether a conversion runs in numpy: a look, a RAW given back, a gain map, the parametric model on a CPU."""
     if conversion.rendition is not None or conversion.kept_raw is not None:
+        return True
+    if conversion.architecture == GAIN_MAP:
         return True
     parametric = conversion.architecture == "parametric" and conversion.checkpoint is None
     return parametric and settings.device in ("auto", "cpu")
@@ -268,37 +271,74 @@ def _unprocess(
         return _restored(image, conversion)
     height, width = image.size
     size = max(height + height % 2, SMALLEST_MOSAIC), max(width + width % 2, SMALLEST_MOSAIC)
-    exposure, plan, curve = settings.exposure or 0.0, None, None
-    dtype = np.float32 if settings.bit_depth == 32 else np.uint16
-    if conversion.rendition is not None:
-        rendition = conversion.rendition.brightened(2.0**exposure)
-        mosaic = develop.expose(image.pixels, rendition, conversion.canonical, size, dtype=dtype, progress=progress)
-    elif is_free_of_torch(conversion, settings):
-        stage = parametric.ParametricUnprocess(conversion.canonical, 2.0**exposure)
-        mosaic = develop.expose(image.pixels, stage, conversion.canonical, size, dtype=dtype, progress=progress)
-        curve = parametric.tone_curve()
-    else:
-        runner = _runner(conversion, settings, exposure, progress)
-        mosaic, plan = runner.unprocess(
-            image.pixels, conversion.canonical, conversion.optical, size=size, dtype=dtype
-        )  # fmt: skip
-        points = runner.model.tone_curve()
-        curve = np.array(points) if points else None
+    exposure, canonical = settings.exposure or 0.0, conversion.canonical
+    origin, notices = dict(conversion.origin), conversion.notices
+    dtype: type[np.generic] = np.float32 if settings.bit_depth == 32 else np.uint16
+    gain_map, stops = conversion.gain_map, 0.0
+    if gain_map is not None and gain_map.has_highlights:
+        stops = highlights.headroom_of(image.pixels, gain_map)
+    has_highlights = stops > 0 or conversion.architecture == GAIN_MAP
+    own, plan, curve = None, None, None
+    if conversion.architecture != GAIN_MAP:
+        kind = np.float32 if has_highlights else dtype
+        own, plan, curve = _mosaic(image, conversion, settings, size, kind, progress)
+    noise = conversion.facts.noise_profile(conversion.optical.iso)
+    if has_highlights:
+        assert gain_map is not None
+        canonical, curve = highlights.stretched(canonical), None
+        own = highlights.with_highlights(
+            image.pixels, gain_map, canonical, stops, own, size, exposure=exposure, dtype=dtype
+        )
+        noise = None if noise is None else noise / 2.0 ** (stops * np.array([1, 2]))
+        origin["white_level"] = "all 16 bits, for the light above the picture's white"
+        notices = (*notices, _of_gain_map(stops))
+    assert own is not None
     raw = RawImage(
-        mosaic=mosaic,
-        canonical=conversion.canonical,
+        mosaic=own,
+        canonical=canonical,
         optical=conversion.optical,
         camera=conversion.camera,
         orientation=image.orientation,
         crop=Crop(0, 0, height, width),
-        origin=conversion.origin,
+        origin=origin,
         metadata=image.metadata,
-        baseline_exposure=exposure,
-        noise_profile=conversion.facts.noise_profile(conversion.optical.iso),
+        baseline_exposure=exposure + stops,
+        noise_profile=noise,
         model=conversion.architecture,
-        notes=conversion.notices + _stepped_down(conversion, plan),
+        notes=notices + _stepped_down(conversion, plan),
     )
+    if has_highlights:
+        raw = replace(raw, profile_exposure=look.shoulder(image.pixels, raw))
     return look.matched(image.pixels, raw) if curve is None else replace(raw, tone_curve=curve)
+
+
+def _mosaic(
+    image: SrgbImage,
+    conversion: Conversion,
+    settings: Settings,
+    size: tuple[int, int],
+    dtype: type[np.generic],
+    progress: Callable[[float], None] | None,
+) -> tuple[np.ndarray, str | None, np.ndarray | None]:
+    """Run the model over a picture → (mosaic of ``size``, the memory plan used, the model's own tone curve or None)."""
+    canonical, exposure = conversion.canonical, settings.exposure or 0.0
+    if conversion.rendition is not None:
+        rendition = conversion.rendition.brightened(2.0**exposure)
+        return develop.expose(image.pixels, rendition, canonical, size, dtype=dtype, progress=progress), None, None
+    if is_free_of_torch(conversion, settings):
+        stage = parametric.ParametricUnprocess(canonical, 2.0**exposure)
+        mosaic = develop.expose(image.pixels, stage, canonical, size, dtype=dtype, progress=progress)
+        return mosaic, None, parametric.tone_curve()
+    runner = _runner(conversion, settings, exposure, progress)
+    mosaic, plan = runner.unprocess(image.pixels, canonical, conversion.optical, size=size, dtype=dtype)
+    points = runner.model.tone_curve()
+    return mosaic, plan, np.array(points) if points else None
+
+
+def _of_gain_map(stops: float) -> Notice:
+    """Return the notice of highlights that a gain map gave."""
+    source = "highlights of the gain map's HDR rendition, not sensor data"
+    return Notice(f"{stops:.1f} EV above white: {source} (`gain_map` off leaves them out)", source)
 
 
 def _restored(image: SrgbImage, conversion: Conversion) -> RawImage:
@@ -336,7 +376,7 @@ def _render(
         )
     else:
         pixels, plan = _runner(conversion, settings, exposure, progress).render(
-            raw.mosaic,
+            _at_baseline(raw),
             raw.canonical,
             optical,
             gain=1.0 if conversion.architecture == "parametric" else 2.0**exposure,
@@ -361,6 +401,21 @@ def _render(
         metadata=Metadata(exif=block, xmp=raw.metadata.xmp, source_name=raw.metadata.source_name),
         notes=conversion.notices + notices + _stepped_down(conversion, plan),
     )
+
+
+def _at_baseline(raw: RawImage) -> np.ndarray:
+    """Return the mosaic that a network gets.
+
+    Networks have learned a brightness, so a camera's BaselineExposure does not count. A RAW that a model made of a
+    picture is darkened by it, for the light above white: there it counts, and this light is clipped.
+    """
+    if raw.model is None or raw.baseline_exposure <= 0:
+        return raw.mosaic
+    light = raw.mosaic
+    if light.dtype == np.uint16:
+        light = bayer.linear(light, raw.canonical.black_level, raw.canonical.white_level)
+    clipped: np.ndarray = np.minimum(light * np.float32(2.0**raw.baseline_exposure), 1)
+    return clipped
 
 
 def _stopped(

@@ -62,6 +62,23 @@ def matched(pixels: np.ndarray, raw: RawImage) -> RawImage:
     return replace(raw, tone_curve=curve, look_table=look_table.fitted(wide, _through(target, curve[:, ::-1])))
 
 
+def shoulder(pixels: np.ndarray, raw: RawImage) -> float:
+    """Return the ``profile_exposure`` ≤ 0 [EV] that lets one tone curve show all light that ``pixels`` shows.
+
+    A curve ends where ``baseline_exposure`` brings light to white. A picture whose shoulder shows more light than that
+    below its own white would appear blown out. Arguments as for ``fitted_curve``; 0 for a picture of few sites.
+    """
+    samples = _samples(pixels, replace(raw, profile_exposure=0.0))
+    if samples is None:
+        return 0.0
+    linear, shown = samples
+    grey = linear[shown.max(-1) < _WHITE].max(-1)
+    if grey.size < _ENOUGH or (grey > 1).mean() < _RARE:
+        return 0.0
+    beyond = float(np.log2(np.clip(np.quantile(grey, 1 - _RARE), 1, None)))
+    return -min(beyond, max(raw.baseline_exposure, 0.0))
+
+
 def _samples(pixels: np.ndarray, raw: RawImage) -> tuple[np.ndarray, np.ndarray] | None:
     """Return linear sRGB (h, w, 3) of a sample of the RAW and of the picture; None for fewer than 64 sites."""
     gains = raw.canonical.wb_gains
@@ -70,6 +87,7 @@ def _samples(pixels: np.ndarray, raw: RawImage) -> tuple[np.ndarray, np.ndarray]
     if camera.size < 3 * 64:
         return None
     linear = camera @ raw.canonical.cam_to_srgb().T
+    linear *= 2.0 ** (raw.baseline_exposure + raw.profile_exposure)  # the reader's exposure comes before the curve
     rows, columns = linear.shape[:2]
     shown = np.zeros_like(linear)
     codes = 0 if pixels.dtype.kind == "f" else np.iinfo(pixels.dtype).max
@@ -104,6 +122,9 @@ def _curve(linear: np.ndarray, shown: np.ndarray) -> np.ndarray:
     return np.concatenate([[[0, 0]], curve[inside], [[1, 1]]])
 
 
+_WHITE, _RARE = 0.95, 0.002
+"""Light of the photo's brightest channel below which a pixel is not white, and the share of such pixels that may be
+lost beyond the curve's end."""
 _CLIPPED = 0.999
 """Linear light from which a pixel counts as clipped and is not used for the curve, which ends at (1, 1)."""
 _NEUTRAL = 0.25

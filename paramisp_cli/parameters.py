@@ -14,9 +14,10 @@ import numpy as np
 
 from paramisp_cli import cameras, models, weights, white_balance
 from paramisp_cli.errors import ConfigError, FormatError, WeightsError
-from paramisp_cli.formats import kept
+from paramisp_cli.formats import gainmap, kept
+from paramisp_cli.formats.base import MAX_PIXELS
 from paramisp_cli.rendition.form import Rendition
-from paramisp_cli.settings import CAMERA_LOOK, DTYPES, KEPT_RAW, LOOKS, MODELS, WEIGHTLESS, Settings
+from paramisp_cli.settings import CAMERA_LOOK, DTYPES, GAIN_MAP, KEPT_RAW, LOOKS, MODELS, WEIGHTLESS, Settings
 from paramisp_cli.sources import Reference, References, nearest, read, references
 from paramisp_cli.types import (
     FALLBACK_OPTICAL,
@@ -30,8 +31,8 @@ from paramisp_cli.types import (
 )
 
 __all__ = [
-    "CAMERA_LOOK", "DTYPES", "KEPT_RAW", "LOOKS", "MODELS", "WEIGHTLESS", "Conversion", "Settings", "check", "complete",
-    "known_as", "read",
+    "CAMERA_LOOK", "DTYPES", "GAIN_MAP", "KEPT_RAW", "LOOKS", "MODELS", "WEIGHTLESS", "Conversion", "Settings", "check",
+    "complete", "known_as", "read",
 ]  # fmt: skip
 
 _OPTICAL_TEXT = {
@@ -50,7 +51,8 @@ class Conversion:
     Unknown values of ``optical`` are None. ``checkpoint`` is None for an architecture that needs no weights.
     ``notices`` are sentences for the user, without the file's name. ``memory_plan`` is set when the runner has chosen
     the network's memory plan, ``rendition`` when the look of the JPEG inside a RAW file has been fitted.
-    ``kept_raw`` tells of the RAW that a JPEG carries. ``stop_at`` is the stage at which rendering stops.
+    ``kept_raw`` tells of the RAW that a JPEG carries, ``gain_map`` is the map whose highlights are used. ``stop_at`` is
+    the stage at which rendering stops.
     """
 
     direction: Direction
@@ -65,6 +67,7 @@ class Conversion:
     memory_plan: str | None = None
     rendition: Rendition | None = None
     kept_raw: kept.KeptRaw | None = None
+    gain_map: gainmap.GainMap | None = field(default=None, repr=False)
     stop_at: str | None = None
 
     def describe(self) -> dict[str, Any]:
@@ -75,6 +78,7 @@ class Conversion:
             used["stop_at"] = self.stop_at
         if self.direction == Direction.UNPROCESS:
             used["kept_raw"] = str(self.kept_raw) if self.kept_raw else None
+            used["gain_map"] = str(self.gain_map) if self.gain_map else None
         return used | {
             "camera": self.camera.name if self.camera else None,
             "model": self.architecture,
@@ -136,7 +140,8 @@ def _of_picture(image: SrgbImage, settings: Settings) -> Conversion:
     found = references(settings)
     like = nearest(image, found)
     origin: dict[str, str] = {}
-    notices = [*image.notes, *found.notices, *remarks]
+    gain_map, map_notices = _gain_map(image, settings)
+    notices = [*image.notes, *found.notices, *remarks, *map_notices]
     camera, origin["camera"] = _pick_camera(settings, image.camera, like)
     optical = _pick_optical(settings, image.optical, like, origin)
     known = cameras.find(camera)
@@ -152,15 +157,43 @@ def _of_picture(image: SrgbImage, settings: Settings) -> Conversion:
                 Notice(f"{unknown}: used average colours {remedy}", f"camera unknown: used average colours {remedy}")
             )
     canonical = _with_flags(canonical, settings, origin)
+    if settings.gain_map == "linear":
+        origin["model"] = "--gain-map linear"
+        return Conversion(
+            Direction.UNPROCESS, camera, canonical, optical, origin, GAIN_MAP, None, tuple(notices),
+            known or cameras.GENERIC, gain_map=gain_map,
+        )  # fmt: skip
     if _takes_look_of_like(found, camera, known, settings):
         looks = [each.path.name for each in found.files if each.has_look]
         shown = f"{len(looks)} files" if len(looks) > 1 else looks[0]
         origin["model"] = f"the JPEG inside --like {shown}"
         facts = known or cameras.GENERIC
         return Conversion(
-            Direction.UNPROCESS, camera, canonical, optical, origin, CAMERA_LOOK, None, tuple(notices), facts
-        )
-    return _with_model(Direction.UNPROCESS, camera, canonical, optical, origin, notices, known, settings)
+            Direction.UNPROCESS, camera, canonical, optical, origin, CAMERA_LOOK, None, tuple(notices), facts,
+            gain_map=gain_map,
+        )  # fmt: skip
+    conversion = _with_model(Direction.UNPROCESS, camera, canonical, optical, origin, notices, known, settings)
+    return replace(conversion, gain_map=gain_map)
+
+
+def _gain_map(image: SrgbImage, settings: Settings) -> tuple[gainmap.GainMap | None, list[str]]:
+    """Find the gain map behind a picture → (the map or None, notices).
+
+    A map that cannot be used costs a notice. FormatError if the settings require one.
+    """
+    if settings.gain_map == "off":
+        return None, []
+    jpeg, required = image.metadata.jpeg, settings.gain_map == "linear"
+    try:
+        found = gainmap.find(jpeg, settings.max_pixels or MAX_PIXELS) if jpeg is not None else None
+    except FormatError as error:
+        if required:
+            raise FormatError(f"its gain map cannot be used: {error} (leave out `gain_map` linear)") from error
+        text = "its gain map cannot be used"
+        return None, [Notice(f"{text}: {error}; left it out", f"{text}; left it out")]
+    if found is None and required:
+        raise FormatError("has no gain map, which `gain_map` linear needs: leave it out")
+    return found, []
 
 
 def _kept_raw(image: SrgbImage, settings: Settings) -> tuple[kept.KeptRaw | None, list[str]]:

@@ -28,6 +28,12 @@ KEPT_RAW = "kept-raw"
 STAGES = models.stages()
 """Stages at which ``render`` can stop."""
 
+GAIN_MAP = "gain-map"
+"""Name of the conversion that takes the HDR rendition of a picture with a gain map as linear light."""
+
+GAIN_MAPS = ("auto", "off", "linear")
+"""Values of ``Settings.gain_map``."""
+
 LOOKS = ("camera", "weights", "neutral")
 """Values of ``Settings.look``."""
 
@@ -62,6 +68,9 @@ class Settings:
     max_pixels     pictures of more pixels are refused before they are decoded; None: ``formats.MAX_PIXELS``
     kept_raw       of an unprocessed JPEG that carries its RAW: True requires it; False ignores it; None: gives it back,
                    unless a model, weights, a look or ``like`` are chosen
+    gain_map       of an unprocessed picture: "auto" puts the highlights of its gain map into the RAW, if it has one;
+                   "linear" takes its whole HDR rendition as linear light, without a model, and requires a map; "off"
+                   ignores the map
     stop_at        stage at which ``render`` stops: "restored" is demosaiced, denoised by a network, white-balanced and
                    in linear sRGB. ``render`` then returns a ``LinearImage``, whose values ``exposure`` scales; the
                    parametric model, which runs without a model and weights, adds the exposure in the RAW
@@ -91,6 +100,7 @@ class Settings:
     max_pixels: int | None = None
     isolate: bool = False
     kept_raw: bool | None = None
+    gain_map: str = "auto"
     stop_at: str | None = None
 
     def __post_init__(self) -> None:
@@ -118,12 +128,22 @@ class Settings:
             raise ConfigError(f"`model` {self.model}: there is no such model; there are {', '.join(MODELS)}")
         if self.look is not None and self.look not in LOOKS:
             raise ConfigError(f"`look` must be one of {', '.join(LOOKS)}, got {self.look}")
+        self._check_gain_map()
         if self.look_from is not None and (self.model or self.weights or self.look not in (None, "camera")):
             raise ConfigError("`look_from` sets the look; leave out `model` and `weights`, and `look` but for camera")
         if self.bit_depth not in (8, 16, 32):
             raise ConfigError(f"`bit_depth` must be 8, 16 or 32, got {self.bit_depth}")
         if self.stop_at is not None:
             self._check_stop_at(self.stop_at)
+
+    def _check_gain_map(self) -> None:
+        """Raise ConfigError for an unknown treatment of gain maps, and for settings that do not go with it."""
+        if self.gain_map not in GAIN_MAPS:
+            raise ConfigError(f"`gain_map` must be one of {', '.join(GAIN_MAPS)}, got {self.gain_map}")
+        if self.gain_map == "linear":
+            for name in ("model", "weights", "look", "kept_raw"):
+                if getattr(self, name):
+                    raise ConfigError(f"`gain_map` linear uses neither a model nor a stored RAW; leave out `{name}`")
 
     def _check_stop_at(self, stage: str) -> None:
         """Raise ConfigError for an unknown stage, and for settings that do not go with one."""

@@ -270,6 +270,8 @@ class RawImage:
     origin            the origin of each value: {"wb": "MakerNote (Nikon 0x000C)", …}
     baseline_exposure EV that a renderer should add (DNG tag 50730)
     noise_profile     (3, 2) scale and offset per R, G, B: variance = scale·x + offset, x in [0, 1] (DNG tag 51041)
+    profile_exposure  EV that the profile's look adds to ``baseline_exposure``, before curve and table
+                      (DNG BaselineExposureOffset, tag 51109)
     tone_curve        (N, 2) points (x, y) in [0, 1] from (0, 0) to (1, 1), linear light to linear light
                       (DNG ProfileToneCurve); None: no profile is written, the reader uses its default look
     look_table        (V, H, S, 3) shift of hue [°], scales of saturation and value (DNG ProfileLookTable, before the
@@ -286,6 +288,7 @@ class RawImage:
     origin: Mapping[str, str] = field(default_factory=dict)
     metadata: Metadata = Metadata()
     baseline_exposure: float = 0.0
+    profile_exposure: float = 0.0
     noise_profile: np.ndarray | None = None
     tone_curve: np.ndarray | None = None
     look_table: np.ndarray | None = None

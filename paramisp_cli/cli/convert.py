@@ -71,6 +71,14 @@ def unprocess(
     verify: Annotated[
         bool, typer.Option("--verify", rich_help_panel=OUTPUT, help="Open every output again and compare it.")
     ] = False,
+    gain_map: Annotated[
+        Literal["auto", "off", "linear"],
+        typer.Option(
+            "--gain-map",
+            rich_help_panel=OUTPUT,
+            help="Highlights of a phone's gain map: use, ignore, or all its light.",
+        ),
+    ] = "auto",
     kept_raw: Annotated[
         bool | None,
         typer.Option("--kept-raw/--no-kept-raw", rich_help_panel=OUTPUT, help="Require or ignore the RAW in a JPEG."),
@@ -81,7 +89,10 @@ def unprocess(
     from paramisp_cli.types import Direction
 
     options = WriteOptions(compression=compression, profile=profile, embed_jpeg=embed_jpeg, verify=verify)
-    chosen = replace(_settings(settings), kept_raw=kept_raw)
+    try:
+        chosen = replace(_settings(settings), kept_raw=kept_raw, gain_map=gain_map)
+    except ConfigError as error:
+        fail(error)
     _convert(Direction.UNPROCESS, inputs, ".dng", None, chosen, options, batch)
 
 

@@ -105,7 +105,7 @@ def _show(path: Path, image: Any, conversion: Any, json_lines: bool) -> None:
 def _readable(key: str, value: Any) -> str:
     """Format a value in photographers' notation."""
     if value is None:
-        return {"weights": "none needed", "kept_raw": "none inside"}.get(key, "unknown")
+        return {"weights": "none needed", "kept_raw": "none inside", "gain_map": "none used"}.get(key, "unknown")
     if key == "exposure_time":
         return f"1/{1 / value:.0f} s" if value < 0.4 else f"{value:g} s"
     if key == "color_matrix":

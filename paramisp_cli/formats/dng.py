@@ -193,6 +193,8 @@ def _main_ifd(raw: RawImage, options: WriteOptions, thumbnail: np.ndarray, block
         ifd[50936] = text("paramisp" if options.profile == "match" else "paramisp linear")  # ProfileName
         ifd[50940] = Entry(FLOAT, curve.size, curve.tobytes())  # ProfileToneCurve
         ifd[50941] = long(0)  # ProfileEmbedPolicy: allow copying
+        if options.profile == "match" and raw.profile_exposure:
+            ifd[51109] = srational(raw.profile_exposure)  # BaselineExposureOffset
         if options.profile == "match" and raw.look_table is not None:
             values, hues, saturations = raw.look_table.shape[:3]
             ifd[50981] = long(hues, saturations, values)  # ProfileLookTableDims
@@ -436,7 +438,8 @@ def _thumbnail(raw: RawImage, options: WriteOptions) -> np.ndarray:
     rgb = superpixels(planes, canonical.cfa)
     # As in a renderer, the channel that clips first sets white.
     rgb = np.clip(rgb * (canonical.wb_gains / canonical.wb_gains.min()), 0, 1) @ canonical.cam_to_srgb().T
-    rgb = np.clip(rgb * 2.0**raw.baseline_exposure, 0, 1)
+    offset = raw.profile_exposure if options.profile == "match" else 0.0
+    rgb = np.clip(rgb * 2.0 ** (raw.baseline_exposure + offset), 0, 1)
     curve = _tone_curve(raw, options)
     codes: np.ndarray = np.rint(srgb_encode(np.interp(rgb, curve[:, 0], curve[:, 1])) * 255).astype(np.uint8)
     return codes

@@ -59,6 +59,23 @@ def to_srgb(pixels: np.ndarray, icc: bytes | None, exif_space: str | None) -> tu
     return _convert(pixels, curves, matrix, name)
 
 
+def to_srgb_matrix(icc: bytes | None) -> np.ndarray:
+    """Return (3, 3) linear RGB of a profile → linear sRGB, white to white; the identity for a profile without one."""
+    try:
+        tags = _tags(icc or b"")
+        matrix = (
+            color.XYZ_TO_SRGB
+            @ _D50_TO_D65
+            @ np.column_stack([_icc_xyz(tags[b"rgb"[i : i + 1] + b"XYZ"]) for i in range(3)])
+        )
+        if np.isfinite(matrix).all() and abs(np.linalg.det(matrix)) > 1e-3 and (matrix.sum(1) > 0.1).all():
+            balanced: np.ndarray = matrix / matrix.sum(1, keepdims=True)
+            return balanced
+    except Exception:  # damage in a profile causes many kinds of errors; ``to_srgb`` has a note of it
+        pass
+    return np.eye(3)
+
+
 def _convert(
     pixels: np.ndarray, curves: list[np.ndarray], matrix: np.ndarray, name: str
 ) -> tuple[np.ndarray, list[str]]:

@@ -16,6 +16,12 @@ def segments(jpeg: bytes | mmap.mmap) -> Iterator[tuple[int, bytes]]:
 
     The iteration ends without an error where the data end or are not segments; the last content may be cut short.
     """
+    for marker, _, content in placed_segments(jpeg):
+        yield marker, content
+
+
+def placed_segments(jpeg: bytes | mmap.mmap) -> Iterator[tuple[int, int, bytes]]:
+    """Yield (marker, position of the content, content) as ``segments`` does."""
     at = 2
     while jpeg[:2] == _SOI and at + 4 <= len(jpeg) and jpeg[at] == 0xFF:
         marker, length = jpeg[at + 1], int.from_bytes(jpeg[at + 2 : at + 4], "big")
@@ -24,7 +30,7 @@ def segments(jpeg: bytes | mmap.mmap) -> Iterator[tuple[int, bytes]]:
             continue
         if marker in (_SOS, _EOI) or length < 2:
             return
-        yield marker, jpeg[at + 4 : at + 2 + length]
+        yield marker, at + 4, jpeg[at + 4 : at + 2 + length]
         at += 2 + length
 
 

@@ -94,6 +94,25 @@ def decode_small(jpeg: bytes, longest: int) -> np.ndarray:
         raise FormatError(f"the embedded JPEG is damaged: {one_line(error)}") from error
 
 
+def decode_plain(jpeg: bytes, max_pixels: int) -> np.ndarray:
+    """Decode a JPEG of numbers rather than colours, such as a gain map: (H, W) or (H, W, 3) uint8, as stored.
+
+    FormatError if it is damaged, cut short, larger than ``max_pixels``, or has other than one or three channels.
+    """
+    from PIL.JpegImagePlugin import JpegImageFile
+
+    try:
+        image = _opened(JpegImageFile, jpeg)
+        check_pixels(image.width, image.height, max_pixels)
+        if image.mode not in ("L", "RGB"):
+            raise FormatError(f"is a JPEG of mode {image.mode}, not grey or RGB")
+        return np.asarray(image)
+    except (FormatError, MemoryError):
+        raise
+    except Exception as error:  # see read_bytes
+        raise FormatError(f"the JPEG is damaged ({one_line(error)})") from error
+
+
 _Decoded = tuple[np.ndarray, dict[str, bytes | None], list[str]]
 
 
