@@ -1,12 +1,13 @@
 """Train the networks of other papers beside ours for equal time, measure all of them, and write docs/comparison.md.
 
-    python tests/bench/peers.py train WORK --pairs PAIRS --simulated SIM [--only WORD…]
+    python tests/bench/peers.py train WORK --pairs PAIRS --simulated SIM [--minutes 30] [--only WORD…]
     python tests/bench/peers.py measure WORK --pairs PAIRS --simulated-test SIM_TEST
     python tests/bench/peers.py write
 
-``train`` runs the recipes ``peer-…`` one after the other, half an hour of one core a direction; the same command
-resumes. ``measure`` scores every training that has ended and every baseline, and adds what is new to peers.jsonl beside
-this script, so that trainings of several days make one table. ``write`` makes the page of peers.jsonl.
+``train`` runs the recipes ``peer-…`` one after the other, ``--minutes`` of one core a direction (half an hour by
+default); the same command resumes. Each number of minutes takes a folder WORK of its own. ``measure`` scores every
+training that has ended and every baseline, and adds the new scores to peers.jsonl beside this script, so that trainings
+of several days make one table. ``write`` makes the page of peers.jsonl.
 
 PAIRS: made by ``paramisp pairs`` of the HERO7's two photographs; networks are trained on GOPR8508 and measured on
 GOPR8513 whole. SIM and SIM_TEST: shots of a simulated Nikon D90 whose processing follows the settings, of different
@@ -88,7 +89,7 @@ def jobs() -> Iterator[Job]:
                         yield Job(data, entry.name, "joint", seed)
 
 
-def train(work: Path, pairs: Path, simulated: Path, only: Sequence[str]) -> None:
+def train(work: Path, pairs: Path, simulated: Path, minutes: float, only: Sequence[str]) -> None:
     """Run the trainings that have not ended."""
     work.mkdir(parents=True, exist_ok=True)
     for job in jobs():
@@ -97,16 +98,11 @@ def train(work: Path, pairs: Path, simulated: Path, only: Sequence[str]) -> None
             continue
         with tempfile.TemporaryDirectory() as temporary:
             recipe = Path(temporary, "recipe.toml")
-            recipe.write_text(f'base = "{job.recipe}"\nseed = {job.seed}\n')
-            chosen = str(recipe) if job.seed else job.recipe
-            command = [
-                sys.executable,
-                "-m",
-                "paramisp_cli",
-                "train",
-                str(pairs if job.data == PHOTOGRAPHS else simulated),
-            ]
-            command += ["--direction", job.direction, "--recipe", chosen, "-o", str(folder)]
+            spent = minutes * (2 if job.direction == "joint" else 1)
+            recipe.write_text(f'base = "{job.recipe}"\nseed = {job.seed}\ncore_minutes = {spent}\n')
+            dataset = pairs if job.data == PHOTOGRAPHS else simulated
+            command = [sys.executable, "-m", "paramisp_cli", "train", str(dataset), "-o", str(folder)]
+            command += ["--direction", job.direction, "--recipe", str(recipe)]
             command += ["--camera", "HERO7", "--leave-out", TEST] if job.data == PHOTOGRAPHS else []
             print(job.name, flush=True)
             done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
@@ -305,6 +301,7 @@ def main() -> None:
     verb.add_argument("work", type=Path)
     verb.add_argument("--pairs", type=Path, required=True)
     verb.add_argument("--simulated", type=Path, required=True)
+    verb.add_argument("--minutes", type=float, default=30)
     verb.add_argument("--only", nargs="*", default=[])
     verb = verbs.add_parser("measure")
     verb.add_argument("work", type=Path)
@@ -317,7 +314,7 @@ def main() -> None:
     verb.add_argument("direction")
     chosen = parser.parse_args()
     if chosen.verb == "train":
-        train(chosen.work, chosen.pairs, chosen.simulated, chosen.only)
+        train(chosen.work, chosen.pairs, chosen.simulated, chosen.minutes, chosen.only)
     elif chosen.verb == "measure":
         torch.set_num_threads(1)
         sets, fitting = {}, {}
