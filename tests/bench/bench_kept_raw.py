@@ -2,7 +2,8 @@
 
     python tests/bench/bench_kept_raw.py [RAW…] [--quality 95] [--how lossless,near]
 
-Without files, all real ones at hand are measured: about ten minutes.
+Without files, all real ones at hand are measured: about ten minutes. `--how` takes all values of `--keep-raw`, and
+shares of the noise, such as 0.25.
 
 All sizes are bits for each sample of the mosaic. "jpeg" is the picture as `paramisp render` writes it, "dng" a
 lossless-JPEG DNG of the mosaic without a preview. "jxl 1" and "jxl 4" are the mosaic as lossless JPEG XL (effort 7,
@@ -17,10 +18,12 @@ are seconds of processor time for keeping and for giving back.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import tempfile
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import real_raws
@@ -73,8 +76,10 @@ def measure(path: Path, quality: int, ways: list[str], folder: Path) -> dict[str
     row |= others
     for how in ways:
         begin = time.process_time()
-        options = formats.WriteOptions(quality=quality, keep_raw=how)
-        formats.write(picture, folder / "kept.jpg", options, overwrite=True, raw=raw)
+        share = re.fullmatch(r"[0-9.]+", how)
+        options = formats.WriteOptions(quality=quality, keep_raw="near" if share else how)
+        with patch.object(kept, "NEAR", (float(how),) if share else kept.NEAR):
+            formats.write(picture, folder / "kept.jpg", options, overwrite=True, raw=raw)
         middle = time.process_time()
         data = (folder / "kept.jpg").read_bytes()
         found, back = kept.find(data), kept.restore(data)
