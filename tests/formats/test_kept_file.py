@@ -14,6 +14,7 @@ from random import Random
 
 import numpy as np
 import pytest
+import tifffile
 from kept_shots import MATRIX, jpeg_of, shot
 from PIL import Image
 
@@ -45,6 +46,51 @@ def test_it_is_still_the_same_picture(carrier: tuple[RawImage, bytes, bytes]) ->
     assert kept.find(jpeg) is None
     assert not kept.lost(jpeg)
     assert kept.restore(data).metadata.jpeg == jpeg
+
+
+def through_skia(data: bytes, _: Path) -> np.ndarray:
+    """Decode by Skia's codec, which Chrome decodes pictures with; it must report no error."""
+    skia = pytest.importorskip("skia", reason="needs skia-python")
+    codec = skia.Codec.MakeFromData(data)
+    assert codec is not None
+    info = codec.getInfo().makeColorType(skia.kRGBA_8888_ColorType)
+    pixels = np.empty((info.height(), info.width(), 4), np.uint8)
+    assert codec.getPixels(info, pixels, pixels.strides[0]) == skia.Codec.Result.kSuccess
+    return pixels[..., :3]
+
+
+def through_darktable(data: bytes, folder: Path) -> np.ndarray:
+    """Export by darktable, which gets no other file: its result does not depend on an earlier one."""
+    if not shutil.which("darktable-cli"):
+        pytest.skip("darktable-cli is not installed")
+    folder.mkdir()
+    (folder / "shot.jpg").write_bytes(data)
+    core = ["--configdir", folder / "config", "--library", ":memory:", "--conf", "plugins/darkroom/workflow=none"]
+    words = ["darktable-cli", folder / "shot.jpg", folder / "out.tif", "--core", *core]
+    subprocess.run(list(map(str, words)), check=True, capture_output=True, timeout=120)
+    return tifffile.imread(folder / "out.tif")
+
+
+@pytest.mark.parametrize("decode", [through_skia, pytest.param(through_darktable, marks=pytest.mark.slow)])
+def test_other_programs_show_the_same_picture(
+    carrier: tuple[RawImage, bytes, bytes], tmp_path: Path, decode: Callable[[bytes, Path], np.ndarray]
+) -> None:
+    """The same pixels as of the JPEG without its RAW, and about Pillow's."""
+    _, jpeg, data = carrier
+    shown = decode(data, tmp_path / "carrier")
+    np.testing.assert_array_equal(shown, decode(jpeg, tmp_path / "plain"))
+    with Image.open(io.BytesIO(jpeg)) as plain:
+        expected = np.asarray(plain.convert("RGB")).astype(int)
+    assert shown.shape == expected.shape
+    assert np.abs(shown - expected).mean() < 1
+
+
+def test_a_browser_shows_it_before_the_raw_arrives(carrier: tuple[RawImage, bytes, bytes], tmp_path: Path) -> None:
+    _, jpeg, data = carrier
+    trailer = container.find(data)
+    assert trailer is not None
+    for end in (trailer.begin, (trailer.begin + len(data)) // 2):
+        np.testing.assert_array_equal(through_skia(data[:end], tmp_path), through_skia(jpeg, tmp_path))
 
 
 def test_other_trailers_stay(carrier: tuple[RawImage, bytes, bytes]) -> None:
