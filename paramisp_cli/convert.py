@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -12,9 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from paramisp_cli import arrays, look, models, onnx_runner, parameters, sources
+from paramisp_cli import arrays, atomic, look, models, onnx_runner, parameters, sources
 from paramisp_cli.errors import ConfigError, FormatError, MetadataError
-from paramisp_cli.formats import exif, kept, raster
+from paramisp_cli.formats import exif, kept, provenance, raster
 from paramisp_cli.parameters import CAMERA_LOOK, DTYPES, KEPT_RAW, Conversion, Settings
 from paramisp_cli.rendition import develop, parametric
 from paramisp_cli.rendition import look as rendition_look
@@ -284,6 +285,8 @@ def _unprocess(
         )  # fmt: skip
         points = runner.model.tone_curve()
         curve = np.array(points) if points else None
+    source = "JPEG" if image.metadata.jpeg else "picture"
+    xmp, remarks = provenance.unprocessed(image.metadata.xmp, source, _how(conversion, exposure))
     raw = RawImage(
         mosaic=mosaic,
         canonical=conversion.canonical,
@@ -292,13 +295,30 @@ def _unprocess(
         orientation=image.orientation,
         crop=Crop(0, 0, height, width),
         origin=conversion.origin,
-        metadata=image.metadata,
+        metadata=replace(image.metadata, xmp=xmp),
         baseline_exposure=exposure,
         noise_profile=conversion.facts.noise_profile(conversion.optical.iso),
         model=conversion.architecture,
-        notes=conversion.notices + _stepped_down(conversion, plan),
+        notes=conversion.notices + remarks + _stepped_down(conversion, plan),
     )
     return look.matched(image.pixels, raw) if curve is None else replace(raw, tone_curve=curve)
+
+
+def _how(conversion: Conversion, exposure: float) -> dict[str, Any]:
+    """Return the facts of a conversion for the history in its result's XMP: the same for the same input."""
+    checkpoint = conversion.checkpoint
+    weights = {
+        "weights": checkpoint.name if checkpoint else None,
+        "weights_sha256": _sha256(checkpoint, atomic.stamp(checkpoint)) if checkpoint else None,
+    }
+    return {"model": conversion.architecture, **weights, "exposure": exposure, "origin": conversion.origin}
+
+
+@lru_cache(maxsize=16)
+def _sha256(path: Path, stamp: tuple[int, int]) -> str:
+    """Return the SHA-256 of a file of weights, once for all pictures of a batch."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _restored(image: SrgbImage, conversion: Conversion) -> RawImage:
@@ -358,7 +378,11 @@ def _render(
         pixels=upright,
         camera=camera,
         optical=optical,
-        metadata=Metadata(exif=block, xmp=raw.metadata.xmp, source_name=raw.metadata.source_name),
+        metadata=Metadata(
+            exif=block,
+            xmp=provenance.rendered(raw.metadata.xmp, _how(conversion, exposure)),
+            source_name=raw.metadata.source_name,
+        ),
         notes=conversion.notices + notices + _stepped_down(conversion, plan),
     )
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from paramisp_cli import cameras, models, weights, white_balance
 from paramisp_cli.errors import ConfigError, FormatError, WeightsError
-from paramisp_cli.formats import kept
+from paramisp_cli.formats import kept, provenance
 from paramisp_cli.rendition.form import Rendition
 from paramisp_cli.settings import CAMERA_LOOK, DTYPES, KEPT_RAW, LOOKS, MODELS, WEIGHTLESS, Settings
 from paramisp_cli.sources import Reference, References, nearest, read, references
@@ -50,7 +50,8 @@ class Conversion:
     Unknown values of ``optical`` are None. ``checkpoint`` is None for an architecture that needs no weights.
     ``notices`` are sentences for the user, without the file's name. ``memory_plan`` is set when the runner has chosen
     the network's memory plan, ``rendition`` when the look of the JPEG inside a RAW file has been fitted.
-    ``kept_raw`` tells of the RAW that a JPEG carries. ``stop_at`` is the stage at which rendering stops.
+    ``kept_raw`` tells of the RAW that a JPEG carries. ``stop_at`` is the stage at which rendering stops. ``made`` tells
+    of the origin of a RAW that paramisp made of a picture.
     """
 
     direction: Direction
@@ -66,6 +67,7 @@ class Conversion:
     rendition: Rendition | None = None
     kept_raw: kept.KeptRaw | None = None
     stop_at: str | None = None
+    made: provenance.Made | None = None
 
     def describe(self) -> dict[str, Any]:
         """Return plain values for ``--json``."""
@@ -75,6 +77,8 @@ class Conversion:
             used["stop_at"] = self.stop_at
         if self.direction == Direction.UNPROCESS:
             used["kept_raw"] = str(self.kept_raw) if self.kept_raw else None
+        else:
+            used["made_by"] = self.made.describe() if self.made else None
         return used | {
             "camera": self.camera.name if self.camera else None,
             "model": self.architecture,
@@ -118,7 +122,9 @@ def complete(image: SrgbImage | RawImage, settings: Settings = Settings()) -> Co
     Settings come first, then the RAW file of ``like``. Then, for a picture: EXIF or the MakerNote, the camera table, an
     average camera. For a RAW: the file's own values. Raises ConfigError, MetadataError, WeightsError.
     """
-    return _of_raw(image, settings) if isinstance(image, RawImage) else _of_picture(image, settings)
+    if isinstance(image, RawImage):
+        return replace(_of_raw(image, settings), made=provenance.made_by(image.metadata.xmp))
+    return _of_picture(image, settings)
 
 
 def _refuse_settings_of_render(settings: Settings) -> None:

@@ -166,6 +166,8 @@ class CanonicalParams:
 class Metadata:
     """The source's own metadata blocks, byte for byte; ``None`` for a missing block.
 
+    A model that makes a RAW of a picture adds its history to the XMP (``formats.provenance``).
+
     exif        the TIFF structure ("II*\\0…" or "MM\\0*…"), without the "Exif\\0\\0" that precedes it in a JPEG
     xmp         the XMP packet
     icc         the ICC profile

@@ -324,7 +324,7 @@ class _Report:
                 )
         if outcome.conversion is not None and batch.verbose:
             for key, value in outcome.conversion.describe().items():
-                if key not in ("origin", "notices"):
+                if key not in ("origin", "notices", "made_by"):
                     source = outcome.conversion.origin.get({"wb_gains": "wb"}.get(key, key))
                     progress.say(f"  {key}: {value}" + (f"  [{source}]" if source else ""))
         if outcome.status == "skipped" and not count:

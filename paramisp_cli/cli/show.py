@@ -91,8 +91,10 @@ def _show(path: Path, image: Any, conversion: Any, json_lines: bool) -> None:
         result(json.dumps(about | in_flags(conversion.describe()), allow_nan=False))
         return
     rows = [("kind", f"{kind}, {width} × {height}, orientation {image.orientation}", "")]
+    if conversion.made:
+        rows.append(("made_by", str(conversion.made).removeprefix("made by "), "the XMP of the file"))
     for key, value in conversion.describe().items():
-        if key not in ("origin", "notices"):
+        if key not in ("origin", "notices", "made_by"):
             source = conversion.origin.get({"wb_gains": "wb"}.get(key, key), "")
             rows.append((key, _readable(key, value), source))
     result(str(path))

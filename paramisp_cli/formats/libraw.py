@@ -13,7 +13,7 @@ import rawpy
 
 from paramisp_cli import cameras, color
 from paramisp_cli.errors import FormatError, MetadataError
-from paramisp_cli.formats import exif, tiles
+from paramisp_cli.formats import exif, provenance, tiles
 from paramisp_cli.formats.base import MAX_PIXELS, Format, check_pixels
 from paramisp_cli.formats.jpeg import exif_block
 from paramisp_cli.formats.kinds import TIFF_MAGICS
@@ -211,6 +211,9 @@ def _from_libraw(path: Path, head: bytes, raw: rawpy.RawPy) -> RawImage:
     # paramisp's own files hold a digest of the mosaic. It detects damage that LibRaw does not report.
     if software.startswith("paramisp") and _NEW_DIGEST in main and tiles.digest(mosaic) != main[_NEW_DIGEST].data:
         notes.append("the RAW data is damaged (its digest differs): a part of the picture may be wrong")
+    packet = main[_XMP].data if _XMP in main else None
+    made = provenance.made_by(packet)
+    own = software.removeprefix("paramisp").strip() or None if software.startswith("paramisp") else None
     return RawImage(
         mosaic=mosaic,
         canonical=canonical,
@@ -221,13 +224,13 @@ def _from_libraw(path: Path, head: bytes, raw: rawpy.RawPy) -> RawImage:
         origin=origin,
         metadata=Metadata(
             exif=clean,
-            xmp=main[_XMP].data if _XMP in main else None,
+            xmp=packet,
             jpeg=jpeg,
             source_name=path.name,
         ),
         baseline_exposure=float(np.clip(exposure[0], -10, 10)) if exposure is not None else 0.0,
         noise_profile=noise.reshape(3, 2) if noise is not None else None,
-        model=software.removeprefix("paramisp").strip() or None if software.startswith("paramisp") else None,
+        model=made.model if made else own,
         notes=tuple(notes),
     )
 
