@@ -123,8 +123,20 @@ def complete(image: SrgbImage | RawImage, settings: Settings = Settings()) -> Co
     average camera. For a RAW: the file's own values. Raises ConfigError, MetadataError, WeightsError.
     """
     if isinstance(image, RawImage):
+        if settings.linear:
+            raise ConfigError(
+                "`linear` is for `unprocess`; `render` sees by itself that a RAW has three colours a pixel"
+            )
+        if image.linear is not None and settings.cfa is not None:
+            raise ConfigError("`cfa`: this RAW has all three colours of each pixel and no colour filters; leave it out")
         return replace(_of_raw(image, settings), made=provenance.made_by(image.metadata.xmp))
-    return _of_picture(image, settings)
+    conversion = _of_picture(image, settings)
+    if not settings.linear:
+        return conversion
+    # Twelve bits of a camera lose up to a quarter of the pixels' codes; no sensor's levels bind a LinearRaw.
+    canonical = replace(conversion.canonical, black_level=np.zeros((2, 2)), white_level=65535.0)
+    levels = dict.fromkeys(("black_level", "white_level"), "all 16 bits of a LinearRaw")
+    return replace(conversion, canonical=canonical, origin={**conversion.origin, **levels})
 
 
 def _refuse_settings_of_render(settings: Settings) -> None:
@@ -191,6 +203,7 @@ def _kept_raw(image: SrgbImage, settings: Settings) -> tuple[kept.KeptRaw | None
         text = "the RAW that it carried was removed by a program that edited or sent it"
         return None, [f"{text}: unprocessed the picture alone"] if removed else []
     chosen = [name for name in ("model", "weights", "look", "like") if getattr(settings, name) is not None]
+    chosen += ["linear"] if settings.linear else []
     if chosen and settings.kept_raw is None:
         return found, [f"carries its RAW, which was not used because of `{chosen[0]}` (pass `kept_raw` to use it)"]
     return found, []

@@ -65,6 +65,12 @@ def unprocess(
     compression: Annotated[
         Literal["lossless", "none"], typer.Option(rich_help_panel=OUTPUT, help="Compression of the mosaic.")
     ] = "lossless",
+    linear: Annotated[
+        bool,
+        typer.Option(
+            "--linear", rich_help_panel=OUTPUT, help="Write three colours a pixel (LinearRaw) instead of a mosaic."
+        ),
+    ] = False,
     embed_jpeg: Annotated[
         bool, typer.Option(rich_help_panel=OUTPUT, help="Put the JPEG itself into the DNG, byte for byte.")
     ] = True,
@@ -81,7 +87,10 @@ def unprocess(
     from paramisp_cli.types import Direction
 
     options = WriteOptions(compression=compression, profile=profile, embed_jpeg=embed_jpeg, verify=verify)
-    chosen = replace(_settings(settings), kept_raw=kept_raw)
+    try:
+        chosen = replace(_settings(settings), kept_raw=kept_raw, linear=linear)
+    except ConfigError as error:
+        fail(error)
     _convert(Direction.UNPROCESS, inputs, ".dng", None, chosen, options, batch)
 
 
