@@ -1,6 +1,6 @@
 """The origin of a RAW that a model made of a picture, written into its XMP: such a file says that it is made up.
 
-Three statements, for people and programs that do not know paramisp, too:
+Three statements tell it, which other programs can read, too:
 
 * Iptc4xmpExt:DigitalSourceType. The term of IPTC's vocabulary is ``algorithmicallyEnhanced`` ("algorithmically-altered
   media"): an algorithm changed a picture of something real, and did not generate its content. Other candidates say
@@ -67,8 +67,8 @@ class Made:
 def unprocessed(packet: bytes | None, source: str, how: Mapping[str, Any]) -> tuple[bytes, tuple[str, ...]]:
     """Return the XMP of a RAW made of a picture with this packet, and notices; ``how`` holds facts that JSON can hold.
 
-    The packet is the user's, with the event and the source type added. Nobody can read a packet that is not XML; then
-    the result is ours alone, with a notice: a RAW without a word on its origin would be worse.
+    The packet is the user's, with the event and the source type added. A packet that is not XML is replaced, with a
+    notice: no program could read it, and a RAW must tell its origin.
     """
     facts: dict[str, Any] = {"source": source, "data": _ESTIMATE, **how}
     try:

@@ -33,7 +33,7 @@ _ATTRIBUTE = re.compile(rb"""\s+([^\s=]+)\s*=\s*(?:"[^"]*"|'[^']*')""")
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """An entry of xmpMM:History: what was done, the program with its version, and how (free text)."""
+    """An entry of xmpMM:History: the action, the program with its version, and its parameters as free text."""
 
     action: str
     software_agent: str
@@ -98,7 +98,7 @@ def merged(packet: bytes | None, event: Event, source_type: str | None = None) -
         edits.append(_inserted(data, found.root, description))
     for first, end, replacement in sorted(edits, reverse=True):
         data = data[:first] + replacement + data[end:]
-    after = read(data)  # the edits are exact for any packet that expat accepts; check it all the same
+    after = read(data)  # the edits should be exact for any packet that expat accepts
     if len(after.events) != len(found.events) + 1 or (source_type is not None and after.source_types != [source_type]):
         raise FormatError("its XMP is written in an unknown way")
     return data
