@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -12,10 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from paramisp_cli import arrays, look, models, onnx_runner, parameters, sources
+from paramisp_cli import arrays, atomic, look, models, onnx_runner, parameters, sources
 from paramisp_cli import mosaic as bayer
 from paramisp_cli.errors import ConfigError, FormatError, MetadataError
-from paramisp_cli.formats import exif, kept, raster
+from paramisp_cli.formats import exif, kept, provenance, raster
 from paramisp_cli.parameters import CAMERA_LOOK, DTYPES, GAIN_MAP, KEPT_RAW, Conversion, Settings
 from paramisp_cli.rendition import develop, highlights, parametric
 from paramisp_cli.rendition import look as rendition_look
@@ -23,6 +24,7 @@ from paramisp_cli.rendition.form import Rendition
 from paramisp_cli.rendition.pool import Pool
 from paramisp_cli.rendition.preview import Misfit
 from paramisp_cli.types import (
+    CFA_PATTERNS,
     Camera,
     CanonicalParams,
     Crop,
@@ -236,7 +238,8 @@ def _inverse_look(files: sources.Stamps, settings: Settings) -> tuple[Rendition,
 
 def expected_seconds(conversion: Conversion, settings: Settings, size: tuple[int, int]) -> float:
     """Estimate the time of a network for a picture of ``size``, within a factor of two; 0 without a network."""
-    return 0.0 if conversion.checkpoint is None else _runner(conversion, settings).expected_seconds(size)
+    runs = len(CFA_PATTERNS) if settings.linear else 1
+    return 0.0 if conversion.checkpoint is None else runs * _runner(conversion, settings).expected_seconds(size)
 
 
 def run(
@@ -269,6 +272,8 @@ def _unprocess(
 ) -> RawImage:
     if conversion.architecture == KEPT_RAW:
         return _restored(image, conversion)
+    if settings.linear:
+        return _linear(image, conversion, replace(settings, linear=False), progress)
     height, width = image.size
     size = max(height + height % 2, SMALLEST_MOSAIC), max(width + width % 2, SMALLEST_MOSAIC)
     exposure, canonical = settings.exposure or 0.0, conversion.canonical
@@ -293,6 +298,8 @@ def _unprocess(
         origin["white_level"] = "all 16 bits, for the light above the picture's white"
         notices = (*notices, _of_gain_map(stops))
     assert own is not None
+    source = "JPEG" if image.metadata.jpeg else "picture"
+    xmp, remarks = provenance.unprocessed(image.metadata.xmp, source, _how(conversion, exposure))
     raw = RawImage(
         mosaic=own,
         canonical=canonical,
@@ -301,11 +308,11 @@ def _unprocess(
         orientation=image.orientation,
         crop=Crop(0, 0, height, width),
         origin=origin,
-        metadata=image.metadata,
+        metadata=replace(image.metadata, xmp=xmp),
         baseline_exposure=exposure + stops,
         noise_profile=noise,
         model=conversion.architecture,
-        notes=notices + _stepped_down(conversion, plan),
+        notes=notices + remarks + _stepped_down(conversion, plan),
     )
     if has_highlights:
         raw = replace(raw, profile_exposure=look.shoulder(image.pixels, raw))
@@ -341,6 +348,42 @@ def _of_gain_map(stops: float) -> Notice:
     return Notice(f"{stops:.1f} EV above white: {source} (`gain_map` off leaves them out)", source)
 
 
+def _linear(
+    image: SrgbImage, conversion: Conversion, settings: Settings, progress: Callable[[float], None] | None
+) -> RawImage:
+    """Return a RAW of three colours a pixel: the model's mosaics for all four CFAs show each colour at every pixel.
+
+    Every model makes mosaics for any CFA, so none needs to know of this. Green is the mean of two mosaics.
+    """
+    own = conversion.canonical  # its black level is the same everywhere
+    runs: dict[str, RawImage] = {}
+    for cfa in (own.cfa, *(other for other in CFA_PATTERNS if other != own.cfa)):
+        before = len(runs)
+        canonical = replace(own, cfa=cfa)
+        part = None if progress is None else lambda share, before=before: progress((before + share) / len(CFA_PATTERNS))
+        runs[cfa] = _unprocess(image, replace(conversion, canonical=canonical), settings, part)
+    linear = bayer.of_mosaics({cfa: raw.mosaic for cfa, raw in runs.items()})
+    raw = runs[own.cfa]
+    return replace(raw, mosaic=bayer.sampled(linear, own.cfa), linear=linear)
+
+
+def _how(conversion: Conversion, exposure: float) -> dict[str, Any]:
+    """Return the facts of a conversion for the history in its result's XMP: the same for the same input."""
+    checkpoint = conversion.checkpoint
+    weights = {
+        "weights": checkpoint.name if checkpoint else None,
+        "weights_sha256": _sha256(checkpoint, atomic.stamp(checkpoint)) if checkpoint else None,
+    }
+    return {"model": conversion.architecture, **weights, "exposure": exposure, "origin": conversion.origin}
+
+
+@lru_cache(maxsize=16)
+def _sha256(path: Path, stamp: tuple[int, int]) -> str:
+    """Return the SHA-256 of a file of weights, once for all pictures of a batch."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _restored(image: SrgbImage, conversion: Conversion) -> RawImage:
     """Give back the RAW that a JPEG carries; without a tone curve of its own it gets one that shows the JPEG."""
     assert image.metadata.jpeg is not None
@@ -366,11 +409,14 @@ def _render(
     assert crop is not None
     dtype, plan = _PIXEL_TYPES[settings.bit_depth], None
     exposure, notices = _render_exposure(raw, conversion, settings)
+    if raw.linear is not None and conversion.checkpoint is not None:
+        text = "has three colours a pixel, of which a network sees one (`model` parametric uses all three)"
+        notices = (*notices, text)
     if conversion.stop_at is not None:
         shown, plan = _stopped(raw, conversion, settings, 2.0**exposure, progress)
     elif conversion.rendition is not None:
         shown = develop.develop(raw, conversion.rendition, gain=2.0**exposure, dtype=dtype, progress=progress)
-    elif is_free_of_torch(conversion, settings):
+    elif _is_numpys(raw, conversion, settings):
         shown = develop.develop(
             raw, parametric.ParametricRender(canonical, 2.0**exposure), dtype=dtype, progress=progress
         )
@@ -398,7 +444,11 @@ def _render(
         pixels=upright,
         camera=camera,
         optical=optical,
-        metadata=Metadata(exif=block, xmp=raw.metadata.xmp, source_name=raw.metadata.source_name),
+        metadata=Metadata(
+            exif=block,
+            xmp=provenance.rendered(raw.metadata.xmp, _how(conversion, exposure)),
+            source_name=raw.metadata.source_name,
+        ),
         notes=conversion.notices + notices + _stepped_down(conversion, plan),
     )
 
@@ -418,6 +468,12 @@ def _at_baseline(raw: RawImage) -> np.ndarray:
     return clipped
 
 
+def _is_numpys(raw: RawImage, conversion: Conversion, settings: Settings) -> bool:
+    """Tell whether numpy renders a RAW, on any device if it has three colours a pixel: torch's models take mosaics."""
+    of_three = raw.linear is not None and conversion.architecture == "parametric"
+    return of_three or is_free_of_torch(conversion, settings)
+
+
 def _stopped(
     raw: RawImage,
     conversion: Conversion,
@@ -428,7 +484,7 @@ def _stopped(
     """Return the crop's linear sRGB (H, W, 3) float32 at the stage ``stop_at``, × ``gain``, and the memory plan."""
     canonical, crop = raw.canonical, raw.crop
     assert crop is not None
-    if is_free_of_torch(conversion, settings):
+    if _is_numpys(raw, conversion, settings):
         stage = parametric.ParametricLinear(canonical, gain)
         return develop.develop(raw, stage, dtype=np.float32, progress=progress), None
     runner = _runner(conversion, settings, progress=progress)

@@ -6,7 +6,7 @@ that order. Heights and widths are even.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -53,6 +53,47 @@ def linear(mosaic: np.ndarray, black_level: np.ndarray, white_level: float) -> n
 def repeated(pattern: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Return values by site (2, 2) for every pixel of a mosaic of this shape (H, W)."""
     return np.tile(pattern, (shape[0] // 2, shape[1] // 2))
+
+
+def sampled(colours: np.ndarray, cfa: str) -> np.ndarray:
+    """Return the mosaic (H, W) of a picture of three colours a pixel (H, W, 3): at every site the colour of the CFA."""
+    image = np.empty(colours.shape[:2], colours.dtype)
+    for plane, site, color in zip(sites(image), sites(colours), cfa, strict=True):
+        plane[:] = site[..., "RGB".index(color)]
+    return image
+
+
+def of_mosaics(mosaics: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return a picture of three colours a pixel (H, W, 3) from the mosaics (H, W) of all four Bayer CFAs.
+
+    At each pixel one of them has red, one blue and two green; green is their mean, of whole numbers rounded down.
+    """
+    first = next(iter(mosaics.values()))
+    colours = np.empty((*first.shape, 3), first.dtype)
+    halved = np.divide if first.dtype.kind == "f" else np.floor_divide
+    seen: set[int] = set()
+    for cfa, image in mosaics.items():
+        for number, (target, plane, color) in enumerate(zip(sites(colours), sites(image), cfa, strict=True)):
+            green = target[..., 1]
+            if color != "G":
+                target[..., "RGB".index(color)] = plane
+            elif number in seen:
+                low = np.minimum(green, plane)  # a sum of both may not fit the type
+                green[...] = low + halved(np.maximum(green, plane) - low, first.dtype.type(2))
+            else:
+                seen.add(number)
+                green[...] = plane
+    return colours
+
+
+def by_color(values: np.ndarray, cfa: str) -> np.ndarray:
+    """Return the mean (3,) of values by site (2, 2) over each colour's sites."""
+    return np.array([np.ravel(values)[[letter == color for letter in cfa]].mean() for color in "RGB"])
+
+
+def by_site(values: np.ndarray, cfa: str) -> np.ndarray:
+    """Return values by colour (3,) as values by site (2, 2)."""
+    return np.asarray(values)[["RGB".index(color) for color in cfa]].reshape(2, 2)
 
 
 def pattern(cfa: str) -> np.ndarray:

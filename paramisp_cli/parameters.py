@@ -14,7 +14,7 @@ import numpy as np
 
 from paramisp_cli import cameras, models, weights, white_balance
 from paramisp_cli.errors import ConfigError, FormatError, WeightsError
-from paramisp_cli.formats import gainmap, kept
+from paramisp_cli.formats import gainmap, kept, provenance
 from paramisp_cli.formats.base import MAX_PIXELS
 from paramisp_cli.rendition.form import Rendition
 from paramisp_cli.settings import CAMERA_LOOK, DTYPES, GAIN_MAP, KEPT_RAW, LOOKS, MODELS, WEIGHTLESS, Settings
@@ -52,7 +52,7 @@ class Conversion:
     ``notices`` are sentences for the user, without the file's name. ``memory_plan`` is set when the runner has chosen
     the network's memory plan, ``rendition`` when the look of the JPEG inside a RAW file has been fitted.
     ``kept_raw`` tells of the RAW that a JPEG carries, ``gain_map`` is the map whose highlights are used. ``stop_at`` is
-    the stage at which rendering stops.
+    the stage at which rendering stops. ``made`` tells of the origin of a RAW that paramisp made of a picture.
     """
 
     direction: Direction
@@ -69,6 +69,7 @@ class Conversion:
     kept_raw: kept.KeptRaw | None = None
     gain_map: gainmap.GainMap | None = field(default=None, repr=False)
     stop_at: str | None = None
+    made: provenance.Made | None = None
 
     def describe(self) -> dict[str, Any]:
         """Return plain values for ``--json``."""
@@ -79,6 +80,8 @@ class Conversion:
         if self.direction == Direction.UNPROCESS:
             used["kept_raw"] = str(self.kept_raw) if self.kept_raw else None
             used["gain_map"] = str(self.gain_map) if self.gain_map else None
+        else:
+            used["made_by"] = self.made.describe() if self.made else None
         return used | {
             "camera": self.camera.name if self.camera else None,
             "model": self.architecture,
@@ -122,7 +125,21 @@ def complete(image: SrgbImage | RawImage, settings: Settings = Settings()) -> Co
     Settings come first, then the RAW file of ``like``. Then, for a picture: EXIF or the MakerNote, the camera table, an
     average camera. For a RAW: the file's own values. Raises ConfigError, MetadataError, WeightsError.
     """
-    return _of_raw(image, settings) if isinstance(image, RawImage) else _of_picture(image, settings)
+    if isinstance(image, RawImage):
+        if settings.linear:
+            raise ConfigError(
+                "`linear` is for `unprocess`; `render` sees by itself that a RAW has three colours a pixel"
+            )
+        if image.linear is not None and settings.cfa is not None:
+            raise ConfigError("`cfa`: this RAW has all three colours of each pixel and no colour filters; leave it out")
+        return replace(_of_raw(image, settings), made=provenance.made_by(image.metadata.xmp))
+    conversion = _of_picture(image, settings)
+    if not settings.linear:
+        return conversion
+    # Twelve bits of a camera lose up to a quarter of the pixels' codes; no sensor's levels bind a LinearRaw.
+    canonical = replace(conversion.canonical, black_level=np.zeros((2, 2)), white_level=65535.0)
+    levels = dict.fromkeys(("black_level", "white_level"), "all 16 bits of a LinearRaw")
+    return replace(conversion, canonical=canonical, origin={**conversion.origin, **levels})
 
 
 def _refuse_settings_of_render(settings: Settings) -> None:
@@ -218,6 +235,7 @@ def _kept_raw(image: SrgbImage, settings: Settings) -> tuple[kept.KeptRaw | None
         text = "the RAW that it carried was removed by a program that edited or sent it"
         return None, [f"{text}: unprocessed the picture alone"] if removed else []
     chosen = [name for name in ("model", "weights", "look", "like") if getattr(settings, name) is not None]
+    chosen += ["linear"] if settings.linear else []
     if chosen and settings.kept_raw is None:
         return found, [f"carries its RAW, which was not used because of `{chosen[0]}` (pass `kept_raw` to use it)"]
     return found, []

@@ -74,6 +74,7 @@ class Settings:
     stop_at        stage at which ``render`` stops: "restored" is demosaiced, denoised by a network, white-balanced and
                    in linear sRGB. ``render`` then returns a ``LinearImage``, whose values ``exposure`` scales; the
                    parametric model, which runs without a model and weights, adds the exposure in the RAW
+    linear         ``unprocess`` gives all three colours of each pixel (``RawImage.linear``), for a LinearRaw DNG
     isolate        decode RAW files in a process of their own: a damaged or hostile file can crash only this process
 
     Raises ConfigError for a value out of range; the error's ``field`` names the setting.
@@ -102,6 +103,7 @@ class Settings:
     kept_raw: bool | None = None
     gain_map: str = "auto"
     stop_at: str | None = None
+    linear: bool = False
 
     def __post_init__(self) -> None:
         for name in (field.name for field in fields(OpticalParams)):
@@ -135,6 +137,9 @@ class Settings:
             raise ConfigError(f"`bit_depth` must be 8, 16 or 32, got {self.bit_depth}")
         if self.stop_at is not None:
             self._check_stop_at(self.stop_at)
+        if self.linear and (self.cfa is not None or self.kept_raw):
+            text = "a RAW of three colours a pixel has no colour filters" if self.cfa else "a JPEG carries a mosaic"
+            raise ConfigError(f"`linear`: {text}; leave out `{'cfa' if self.cfa else 'kept_raw'}`")
 
     def _check_gain_map(self) -> None:
         """Raise ConfigError for an unknown treatment of gain maps, and for settings that do not go with it."""

@@ -148,7 +148,8 @@ def _reference(path: Path, raw: RawImage) -> Reference:
     has_look, is_foreign = beside or about.jpeg is not None, not beside and "jpeg" in raw.origin
     raw = raw.cropped()
     mosaic, metadata = raw.mosaic[:2, :2].copy(), Metadata(exif=about.exif, source_name=path.name)
-    return Reference(path, replace(raw, mosaic=mosaic, crop=None, metadata=metadata), has_look, is_foreign)
+    raw = replace(raw, mosaic=mosaic, linear=None, crop=None, metadata=metadata)
+    return Reference(path, raw, has_look, is_foreign)
 
 
 def _same(one: Camera | None, other: Camera | None) -> bool:

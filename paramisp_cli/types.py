@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
+from typing import Any, Self
 
 import numpy as np
 
@@ -166,6 +167,8 @@ class CanonicalParams:
 class Metadata:
     """The source's own metadata blocks, byte for byte; ``None`` for a missing block.
 
+    A model that makes a RAW of a picture adds its history to the XMP (``formats.provenance``).
+
     exif        the TIFF structure ("II*\\0…" or "MM\\0*…"), without the "Exif\\0\\0" that precedes it in a JPEG
     xmp         the XMP packet
     icc         the ICC profile
@@ -265,6 +268,8 @@ class RawImage:
 
     mosaic            (H, W), H and W even: uint16 in raw units (black and white levels as in ``canonical``),
                       or float32 already normalised (black 0, white 1)
+    linear            (H, W, 3) of the same type: all three colours of each pixel (DNG LinearRaw), in the levels of the
+                      colours' sites; ``mosaic`` is a sample of it (``of_linear`` makes it). None: a mosaic alone
     crop              the area of the picture (DNG DefaultCrop); the whole mosaic if None
     orientation       EXIF 1–8
     origin            the origin of each value: {"wb": "MakerNote (Nikon 0x000C)", …}
@@ -294,6 +299,7 @@ class RawImage:
     look_table: np.ndarray | None = None
     model: str | None = None
     notes: tuple[str, ...] = ()
+    linear: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.mosaic.ndim != 2 or self.mosaic.shape[0] % 2 or self.mosaic.shape[1] % 2 or 0 in self.mosaic.shape:
@@ -302,6 +308,13 @@ class RawImage:
             raise MetadataError(f"a mosaic must be uint16 or float32, got {self.mosaic.dtype}")
         _check_orientation(self.orientation)
         object.__setattr__(self, "mosaic", _read_only(self.mosaic))
+        if self.linear is not None:
+            if self.linear.shape != (*self.mosaic.shape, 3) or self.linear.dtype != self.mosaic.dtype:
+                raise MetadataError(
+                    f"linear must be {(*self.mosaic.shape, 3)} {self.mosaic.dtype} beside this mosaic, "
+                    f"got {self.linear.shape} {self.linear.dtype}; RawImage.of_linear makes both"
+                )
+            object.__setattr__(self, "linear", _read_only(self.linear))
         object.__setattr__(self, "origin", MappingProxyType(dict(self.origin)))
         height, width = self.mosaic.shape
         crop = self.crop or Crop(0, 0, height, width)
@@ -316,6 +329,19 @@ class RawImage:
         if self.look_table is not None:
             shape = (*self.look_table.shape[:3], 3)
             object.__setattr__(self, "look_table", _frozen(self.look_table, shape, "look_table"))
+
+    @classmethod
+    def of_linear(cls, linear: np.ndarray, canonical: CanonicalParams, **fields: Any) -> Self:
+        """Make an image of three colours a pixel: (H, W, 3), H and W even, uint16 or float32; see ``linear``.
+
+        ``canonical.cfa`` is that of the sample ``mosaic``; of its black levels the mean of each colour counts.
+        ``fields`` are the others of the class. Raises MetadataError.
+        """
+        if linear.ndim != 3 or linear.shape[2] != 3 or linear.shape[0] % 2 or linear.shape[1] % 2 or 0 in linear.shape:
+            raise MetadataError(f"linear must be (H, W, 3) with even H and W, got {linear.shape}")
+        levels = mosaic.by_site(mosaic.by_color(canonical.black_level, canonical.cfa), canonical.cfa)
+        canonical = replace(canonical, black_level=levels)
+        return cls(mosaic.sampled(linear, canonical.cfa), canonical, linear=linear, **fields)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -334,6 +360,7 @@ class RawImage:
         return replace(
             self,
             mosaic=self.mosaic[top : top + height, left : left + width],
+            linear=None if self.linear is None else self.linear[top : top + height, left : left + width],
             canonical=self.canonical.shifted(top, left),
             crop=Crop(self.crop.top - top, self.crop.left - left, self.crop.height, self.crop.width),
         )

@@ -36,6 +36,8 @@ RANK = {name: number for number, layer in enumerate(LAYERS) for name in layer}
 
 # The lower half of formats: one job each, for all formats; raster is the face of the two halves of its work.
 FORMATS_BASE = {
+    "xmp",
+    "provenance",
     "kinds",
     "quiet",
     "tiff",

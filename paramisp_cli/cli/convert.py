@@ -65,6 +65,12 @@ def unprocess(
     compression: Annotated[
         Literal["lossless", "none"], typer.Option(rich_help_panel=OUTPUT, help="Compression of the mosaic.")
     ] = "lossless",
+    linear: Annotated[
+        bool,
+        typer.Option(
+            "--linear", rich_help_panel=OUTPUT, help="Write three colours a pixel (LinearRaw) instead of a mosaic."
+        ),
+    ] = False,
     embed_jpeg: Annotated[
         bool, typer.Option(rich_help_panel=OUTPUT, help="Put the JPEG itself into the DNG, byte for byte.")
     ] = True,
@@ -90,7 +96,7 @@ def unprocess(
 
     options = WriteOptions(compression=compression, profile=profile, embed_jpeg=embed_jpeg, verify=verify)
     try:
-        chosen = replace(_settings(settings), kept_raw=kept_raw, gain_map=gain_map)
+        chosen = replace(_settings(settings), kept_raw=kept_raw, gain_map=gain_map, linear=linear)
     except ConfigError as error:
         fail(error)
     _convert(Direction.UNPROCESS, inputs, ".dng", None, chosen, options, batch)
@@ -335,7 +341,7 @@ class _Report:
                 )
         if outcome.conversion is not None and batch.verbose:
             for key, value in outcome.conversion.describe().items():
-                if key not in ("origin", "notices"):
+                if key not in ("origin", "notices", "made_by"):
                     source = outcome.conversion.origin.get({"wb_gains": "wb"}.get(key, key))
                     progress.say(f"  {key}: {value}" + (f"  [{source}]" if source else ""))
         if outcome.status == "skipped" and not count:

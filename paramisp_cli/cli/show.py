@@ -86,13 +86,19 @@ def _show(path: Path, image: Any, conversion: Any, json_lines: bool) -> None:
 
     height, width = image.size
     kind = "RAW" if isinstance(image, RawImage) else "picture"
+    is_linear = isinstance(image, RawImage) and image.linear is not None
     if json_lines:
         about = {"file": str(path), "kind": kind, "width": width, "height": height, "orientation": image.orientation}
+        if isinstance(image, RawImage):
+            about["linear"] = is_linear
         result(json.dumps(about | in_flags(conversion.describe()), allow_nan=False))
         return
+    kind += " of three colours a pixel (LinearRaw)" if is_linear else ""
     rows = [("kind", f"{kind}, {width} × {height}, orientation {image.orientation}", "")]
+    if conversion.made:
+        rows.append(("made_by", str(conversion.made).removeprefix("made by "), "the XMP of the file"))
     for key, value in conversion.describe().items():
-        if key not in ("origin", "notices"):
+        if key not in ("origin", "notices", "made_by"):
             source = conversion.origin.get({"wb_gains": "wb"}.get(key, key), "")
             rows.append((key, _readable(key, value), source))
     result(str(path))

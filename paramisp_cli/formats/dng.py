@@ -3,7 +3,7 @@
 The file: header, all directories with their values, thumbnail pixels, the source's JPEG, the mosaic.
 
 IFD0      a small RGB thumbnail, and every tag about the whole file
-SubIFD 0  the mosaic: lossless JPEG in tiles, or one uncompressed strip
+SubIFD 0  the mosaic, or three colours a pixel (LinearRaw): lossless JPEG in tiles, or one uncompressed strip
 SubIFD 1  the source's own JPEG, byte for byte, as a preview. A JPEG that cannot be a DNG preview (progressive,
           grey, …) goes unchanged into OriginalRawFileData: readers ignore it there, and exiftool finds it
 Exif, GPS the source's values, and the shot's parameters
@@ -50,8 +50,8 @@ from paramisp_cli.formats.tiff import (
     text,
 )
 from paramisp_cli.formats.tiles import TILE, tile_width_for, write_even, write_mosaic
-from paramisp_cli.mosaic import superpixels
-from paramisp_cli.types import CanonicalParams, Metadata, OpticalParams, Output, RawImage
+from paramisp_cli.mosaic import by_color, superpixels
+from paramisp_cli.types import Metadata, OpticalParams, Output, RawImage
 
 _THUMBNAIL = 256  # longest side [px]
 
@@ -81,20 +81,22 @@ _LONGEST, _LARGEST = 64000, 1 << 30
 _TONE_CURVE_LINEAR = ((0.0, 0.0), (1.0, 1.0))
 
 
-def check_size(height: int, width: int) -> None:
-    """Raise FormatError if a mosaic of this size is too large for LibRaw, and so for most programs, as a DNG.
+def check_size(height: int, width: int, *, linear: bool = False) -> None:
+    """Raise FormatError if a RAW of this size is too large for LibRaw, and so for most programs, as a DNG.
 
-    LibRaw (0.22, by experiment) opens sides up to 64 000, and decodes up to 2 GiB: width × (height + 8) ≤ 2^30.
+    LibRaw (0.22, by experiment) opens sides up to 64 000, and decodes up to 2 GiB: width × (height + 8) ≤ 2^30. Of
+    three colours a pixel (``linear``) it makes four, so a quarter of the pixels fit.
     """
+    largest = _LARGEST // 4 if linear else _LARGEST
     if max(height, width) > _LONGEST:
         raise FormatError(
             f"{width}×{height} is more than most programs open as a DNG ({_LONGEST} a side): resize or crop the picture"
         )
-    if width * (height + 8) > _LARGEST:
+    if width * (height + 8) > largest:
         megapixels = width * height / 1e6
         raise FormatError(
-            f"{width}×{height} = {megapixels:.0f} megapixels are more than most programs open as a DNG (1073): "
-            "resize or crop the picture"
+            f"{width}×{height} = {megapixels:.0f} megapixels are more than most programs open as "
+            f"{'a LinearRaw' if linear else 'a'} DNG ({largest / 1e6:.0f}): resize or crop the picture"
         )
 
 
@@ -106,7 +108,7 @@ def write(image: Output, path: Path, options: WriteOptions) -> None:
     """
     if not isinstance(image, RawImage) or image.mosaic.dtype != np.uint16:
         raise FormatError("only a RAW image with a uint16 mosaic can be written as DNG")
-    check_size(*image.mosaic.shape)
+    check_size(*image.mosaic.shape, linear=image.linear is not None)
     if options.compression not in ("lossless", "none"):
         raise ConfigError(f'DNG compression must be "lossless" or "none", got {options.compression!r}')
     if options.profile not in ("match", "linear", "adobe"):
@@ -135,7 +137,8 @@ def write(image: Output, path: Path, options: WriteOptions) -> None:
         write_even(file, thumbnail.tobytes())
         if preview and jpeg:
             write_even(file, jpeg)
-        offsets, counts, checksum = write_mosaic(file, image.mosaic, tile_width)
+        samples = image.mosaic if image.linear is None else image.linear
+        offsets, counts, checksum = write_mosaic(file, samples, tile_width)
         if file.tell() >= 1 << 32:
             raise FormatError(f"a DNG holds at most 4 GiB; this file would have {file.tell()} bytes")
         ifds["raw"][_TILE_OFFSETS if tile_width else _STRIP_OFFSETS] = long(*offsets)
@@ -207,7 +210,7 @@ def _main_ifd(raw: RawImage, options: WriteOptions, thumbnail: np.ndarray, block
 
 
 def _raw_ifd(raw: RawImage, tile_width: int) -> Ifd:
-    """Return SubIFD 0: the mosaic, in lossless tiles or (``tile_width`` 0) one uncompressed strip.
+    """Return SubIFD 0: the RAW's samples, in lossless tiles or (``tile_width`` 0) one uncompressed strip.
 
     Offsets are zero until they are known; they already have their final size.
     """
@@ -218,26 +221,39 @@ def _raw_ifd(raw: RawImage, tile_width: int) -> Ifd:
         254: long(0),  # NewSubFileType: the picture itself
         256: long(width),
         257: long(height),
-        258: short(16),  # BitsPerSample
         259: short(7 if tile_width else 1),  # Compression: JPEG, or none
-        262: short(32803),  # PhotometricInterpretation: CFA
-        277: short(1),  # SamplesPerPixel
         284: short(1),  # PlanarConfiguration
-        33421: short(2, 2),  # CFARepeatPatternDim
-        33422: byte(bytes("RGB".index(colour) for colour in canonical.cfa)),  # CFAPattern
-        50710: byte(bytes((0, 1, 2))),  # CFAPlaneColor: planes are R, G, B
-        50711: short(1),  # CFALayout: rectangular
-        50713: short(2, 2),  # BlackLevelRepeatDim
-        50714: _black_level(canonical),
-        50717: long(math.floor(canonical.white_level + 0.5)),  # WhiteLevel
         50718: rational(1, 1),  # DefaultScale
         50719: long(crop.left, crop.top),  # DefaultCropOrigin, within ActiveArea
         50720: long(crop.width, crop.height),  # DefaultCropSize
-        50733: long(0),  # BayerGreenSplit: both greens are alike
         50738: rational(1),  # AntiAliasStrength
         50780: rational(1),  # BestQualityScale
         50829: long(0, 0, height, width),  # ActiveArea
     }
+    white = math.floor(canonical.white_level + 0.5)
+    if raw.linear is None:
+        ifd |= {
+            258: short(16),  # BitsPerSample
+            262: short(32803),  # PhotometricInterpretation: CFA
+            277: short(1),  # SamplesPerPixel
+            33421: short(2, 2),  # CFARepeatPatternDim
+            33422: byte(bytes("RGB".index(colour) for colour in canonical.cfa)),  # CFAPattern
+            50710: byte(bytes((0, 1, 2))),  # CFAPlaneColor: planes are R, G, B
+            50711: short(1),  # CFALayout: rectangular
+            50713: short(2, 2),  # BlackLevelRepeatDim
+            50714: _black_level(canonical.black_level),
+            50717: long(white),  # WhiteLevel
+            50733: long(0),  # BayerGreenSplit: both greens are alike
+        }
+    else:
+        ifd |= {
+            258: short(16, 16, 16),
+            262: short(34892),  # PhotometricInterpretation: LinearRaw
+            277: short(3),
+            50713: short(1, 1),
+            50714: _black_level(by_color(canonical.black_level, canonical.cfa)),
+            50717: long(white, white, white),
+        }
     if tile_width:
         tiles = math.ceil(height / TILE) * math.ceil(width / tile_width)
         ifd |= {322: long(tile_width), 323: long(TILE)}
@@ -249,9 +265,9 @@ def _raw_ifd(raw: RawImage, tile_width: int) -> Ifd:
     return ifd
 
 
-def _black_level(canonical: CanonicalParams) -> Entry:
-    """Return BlackLevel by position in the 2×2: SHORT if exact, else RATIONAL."""
-    levels = canonical.black_level.ravel().tolist()
+def _black_level(black: np.ndarray) -> Entry:
+    """Return BlackLevel by position in the 2×2, or by colour: SHORT if exact, else RATIONAL."""
+    levels = black.ravel().tolist()
     if min(levels) < 0:
         raise FormatError(f"a DNG cannot hold the negative black level {min(levels)}; add an offset to the mosaic")
     return short(*map(int, levels)) if all(level == int(level) for level in levels) else rational(*levels)

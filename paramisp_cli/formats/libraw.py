@@ -12,8 +12,9 @@ import numpy as np
 import rawpy
 
 from paramisp_cli import cameras, color
+from paramisp_cli import mosaic as bayer
 from paramisp_cli.errors import FormatError, MetadataError
-from paramisp_cli.formats import exif, tiles
+from paramisp_cli.formats import exif, provenance, tiles
 from paramisp_cli.formats.base import MAX_PIXELS, Format, check_pixels
 from paramisp_cli.formats.jpeg import exif_block
 from paramisp_cli.formats.kinds import TIFF_MAGICS
@@ -33,10 +34,11 @@ _RAW_MAGIC = (b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FUJIFILMCCD-RAW", b"\0MRM",
 _ORIENTATION_OF_FLIP = {0: 1, 1: 2, 2: 4, 3: 3, 4: 5, 5: 8, 6: 6, 7: 7}
 
 # TIFF and DNG tags.
-_SUBFILE_TYPE, _PHOTOMETRIC, _SOFTWARE, _XMP = 254, 262, 305, 700
+_SUBFILE_TYPE, _WIDTH, _HEIGHT, _PHOTOMETRIC, _SAMPLES, _SOFTWARE, _XMP = 254, 256, 257, 262, 277, 305, 700
 _CFA, _LINEAR_RAW = 32803, 34892
 _DNG_VERSION, _COLOR_MATRIX_1, _COLOR_MATRIX_2, _ANALOG_BALANCE = 50706, 50721, 50722, 50727
 _CALIBRATION_1, _CALIBRATION_2, _AS_SHOT_NEUTRAL, _AS_SHOT_WHITE_XY = 50723, 50724, 50728, 50729
+_BLACK_LEVEL, _WHITE_LEVEL = 50714, 50717
 _BASELINE_EXPOSURE, _ILLUMINANT_1, _ILLUMINANT_2 = 50730, 50778, 50779
 _CROP_ORIGIN, _CROP_SIZE, _ACTIVE_AREA = 50719, 50720, 50829
 _CFA_REPEAT, _NOISE_PROFILE, _PREVIEW_APPLICATION, _NEW_DIGEST = 33421, 51041, 50966, 51111
@@ -88,10 +90,10 @@ def _numbers(tags: Ifd, tag: int, count: int) -> np.ndarray | None:
 
 
 def read(path: Path, max_pixels: int = MAX_PIXELS) -> RawImage:
-    """Read a Bayer RAW of at most ``max_pixels``: the visible area, trimmed to even sides, in raw units.
+    """Read a Bayer RAW, or a LinearRaw DNG, of at most ``max_pixels``: the visible area, in raw units, of even sides.
 
-    Levels, CFA and orientation come from LibRaw; matrix, neutral, crop and exposure of a DNG from its own tags. Raises
-    FormatError for X-Trans, Foveon, already demosaiced and unreadable files.
+    Levels, CFA and orientation come from LibRaw; matrix, neutral, crop and exposure of a DNG from its own tags, and the
+    levels of a LinearRaw, too. Raises FormatError for X-Trans, Foveon, monochrome and unreadable files.
     """
     with path.open("rb") as stream:
         head = stream.read(64)
@@ -151,14 +153,16 @@ def _from_libraw(path: Path, head: bytes, raw: rawpy.RawPy) -> RawImage:
     ifds = _tiff_ifds(path) if not head.startswith(_RAW_MAGIC[4:]) else []
     main = ifds[0] if ifds else {}
     is_dng = _DNG_VERSION in main
-    cfa = _cfa(path, raw, ifds if is_dng else [])
+    own = _linear_ifd(raw, ifds) if is_dng else None
+    cfa = _cfa(path, raw, ifds if is_dng else []) if own is None else _ANY_CFA
     if is_dng:
         _check_length(path, ifds)
     visible = raw.raw_image_visible
     height, width = visible.shape[0] // 2 * 2, visible.shape[1] // 2 * 2
     if height < 2 or width < 2:
         raise FormatError(f"{path}: the RAW image is only {visible.shape[1]}×{visible.shape[0]} pixels")
-    mosaic = np.array(visible[:height, :width])
+    linear = np.ascontiguousarray(visible[:height, :width, :3]) if own else None
+    mosaic = np.array(visible[:height, :width]) if linear is None else bayer.sampled(linear, cfa)
 
     jpeg = _preview(raw)
     block, clean = _exif_of(path, ifds, jpeg)
@@ -168,6 +172,8 @@ def _from_libraw(path: Path, head: bytes, raw: rawpy.RawPy) -> RawImage:
     facts = cameras.find(camera)
 
     origin: dict[str, str] = {"cfa": "the RAW file", "black_level": "the RAW file", "white_level": "the RAW file"}
+    if linear is not None:
+        origin["cfa"] = "of a sample: the file has all three colours of each pixel"
     matrix, illuminant = _dng_matrix(main) if is_dng else (None, "")
     if matrix is not None:
         origin["color_matrix"] = f"the DNG's {illuminant}"
@@ -194,12 +200,16 @@ def _from_libraw(path: Path, head: bytes, raw: rawpy.RawPy) -> RawImage:
             raise MetadataError(f"{path}: has no white balance; pass `wb` R,G,B")
         neutral, origin["wb"] = daylight[1] / daylight, "LibRaw's daylight: the file has none"
 
-    per_color = np.array(raw.black_level_per_channel, np.float64)
-    index = [[raw.raw_color(sizes.top_margin + y, sizes.left_margin + x) for x in (0, 1)] for y in (0, 1)]
-    down, right = _rounding(raw, ifds if is_dng else [])
-    black = np.roll(per_color[np.array(index)], (down, right), (0, 1))
+    per_color, white = np.array(raw.black_level_per_channel, np.float64), float(raw.white_level)
+    if own is None:
+        index = [[raw.raw_color(sizes.top_margin + y, sizes.left_margin + x) for x in (0, 1)] for y in (0, 1)]
+        down, right = _rounding(raw, ifds if is_dng else [])
+        black = np.roll(per_color[np.array(index)], (down, right), (0, 1))
+    else:
+        per_color, white = _linear_levels(own, per_color, white)
+        black = bayer.by_site(per_color, cfa)
     try:
-        canonical = CanonicalParams(cfa, black, float(raw.white_level), neutral, matrix)
+        canonical = CanonicalParams(cfa, black, white, neutral, matrix)
     except MetadataError as error:
         raise MetadataError(f"{path}: {error}") from error
 
@@ -209,25 +219,33 @@ def _from_libraw(path: Path, head: bytes, raw: rawpy.RawPy) -> RawImage:
     noise = next((p for tags in ifds if (p := _numbers(tags, _NOISE_PROFILE, 6)) is not None), None) if is_dng else None
     software = main[_SOFTWARE].text() if _SOFTWARE in main else ""
     # paramisp's own files hold a digest of the mosaic. It detects damage that LibRaw does not report.
-    if software.startswith("paramisp") and _NEW_DIGEST in main and tiles.digest(mosaic) != main[_NEW_DIGEST].data:
+    if (
+        software.startswith("paramisp")
+        and _NEW_DIGEST in main
+        and (tiles.digest(mosaic if linear is None else linear) != main[_NEW_DIGEST].data)
+    ):
         notes.append("the RAW data is damaged (its digest differs): a part of the picture may be wrong")
+    packet = main[_XMP].data if _XMP in main else None
+    made = provenance.made_by(packet)
+    version = software.removeprefix("paramisp").strip() or None if software.startswith("paramisp") else None
     return RawImage(
         mosaic=mosaic,
         canonical=canonical,
         optical=optical,
         camera=camera,
         orientation=_ORIENTATION_OF_FLIP.get(sizes.flip, 1),
-        crop=_crop(raw, ifds if is_dng else [], height, width),
+        linear=linear,
+        crop=_crop(raw, [own] if own else ifds if is_dng else [], height, width),
         origin=origin,
         metadata=Metadata(
             exif=clean,
-            xmp=main[_XMP].data if _XMP in main else None,
+            xmp=packet,
             jpeg=jpeg,
             source_name=path.name,
         ),
         baseline_exposure=float(np.clip(exposure[0], -10, 10)) if exposure is not None else 0.0,
         noise_profile=noise.reshape(3, 2) if noise is not None else None,
-        model=software.removeprefix("paramisp").strip() or None if software.startswith("paramisp") else None,
+        model=made.model if made else version,
         notes=tuple(notes),
     )
 
@@ -244,6 +262,33 @@ def _check_length(path: Path, ifds: list[Ifd]) -> None:
                         f"{path}: the RAW data is damaged: the file has {size} of at least {max(ends)} bytes; "
                         "copy it from the camera again"
                     )
+
+
+_ANY_CFA = CFA_PATTERNS[0]
+"""CFA of the mosaic that is sampled from a LinearRaw."""
+
+
+def _linear_ifd(raw: rawpy.RawPy, ifds: list[Ifd]) -> Ifd | None:
+    """Return the tags of the LinearRaw image of three colours that LibRaw decodes; None if it decodes another image."""
+    if raw.raw_type != rawpy.RawType.Stack:
+        return None
+    wanted = [raw.sizes.raw_width, raw.sizes.raw_height]
+    for tags in ifds:
+        kind = [tags[tag].values()[:1] for tag in (_PHOTOMETRIC, _SAMPLES) if tag in tags]
+        sides = [number for tag in (_WIDTH, _HEIGHT) if tag in tags for number in tags[tag].values()[:1]]
+        if kind == [(_LINEAR_RAW,), (3,)] and sides == wanted:
+            return tags
+    return None
+
+
+def _linear_levels(tags: Ifd, black: np.ndarray, white: float) -> tuple[np.ndarray, float]:
+    """Return black level (3,) and white level of a LinearRaw: LibRaw's, unless its tags tell."""
+    levels = np.array(tags[_BLACK_LEVEL].values() if _BLACK_LEVEL in tags else (0.0, 0.0, 0.0), np.float64)
+    sound = levels.size and levels.size % 3 == 0 and np.isfinite(levels).all()
+    whites = np.array(tags[_WHITE_LEVEL].values() if _WHITE_LEVEL in tags else (), np.float64)
+    # Repeated black levels lie row by row, column by column, colour by colour.
+    black = levels.reshape(-1, 3).mean(0) if sound else black[:3]
+    return black, float(whites.min()) if whites.size and np.isfinite(whites).all() else white
 
 
 def _cfa(path: Path, raw: rawpy.RawPy, ifds: list[Ifd]) -> str:

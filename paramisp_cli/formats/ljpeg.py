@@ -1,8 +1,9 @@
-"""Lossless JPEG (ITU-T T.81, process 14, SOF3) as DNG stores mosaics: two components of half width, predictor 1.
+"""Lossless JPEG (ITU-T T.81, process 14, SOF3) as DNG stores RAWs, with predictor 1.
 
-Samples of even columns are one component and samples of odd columns the other, so that each sample is predicted from
-the nearest sample of its own colour. A difference (mod 2^16) is written as the Huffman code of its category (the bit
-length of its magnitude), followed by that many bits (T.81 H.1.2.2). One code serves both components, and one
+A mosaic is two components of half width: samples of even columns are one component and samples of odd columns the
+other, so that each sample is predicted from the nearest sample of its own colour. A picture of three colours a pixel is
+three components. A difference (mod 2^16) is written as the Huffman code of its category (the bit
+length of its magnitude), followed by that many bits (T.81 H.1.2.2). One code serves all components, and one
 ``Codebook`` may serve all tiles of an image: then each sample costs one look-up in a 65536-entry table, and numpy packs
 the bits into 64-bit words. numpy releases the interpreter's lock, so threads can encode tiles in parallel.
 """
@@ -56,29 +57,40 @@ def codebook(histogram: np.ndarray) -> Codebook:
 
 
 def histogram(tile: np.ndarray, bits: int = 16) -> np.ndarray:
-    """Count each category (17,) among the differences of ``tile`` (H, W) uint16, W even."""
-    return np.bincount(_CATEGORY[_differences(tile, bits)].ravel(), minlength=CATEGORIES)
+    """Count each category (17,) among the differences of a tile; see ``encode``."""
+    return np.bincount(_CATEGORY[_differences(*_lines(tile), bits)].ravel(), minlength=CATEGORIES)
 
 
 def encode(tile: np.ndarray, bits: int = 16, book: Codebook | None = None) -> bytes:
-    """Encode ``tile`` (H, W) uint16 as a JPEG stream, SOI to EOI; W even, H and W/2 ≤ 65535, samples < 2^``bits``.
+    """Encode a tile as a JPEG stream, SOI to EOI: (H, W) uint16 with W even, two components, or (H, W, 3), three.
 
-    ``book`` is the code to use; without it, the best code for this tile is made, which doubles the time. Raises
-    ValueError for a tile of another shape or type.
+    Samples are < 2^``bits``, the sides of a component at most 65535; of three components H · W is even. ``book`` is the
+    code to use; without it, the best code for this tile is made, which doubles the time. Raises ValueError for a tile
+    of another shape or type.
     """
-    if tile.ndim != 2 or tile.dtype != np.uint16 or tile.shape[1] % 2 or 0 in tile.shape:
-        raise ValueError(f"a tile must be (H, W) uint16 with even W, got {tile.shape} {tile.dtype}")
-    height, width = tile.shape
-    if max(height, width // 2) > 0xFFFF or not 2 <= bits <= 16:
-        raise ValueError(f"a tile of {width}×{height} with {bits} bits does not fit a JPEG")
+    is_mosaic = tile.ndim == 2 and tile.shape[1] % 2 == 0
+    is_rgb = tile.ndim == 3 and tile.shape[2] == 3 and tile.size % 2 == 0
+    if not (is_mosaic or is_rgb) or tile.dtype != np.uint16 or 0 in tile.shape:
+        raise ValueError(f"a tile must be (H, W) or (H, W, 3) uint16 with even W, got {tile.shape} {tile.dtype}")
+    lines, components = _lines(tile)
+    height, width = lines.shape[0], lines.shape[1] // components
+    if max(height, width) > 0xFFFF or not 2 <= bits <= 16:
+        raise ValueError(f"a tile of {tile.shape[1]}×{height} with {bits} bits does not fit a JPEG")
     book = book or codebook(histogram(tile, bits))
     counts = [int((book.lengths == length).sum()) for length in range(1, 17)]
-    header = struct.pack(">HHHBHHB", 0xFFD8, 0xFFC3, 14, bits, height, width // 2, 2)
-    header += bytes((0, 0x11, 0, 1, 0x11, 0))  # each component: identifier, 1×1 sampling, no quantisation table
+    header = struct.pack(">HHHBHHB", 0xFFD8, 0xFFC3, 8 + 3 * components, bits, height, width, components)
+    # Each component: identifier, 1×1 sampling, no quantisation table.
+    header += b"".join(bytes((number, 0x11, 0)) for number in range(components))
     header += struct.pack(">HHB", 0xFFC4, 19 + CATEGORIES, 0) + bytes(counts) + bytes(book.order)
-    header += struct.pack(">HHB", 0xFFDA, 10, 2) + bytes((0, 0, 1, 0))  # both components use table 0
+    header += struct.pack(">HHB", 0xFFDA, 6 + 2 * components, components)
+    header += b"".join(bytes((number, 0)) for number in range(components))  # all components use table 0
     header += bytes((1, 0, 0))  # predictor 1, the left neighbour; no point transform
-    return header + _pack(tile, bits, book.entries).replace(b"\xff", b"\xff\x00") + b"\xff\xd9"
+    return header + _pack(lines, components, bits, book.entries).replace(b"\xff", b"\xff\x00") + b"\xff\xd9"
+
+
+def _lines(tile: np.ndarray) -> tuple[np.ndarray, int]:
+    """Return the tile's lines of interleaved samples, 2-D, and the number of its components."""
+    return (tile, 2) if tile.ndim == 2 else (tile.reshape(len(tile), -1), 3)
 
 
 def _category_tables() -> tuple[np.ndarray, np.ndarray]:
@@ -122,24 +134,25 @@ class _Scratch(threading.local):
 _scratch = _Scratch()
 
 
-def _differences(tile: np.ndarray, bits: int) -> np.ndarray:
-    """Return sample minus prediction, (H, W) uint16, mod 2^16.
+def _differences(lines: np.ndarray, components: int, bits: int) -> np.ndarray:
+    """Return sample minus prediction, (H, columns) uint16, mod 2^16.
 
-    The prediction is the sample two columns to the left; in the first two columns, the sample above; for the first two
-    samples, 2^(bits − 1) (T.81 H.1.2.1).
+    The prediction is the component's sample to the left; in its first column, the sample above; for its first sample,
+    2^(bits − 1) (T.81 H.1.2.1).
     """
-    difference = _scratch.get("difference", np.uint16, tile.size).reshape(tile.shape)
-    np.subtract(tile[:, 2:], tile[:, :-2], out=difference[:, 2:])
-    np.subtract(tile[1:, :2], tile[:-1, :2], out=difference[1:, :2])
-    np.subtract(tile[0, :2], np.uint16(1 << (bits - 1)), out=difference[0, :2])
+    n = components
+    difference = _scratch.get("difference", np.uint16, lines.size).reshape(lines.shape)
+    np.subtract(lines[:, n:], lines[:, :-n], out=difference[:, n:])
+    np.subtract(lines[1:, :n], lines[:-1, :n], out=difference[1:, :n])
+    np.subtract(lines[0, :n], np.uint16(1 << (bits - 1)), out=difference[0, :n])
     return difference
 
 
-def _pack(tile: np.ndarray, bits: int, entries: np.ndarray) -> bytes:
-    """Return the entropy-coded bits of ``tile``, padded with ones to a whole byte (T.81 F.1.2.3), not yet stuffed."""
-    size, pairs = tile.size, tile.size // 2
+def _pack(lines: np.ndarray, components: int, bits: int, entries: np.ndarray) -> bytes:
+    """Return the entropy-coded bits, padded with ones to a whole byte (T.81 F.1.2.3), not yet stuffed."""
+    size, pairs = lines.size, lines.size // 2
     index = _scratch.get("index", np.intp, size)
-    np.copyto(index.reshape(tile.shape), _differences(tile, bits))
+    np.copyto(index.reshape(lines.shape), _differences(lines, components, bits))
     coded, lengths = _scratch.get("coded", np.uint32, size), _scratch.get("lengths", np.uint32, size)
     np.take(entries, index, out=coded, mode="wrap")  # nothing wraps, but "raise" would buffer the output
     np.bitwise_and(coded, np.uint32((1 << _LENGTH_BITS) - 1), out=lengths)

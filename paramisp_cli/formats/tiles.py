@@ -1,4 +1,7 @@
-"""The mosaic's bytes in a DNG: one plain strip or lossless JPEG tiles, and their digest."""
+"""The bytes of a RAW's samples in a DNG: one plain strip or lossless JPEG tiles, and their digest.
+
+Samples are a mosaic (H, W), or three colours a pixel (H, W, 3).
+"""
 
 from __future__ import annotations
 
@@ -19,9 +22,10 @@ _SAMPLED_TILES = 24  # number of tiles from which the Huffman code is made
 
 
 def digest(mosaic: np.ndarray) -> bytes:
-    """Return NewRawImageDigest (tag 51111) of ``mosaic`` (H, W) uint16: the MD5 of the MD5s of its 256×256 blocks.
+    """Return NewRawImageDigest (tag 51111) of uint16 samples: the MD5 of the MD5s of their 256×256 blocks.
 
-    Blocks are in row order and clipped at the right and bottom edges, samples little-endian (as in the Adobe SDK).
+    Blocks are in row order and clipped at the right and bottom edges, samples little-endian, colours plane by plane (as
+    in the Adobe SDK).
     """
     bands = (mosaic[top : top + TILE] for top in range(0, mosaic.shape[0], TILE))
     return hashlib.md5(b"".join(_band_digests(band) for band in bands), usedforsecurity=False).digest()
@@ -87,16 +91,17 @@ def _band(band: np.ndarray, tile_width: int, book: ljpeg.Codebook | None) -> tup
 
 def _band_digests(band: np.ndarray) -> bytes:
     """Return the concatenated MD5s of a band's 256-column blocks."""
-    blocks = (np.ascontiguousarray(band[:, left : left + TILE], "<u2") for left in range(0, band.shape[1], TILE))
+    planes = band if band.ndim == 2 else np.moveaxis(band, 2, 0)
+    blocks = (np.ascontiguousarray(planes[..., left : left + TILE], "<u2") for left in range(0, band.shape[1], TILE))
     return b"".join(hashlib.md5(block.data, usedforsecurity=False).digest() for block in blocks)
 
 
 def _padded(tile: np.ndarray, width: int) -> np.ndarray:
     """Pad a tile at the right or bottom edge: repeat its last columns and rows in pairs, to continue the CFA."""
-    if tile.shape == (TILE, width):
+    height, inner = tile.shape[:2]
+    if (height, inner) == (TILE, width):
         return tile
     rows, columns = np.arange(TILE), np.arange(width)
-    height, inner = tile.shape
     rows = np.where(rows < height, rows, height - 2 + rows % 2)
     columns = np.where(columns < inner, columns, inner - 2 + columns % 2)
     return tile[rows[:, None], columns]
@@ -104,7 +109,7 @@ def _padded(tile: np.ndarray, width: int) -> np.ndarray:
 
 def _codebook(mosaic: np.ndarray) -> ljpeg.Codebook:
     """Return one Huffman code for the picture, from tiles spread over it."""
-    height, width = mosaic.shape
+    height, width = mosaic.shape[:2]
     corners = [(top, left) for top in range(0, height, TILE) for left in range(0, width, TILE)]
     chosen = corners[:: max(1, len(corners) // _SAMPLED_TILES)]
     tiles = (mosaic[top : top + TILE, left : left + TILE] for top, left in chosen)

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from paramisp_cli.errors import FormatError
+from paramisp_cli.mosaic import by_color
 from paramisp_cli.types import RawImage, SrgbImage
 
 _FRACTION = 2e-8
@@ -16,12 +17,18 @@ _FRACTION = 2e-8
 def check_raw(written: RawImage, back: RawImage) -> None:
     """Raise FormatError unless a DNG read back alike: mosaic and whole levels exactly, fractions within precision."""
     black, levels = written.canonical.black_level, back.canonical.black_level
+    if written.linear is not None:  # the mosaic is a sample, of any CFA
+        black, levels = (by_color(raw.canonical.black_level, raw.canonical.cfa) for raw in (written, back))
+        same = {"colours": back.linear is not None and np.array_equal(written.linear, back.linear)}
+    else:
+        same = {
+            "mosaic": back.linear is None and np.array_equal(written.mosaic, back.mosaic),
+            "CFA": written.canonical.cfa == back.canonical.cfa,
+        }
     neutral, again = (raw.canonical.as_shot_neutral / raw.canonical.as_shot_neutral.max() for raw in (written, back))
-    same = {
-        "mosaic": np.array_equal(written.mosaic, back.mosaic),
+    same |= {
         "crop": written.crop == back.crop,
         "orientation": written.orientation == back.orientation,
-        "CFA": written.canonical.cfa == back.canonical.cfa,
         "black level": bool((np.abs(black - levels) <= np.where(black % 1 == 0, 0, 1)).all()),
         "white level": math.floor(written.canonical.white_level + 0.5) == back.canonical.white_level,
         "colour matrix": np.allclose(

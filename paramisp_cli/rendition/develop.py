@@ -6,6 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
+from paramisp_cli.mosaic import by_color
 from paramisp_cli.rendition.apply import Applier
 from paramisp_cli.rendition.bands import Progress, in_bands
 from paramisp_cli.rendition.form import Rendition
@@ -48,7 +49,8 @@ def develop(
 ) -> np.ndarray:
     """Develop the RAW's crop to sRGB pixels (H, W, 3), as it lies (orientation not applied).
 
-    The mosaic is white-balanced, clipped where green clips, demosaiced (Malvar, He, Cutler 2004) and rendered.
+    The mosaic is white-balanced, clipped where green clips, demosaiced (Malvar, He, Cutler 2004) and rendered. A RAW
+    with all three colours of each pixel (``RawImage.linear``) needs no demosaicing.
 
     gain      factor of linear light for a rendition, after the clipping
     dtype     uint8 or uint16: full scale 255 or 65535; float32: in [0, 1], but for ``ParametricLinear``
@@ -65,11 +67,14 @@ def develop(
     )
 
     def work(first: int, last: int) -> None:
-        sites = _sites(raw, first, last, balanced=ready.balanced)
+        sites = _sites(raw, first, last, balanced=ready.balanced) if raw.linear is None else []
         columns = np.arange(width // 2, dtype=np.float32)
         for y in (0, 1):
             for x in (0, 1):
-                planes = _demosaiced(sites, raw.canonical.cfa, y, x)
+                if raw.linear is None:
+                    planes = _demosaiced(sites, raw.canonical.cfa, y, x)
+                else:
+                    planes = _colours(raw, raw.linear[2 * first + y : 2 * last : 2, x::2], balanced=ready.balanced)
                 rho = None
                 if ready.shaded:
                     rows = np.arange(first, last, dtype=np.float32)[:, None]
@@ -168,6 +173,21 @@ def _sites(raw: RawImage, first: int, last: int, *, balanced: bool) -> list[np.n
             left = inner[:, min(1 - x, inner.shape[1] - 1)]
             right = inner[:, max(inner.shape[1] - 1 - x, 0)]
             planes.append(np.concatenate([left[:, None], inner, right[:, None]], 1))
+    return planes
+
+
+def _colours(raw: RawImage, pixels: np.ndarray, *, balanced: bool) -> np.ndarray:
+    """Return pixels (rows, columns, 3) of ``RawImage.linear`` as planes (3, rows, columns), like ``_sites``."""
+    planes = np.ascontiguousarray(np.moveaxis(pixels, 2, 0), np.float32)
+    black = by_color(raw.canonical.black_level, raw.canonical.cfa)
+    white, is_raw = raw.canonical.white_level, pixels.dtype == np.uint16
+    for channel in range(3):
+        gain = raw.canonical.wb_gains[channel] if balanced else 1.0
+        low, span = (black[channel], white - black[channel]) if is_raw else (0.0, 1.0)
+        planes[channel] -= np.float32(low)
+        planes[channel] *= np.float32(gain / span)
+    if balanced:
+        np.minimum(planes, 1, out=planes)
     return planes
 
 

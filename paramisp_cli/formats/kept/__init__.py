@@ -76,6 +76,8 @@ def keep(jpeg: bytes, raw: RawImage, how: str = "lossless") -> bytes:
     Raises FormatError for a RAW or a JPEG that do not fit each other, or a size that is too small.
     """
     size = check(how)
+    if raw.linear is not None:
+        raise FormatError("a JPEG carries a mosaic, and this RAW has three colours a pixel; leave out `keep_raw`")
     if raw.mosaic.dtype != np.uint16:
         raise FormatError("only a RAW with whole numbers can be carried by a JPEG")
     pixels = raster_read.decode_ycc(jpeg)

@@ -74,6 +74,8 @@ def _examined(path: Path, dataset: Path) -> Pair:
         return _refused(path, "", "is a picture, not a RAW file")
     if raw.model is not None:
         return _refused(path, "", "was made by paramisp: no camera's RAW")
+    if raw.linear is not None:
+        return _refused(path, "", "has three colours a pixel: no sensor's mosaic")
     found = find.camera_jpeg(path, raw)
     if found is None:
         return _refused(path, "", "no camera JPEG inside or beside it")
