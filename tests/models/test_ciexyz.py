@@ -1,5 +1,8 @@
 """CIE XYZ Net: parity with the published network and training step, its sample of the picture, its training."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -48,6 +51,18 @@ def test_parity_with_the_published_network(seed, direction, tmp_path):
 
 @peers.NO_PARITY
 def test_parity_of_a_training_step(tmp_path):
+    """With the AVX2 kernels of the stored step: its gradients lie 2e-3 of their maximum from those in float64.
+
+    An error of the L1 loss, or a ReLU's input, is so near zero there that rounding decides about its sign. With AVX-512
+    and in float64 it has the other sign.
+    """
+    kernels = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
+    if any(os.environ.get(key) != value for key, value in kernels.items()):
+        command = [sys.executable, "-m", "pytest", "-q", "-n", "0", f"{__file__}::test_parity_of_a_training_step"]
+        done = subprocess.run(command, env=os.environ | kernels, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout
+        assert "1 passed" in done.stdout
+        return
     models = {each: peers.model("ciexyz_seed01", each, tmp_path) for each in Direction}
     arrays = peers.stored("ciexyz_seed01_train")
     image, xyz = (torch.from_numpy(arrays[key]) for key in ("image", "gt_xyz"))

@@ -20,7 +20,7 @@ from paramisp_cli.rendition.parametric import ParametricRender, ParametricUnproc
 from paramisp_cli.types import CFA_PATTERNS, CanonicalParams, Direction, OpticalParams, RawImage, SrgbImage
 
 CPU = torch.device("cpu")
-PARAMETRIC = paramisp.Settings(model="parametric")
+PARAMETRIC = paramisp.Settings(model="parametric", gain_map="off")
 
 
 def canonical(cfa: str, gains: tuple[float, float, float] = (2.1, 1.0, 1.6), white: float = 16383.0) -> CanonicalParams:
