@@ -170,7 +170,7 @@ def main() -> None:
     for path in chosen.photos:
         photo = paramisp.read(path)
         assert isinstance(photo, paramisp.SrgbImage)
-        raw = paramisp.unprocess(photo, paramisp.Settings())
+        raw = paramisp.unprocess(photo, paramisp.Settings(gain_map="off"))
         upright = raster.to_depth(raster.apply_orientation(photo.pixels, photo.orientation), 8)
         factor = -(-max(upright.shape[:2]) // SIDE)
         shown = reduced(color.srgb_decode(np.arange(256) / 255).astype(np.float32)[upright], factor)
