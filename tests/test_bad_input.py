@@ -192,7 +192,7 @@ X_TRANS = bytes("RGB".index(colour) for colour in "GBGGRGRGRBGBGBGGRGGRGGBGBGBRG
     [
         (MOSAIC, X_TRANS, 6, "cfa", "not a Bayer file (X-Trans)"),
         (MOSAIC, bytes((0, 0, 1, 1, 0, 0, 1, 1, 1, 1, 2, 2, 1, 1, 2, 2)), 4, "cfa", "not a Bayer file (4×4 CFA)"),
-        (np.stack([MOSAIC] * 3, -1), b"", 2, "linear_raw", "not a Bayer file (Foveon, monochrome, or already"),
+        (np.stack([MOSAIC] * 4, -1), b"", 2, "linear_raw", "not a Bayer file ("),
         (MOSAIC, bytes((3, 1, 4, 5)), 2, "cfa", "its colour filters are"),
     ],
 )
