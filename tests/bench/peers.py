@@ -294,8 +294,8 @@ network of both directions), with the recipes `peer-…`, and measured on scenes
 five times one of ParamISP, a step of CycleISP eleven times. `tests/bench/peers.py` trains, measures and writes this
 page. Networks that have no row have not been trained so far, so it does not yet tell their order.
 
-The recipe `peer-fast` has the common loss alone. With its default recipe, `fast` reached 33.86 dB on RAW → sRGB in three
-minutes and 36.38 dB in nine.
+The recipe `peer-fast` has the common loss alone. With its default recipe, `fast` reached 33.86 dB on RAW → sRGB in
+three minutes and 36.38 dB in nine.
 """
 
 
