@@ -302,9 +302,9 @@ def test_commands(paramisp, panorama: Path, tmp_path: Path) -> None:
     cards = []
     for light, notices in (((), 1), (("--with-light",), 0)):
         assert paramisp(*simulate, *light)[0] == 0
-        code, out, said = paramisp(*train, "-o", tmp_path / f"run{notices}")
+        code, out, notes = paramisp(*train, "-o", tmp_path / f"run{notices}")
         assert code == 0
-        assert sum("2 of 2 simulated shots have no light stored" in line for line in said) == notices
+        assert sum("2 of 2 simulated shots have no light stored" in line for line in notes) == notices
         cards.append(weights.verify(Path(out[-1]))["training"])
     assert "2 simulated shots (0 with their light)" in str(cards[0])
     assert "2 simulated shots (2 with their light)" in str(cards[1])
