@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -13,12 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from paramisp_cli import arrays, atomic, look, models, onnx_runner, parameters, sources
-from paramisp_cli import mosaic as bayer
+from paramisp_cli import arrays, make_picture, make_raw, parameters, sources
 from paramisp_cli.errors import ConfigError, FormatError, MetadataError
-from paramisp_cli.formats import exif, kept, provenance, raster
-from paramisp_cli.parameters import CAMERA_LOOK, DTYPES, GAIN_MAP, KEPT_RAW, Conversion, Settings
-from paramisp_cli.rendition import develop, highlights, parametric
+from paramisp_cli.formats import raster
+from paramisp_cli.machine import runner_of, runs_on_onnx
+from paramisp_cli.parameters import CAMERA_LOOK, Conversion, Settings
 from paramisp_cli.rendition import look as rendition_look
 from paramisp_cli.rendition.form import Rendition
 from paramisp_cli.rendition.pool import Pool
@@ -27,10 +25,8 @@ from paramisp_cli.types import (
     CFA_PATTERNS,
     Camera,
     CanonicalParams,
-    Crop,
     Direction,
     LinearImage,
-    Metadata,
     Notice,
     OpticalParams,
     Output,
@@ -40,14 +36,6 @@ from paramisp_cli.types import (
 
 if TYPE_CHECKING:
     import torch
-
-    from paramisp_cli.onnx_runner import OnnxRunner
-    from paramisp_cli.runner import Runner
-
-SMALLEST_MOSAIC = 24
-"""Smallest side of a mosaic that ``unprocess`` makes: LibRaw opens no DNG of less than 22 pixels a side."""
-
-_PIXEL_TYPES: dict[int, type[np.generic]] = {8: np.uint8, 16: np.uint16, 32: np.float32}
 
 
 def unprocess(
@@ -70,8 +58,8 @@ def unprocess(
                  ``SrgbImage`` have their own, and ``settings`` overrides the parameters of any source
 
     The result has a uint16 mosaic (float32 with a ``bit_depth`` of 32) at full resolution, padded by reflection to even
-    sides of at least ``SMALLEST_MOSAIC``; its ``crop`` is the true size. Raises MetadataError for an array of the wrong
-    shape, type or range, ConfigError for wrong arguments, and otherwise a ParamispError that names the file.
+    sides of at least ``make_raw.SMALLEST_MOSAIC``; its ``crop`` is the true size. Raises MetadataError for an array of
+    the wrong shape, type or range, ConfigError for wrong arguments, and otherwise a ParamispError that names the file.
     """
     own = {"camera": camera, "optical": optical, "orientation": orientation}
     if isinstance(source, SrgbImage):
@@ -152,21 +140,16 @@ def affordable(conversion: Conversion, settings: Settings, size: tuple[int, int]
     if conversion.checkpoint is None:
         return conversion  # without importing torch
     if runs_on_onnx(conversion, settings):
-        return replace(conversion, memory_plan=_runner(conversion, settings).choose_plan(size))
+        return replace(conversion, memory_plan=runner_of(conversion, settings).choose_plan(size))
     from paramisp_cli.runner import NotEnoughMemoryError
 
     try:
-        return replace(conversion, memory_plan=_runner(conversion, settings).choose_plan(size))
+        return replace(conversion, memory_plan=runner_of(conversion, settings).choose_plan(size))
     except NotEnoughMemoryError as error:
         if settings.model is not None or settings.weights is not None:
             raise
         hint = f" (for the network pass {error.remedy})" if error.remedy else ""
         return conversion.without_network(f"{error.need}: used the parametric model{hint}")
-
-
-def runs_on_onnx(conversion: Conversion, settings: Settings) -> bool:
-    """Tell whether onnxruntime runs the conversion's network; importing torch takes seconds."""
-    return onnx_runner.suits(conversion.architecture, conversion.checkpoint, settings.device, settings.dtype)
 
 
 def prepare(
@@ -239,7 +222,7 @@ def _inverse_look(files: sources.Stamps, settings: Settings) -> tuple[Rendition,
 def expected_seconds(conversion: Conversion, settings: Settings, size: tuple[int, int]) -> float:
     """Estimate the time of a network for a picture of ``size``, within a factor of two; 0 without a network."""
     runs = len(CFA_PATTERNS) if settings.linear else 1
-    return 0.0 if conversion.checkpoint is None else runs * _runner(conversion, settings).expected_seconds(size)
+    return 0.0 if conversion.checkpoint is None else runs * runner_of(conversion, settings).expected_seconds(size)
 
 
 def run(
@@ -253,302 +236,8 @@ def run(
     ``progress`` takes the finished share of the pixel work, 0 to 1, from any thread.
     """
     if isinstance(image, RawImage):
-        return _render(image, conversion, settings, progress)
-    return _unprocess(image, conversion, settings, progress)
-
-
-def is_free_of_torch(conversion: Conversion, settings: Settings) -> bool:
-    """Tell whether a conversion runs in numpy: a look, a RAW given back, a gain map, the parametric model on a CPU."""
-    if conversion.rendition is not None or conversion.kept_raw is not None:
-        return True
-    if conversion.architecture == GAIN_MAP:
-        return True
-    parametric = conversion.architecture == "parametric" and conversion.checkpoint is None
-    return parametric and settings.device in ("auto", "cpu")
-
-
-def _unprocess(
-    image: SrgbImage, conversion: Conversion, settings: Settings, progress: Callable[[float], None] | None
-) -> RawImage:
-    if conversion.architecture == KEPT_RAW:
-        return _restored(image, conversion)
-    if settings.linear:
-        return _linear(image, conversion, replace(settings, linear=False), progress)
-    height, width = image.size
-    size = max(height + height % 2, SMALLEST_MOSAIC), max(width + width % 2, SMALLEST_MOSAIC)
-    exposure, canonical = settings.exposure or 0.0, conversion.canonical
-    origin, notices = dict(conversion.origin), conversion.notices
-    dtype: type[np.generic] = np.float32 if settings.bit_depth == 32 else np.uint16
-    gain_map, stops = conversion.gain_map, 0.0
-    if gain_map is not None and gain_map.has_highlights:
-        stops = highlights.headroom_of(image.pixels, gain_map)
-    has_highlights = stops > 0 or conversion.architecture == GAIN_MAP
-    own, plan, curve = None, None, None
-    if conversion.architecture != GAIN_MAP:
-        kind = np.float32 if has_highlights else dtype
-        own, plan, curve = _mosaic(image, conversion, settings, size, kind, progress)
-    noise = conversion.facts.noise_profile(conversion.optical.iso)
-    if has_highlights:
-        assert gain_map is not None
-        canonical, curve = highlights.stretched(canonical), None
-        own = highlights.with_highlights(
-            image.pixels, gain_map, canonical, stops, own, size, exposure=exposure, dtype=dtype
-        )
-        noise = None if noise is None else noise / 2.0 ** (stops * np.array([1, 2]))
-        origin["white_level"] = "all 16 bits, for the light above the picture's white"
-        notices = (*notices, _of_gain_map(stops))
-    assert own is not None
-    source = "JPEG" if image.metadata.jpeg else "picture"
-    xmp, remarks = provenance.unprocessed(image.metadata.xmp, source, _how(conversion, exposure))
-    raw = RawImage(
-        mosaic=own,
-        canonical=canonical,
-        optical=conversion.optical,
-        camera=conversion.camera,
-        orientation=image.orientation,
-        crop=Crop(0, 0, height, width),
-        origin=origin,
-        metadata=replace(image.metadata, xmp=xmp),
-        baseline_exposure=exposure + stops,
-        noise_profile=noise,
-        model=conversion.architecture,
-        notes=notices + remarks + _stepped_down(conversion, plan),
-    )
-    if has_highlights:
-        raw = replace(raw, profile_exposure=look.shoulder(image.pixels, raw))
-    return look.matched(image.pixels, raw) if curve is None else replace(raw, tone_curve=curve)
-
-
-def _mosaic(
-    image: SrgbImage,
-    conversion: Conversion,
-    settings: Settings,
-    size: tuple[int, int],
-    dtype: type[np.generic],
-    progress: Callable[[float], None] | None,
-) -> tuple[np.ndarray, str | None, np.ndarray | None]:
-    """Run the model over a picture → (mosaic of ``size``, the memory plan used, the model's own tone curve or None)."""
-    canonical, exposure = conversion.canonical, settings.exposure or 0.0
-    if conversion.rendition is not None:
-        rendition = conversion.rendition.brightened(2.0**exposure)
-        return develop.expose(image.pixels, rendition, canonical, size, dtype=dtype, progress=progress), None, None
-    if is_free_of_torch(conversion, settings):
-        stage = parametric.ParametricUnprocess(canonical, 2.0**exposure)
-        mosaic = develop.expose(image.pixels, stage, canonical, size, dtype=dtype, progress=progress)
-        return mosaic, None, parametric.tone_curve()
-    runner = _runner(conversion, settings, exposure, progress)
-    mosaic, plan = runner.unprocess(image.pixels, canonical, conversion.optical, size=size, dtype=dtype)
-    points = runner.model.tone_curve()
-    return mosaic, plan, np.array(points) if points else None
-
-
-def _of_gain_map(stops: float) -> Notice:
-    """Return the notice of highlights that a gain map gave."""
-    source = "highlights of the gain map's HDR rendition, not sensor data"
-    return Notice(f"{stops:.1f} EV above white: {source} (`gain_map` off leaves them out)", source)
-
-
-def _linear(
-    image: SrgbImage, conversion: Conversion, settings: Settings, progress: Callable[[float], None] | None
-) -> RawImage:
-    """Return a RAW of three colours a pixel: the model's mosaics for all four CFAs show each colour at every pixel.
-
-    Every model makes mosaics for any CFA, so none needs to know of this. Green is the mean of two mosaics.
-    """
-    own = conversion.canonical  # its black level is the same everywhere
-    runs: dict[str, RawImage] = {}
-    for cfa in (own.cfa, *(other for other in CFA_PATTERNS if other != own.cfa)):
-        before = len(runs)
-        canonical = replace(own, cfa=cfa)
-        part = None if progress is None else lambda share, before=before: progress((before + share) / len(CFA_PATTERNS))
-        runs[cfa] = _unprocess(image, replace(conversion, canonical=canonical), settings, part)
-    linear = bayer.of_mosaics({cfa: raw.mosaic for cfa, raw in runs.items()})
-    raw = runs[own.cfa]
-    return replace(raw, mosaic=bayer.sampled(linear, own.cfa), linear=linear)
-
-
-def _how(conversion: Conversion, exposure: float) -> dict[str, Any]:
-    """Return the facts of a conversion for the history in its result's XMP: the same for the same input."""
-    checkpoint = conversion.checkpoint
-    weights = {
-        "weights": checkpoint.name if checkpoint else None,
-        "weights_sha256": _sha256(checkpoint, atomic.stamp(checkpoint)) if checkpoint else None,
-    }
-    return {"model": conversion.architecture, **weights, "exposure": exposure, "origin": conversion.origin}
-
-
-@lru_cache(maxsize=16)
-def _sha256(path: Path, stamp: tuple[int, int]) -> str:
-    """Return the SHA-256 of a file of weights, once for all pictures of a batch."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _restored(image: SrgbImage, conversion: Conversion) -> RawImage:
-    """Give back the RAW that a JPEG carries; without a tone curve of its own it gets one that shows the JPEG."""
-    assert image.metadata.jpeg is not None
-    raw = replace(
-        kept.restore(image.metadata.jpeg),
-        canonical=conversion.canonical,
-        optical=conversion.optical,
-        camera=conversion.camera,
-        origin=conversion.origin,
-        notes=conversion.notices,
-    )
-    if raw.tone_curve is not None or raw.orientation != image.orientation:
-        return raw
-    return look.matched(image.pixels, raw)
-
-
-def _render(
-    raw: RawImage, conversion: Conversion, settings: Settings, progress: Callable[[float], None] | None
-) -> SrgbImage | LinearImage:
-    canonical, optical, camera = conversion.canonical, conversion.optical, conversion.camera
-    raw = replace(raw, canonical=canonical, optical=optical, camera=camera).cropped()
-    crop = raw.crop
-    assert crop is not None
-    dtype, plan = _PIXEL_TYPES[settings.bit_depth], None
-    exposure, notices = _render_exposure(raw, conversion, settings)
-    if raw.linear is not None and conversion.checkpoint is not None:
-        text = "has three colours a pixel, of which a network sees one (`model` parametric uses all three)"
-        notices = (*notices, text)
-    if conversion.stop_at is not None:
-        shown, plan = _stopped(raw, conversion, settings, 2.0**exposure, progress)
-    elif conversion.rendition is not None:
-        shown = develop.develop(raw, conversion.rendition, gain=2.0**exposure, dtype=dtype, progress=progress)
-    elif _is_numpys(raw, conversion, settings):
-        shown = develop.develop(
-            raw, parametric.ParametricRender(canonical, 2.0**exposure), dtype=dtype, progress=progress
-        )
-    else:
-        pixels, plan = _runner(conversion, settings, exposure, progress).render(
-            _at_baseline(raw),
-            raw.canonical,
-            optical,
-            gain=1.0 if conversion.architecture == "parametric" else 2.0**exposure,
-            dtype=dtype,
-        )
-        shown = pixels[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
-    upright = raster.apply_orientation(shown, raw.orientation)
-    block = exif.clean_exif(
-        raw.metadata.exif,
-        optical=optical,
-        camera=camera,
-        software=f"paramisp {conversion.architecture}",
-        width=upright.shape[1],
-        height=upright.shape[0],
-        is_srgb=conversion.stop_at is None,
-    )
-    kind = SrgbImage if conversion.stop_at is None else LinearImage
-    return kind(
-        pixels=upright,
-        camera=camera,
-        optical=optical,
-        metadata=Metadata(
-            exif=block,
-            xmp=provenance.rendered(raw.metadata.xmp, _how(conversion, exposure)),
-            source_name=raw.metadata.source_name,
-        ),
-        notes=conversion.notices + notices + _stepped_down(conversion, plan),
-    )
-
-
-def _at_baseline(raw: RawImage) -> np.ndarray:
-    """Return the mosaic that a network gets.
-
-    Networks have learned a brightness, so a camera's BaselineExposure does not count. A RAW that a model made of a
-    picture is darkened by it, for the light above white: there it counts, and this light is clipped.
-    """
-    if raw.model is None or raw.baseline_exposure <= 0:
-        return raw.mosaic
-    light = raw.mosaic
-    if light.dtype == np.uint16:
-        light = bayer.linear(light, raw.canonical.black_level, raw.canonical.white_level)
-    clipped: np.ndarray = np.minimum(light * np.float32(2.0**raw.baseline_exposure), 1)
-    return clipped
-
-
-def _is_numpys(raw: RawImage, conversion: Conversion, settings: Settings) -> bool:
-    """Tell whether numpy renders a RAW, on any device if it has three colours a pixel: torch's models take mosaics."""
-    of_three = raw.linear is not None and conversion.architecture == "parametric"
-    return of_three or is_free_of_torch(conversion, settings)
-
-
-def _stopped(
-    raw: RawImage,
-    conversion: Conversion,
-    settings: Settings,
-    gain: float,
-    progress: Callable[[float], None] | None,
-) -> tuple[np.ndarray, str | None]:
-    """Return the crop's linear sRGB (H, W, 3) float32 at the stage ``stop_at``, × ``gain``, and the memory plan."""
-    canonical, crop = raw.canonical, raw.crop
-    assert crop is not None
-    if _is_numpys(raw, conversion, settings):
-        stage = parametric.ParametricLinear(canonical, gain)
-        return develop.develop(raw, stage, dtype=np.float32, progress=progress), None
-    runner = _runner(conversion, settings, progress=progress)
-    assert not isinstance(runner, onnx_runner.OnnxRunner)  # its network has no stages
-    pixels, plan = runner.restore(raw.mosaic, canonical, conversion.optical, gain=gain)
-    return pixels[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width], plan
-
-
-def _runner(
-    conversion: Conversion,
-    settings: Settings,
-    exposure: float = 0.0,
-    progress: Callable[[float], None] | None = None,
-) -> Runner | OnnxRunner:
-    """Build the model of a conversion on its device."""
-    if conversion.checkpoint is not None and runs_on_onnx(conversion, settings):
-        fast = onnx_runner.load(conversion.checkpoint, conversion.direction)
-        return onnx_runner.OnnxRunner(fast, settings.max_memory, progress)
-    import torch
-
-    from paramisp_cli import devices, runner
-
-    device = devices.pick(settings.device)
-    if conversion.checkpoint is None:
-        gain = {"digital_gain": 2.0**exposure} if conversion.architecture == "parametric" else {}
-        model = models.architecture(conversion.architecture)(conversion.direction, **gain)
-    else:
-        model = runner.load(conversion.checkpoint, conversion.direction, device)
-    if conversion.stop_at is not None:
-        model = model.stopping_at(conversion.stop_at)
-    dtype = getattr(torch, DTYPES[settings.dtype])
-    return runner.Runner(
-        model, device, dtype, settings.max_memory, settings.scratch_path, conversion.memory_plan, progress
-    )
-
-
-def _stepped_down(conversion: Conversion, used: str | None) -> tuple[str, ...]:
-    """Return a notice if memory ran out during the work."""
-    if conversion.memory_plan in (None, used):
-        return ()
-    return (f"memory ran out: continued with the memory plan {used!r}, which needs less and takes longer",)
-
-
-def _render_exposure(
-    raw: RawImage, conversion: Conversion, settings: Settings
-) -> tuple[float, tuple[str, ...]]:  # fmt: skip
-    """Return the digital gain [EV] and notices.
-
-    A trained network has learned its camera's brightness. The parametric model has not, and cameras leave different
-    headroom above their metering, so without ``exposure`` the brightness is matched to the RAW's own camera JPEG. A
-    linear picture has no look: the RAW's own baseline exposure applies.
-    """
-    if conversion.architecture != "parametric":
-        return settings.exposure or 0.0, ()
-    chosen = settings.exposure is not None or conversion.stop_at is not None
-    if chosen or raw.model is not None or raw.metadata.jpeg is None:
-        return raw.baseline_exposure + (settings.exposure or 0.0), ()
-    try:
-        preview = raster.decode_small(raw.metadata.jpeg, 512)
-    except FormatError:
-        return raw.baseline_exposure, ()
-    exposure = look.matched_exposure(raw, preview)
-    text = f"brightness matched to the embedded JPEG: {exposure:+.2f} EV (pass `exposure` to set it)"
-    return exposure, (Notice(text, "brightness matched to the embedded JPEG (pass `exposure` to set it)"),)
+        return make_picture.rendered(image, conversion, settings, progress)
+    return make_raw.unprocessed(image, conversion, settings, progress)
 
 
 # --- sources --------------------------------------------------------------------------------------------------------

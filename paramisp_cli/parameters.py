@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from paramisp_cli import cameras, models, weights, white_balance
-from paramisp_cli.errors import ConfigError, FormatError, WeightsError
+from paramisp_cli import cameras, carried, models, weights, white_balance
+from paramisp_cli.errors import ConfigError, WeightsError
 from paramisp_cli.formats import gainmap, kept, provenance
-from paramisp_cli.formats.base import MAX_PIXELS
 from paramisp_cli.rendition.form import Rendition
 from paramisp_cli.settings import CAMERA_LOOK, DTYPES, GAIN_MAP, KEPT_RAW, LOOKS, MODELS, WEIGHTLESS, Settings
 from paramisp_cli.sources import Reference, References, nearest, read, references
@@ -151,13 +150,13 @@ def _refuse_settings_of_render(settings: Settings) -> None:
 
 def _of_picture(image: SrgbImage, settings: Settings) -> Conversion:
     _refuse_settings_of_render(settings)
-    kept_raw, remarks = _kept_raw(image, settings)
+    kept_raw, remarks = carried.kept_raw(image, settings)
     if kept_raw is not None and not remarks:
         return _of_kept_raw(image, kept_raw, settings)
     found = references(settings)
     like = nearest(image, found)
     origin: dict[str, str] = {}
-    gain_map, map_notices = _gain_map(image, settings)
+    gain_map, map_notices = carried.gain_map(image, settings)
     notices = [*image.notes, *found.notices, *remarks, *map_notices]
     camera, origin["camera"] = _pick_camera(settings, image.camera, like)
     optical = _pick_optical(settings, image.optical, like, origin)
@@ -191,54 +190,6 @@ def _of_picture(image: SrgbImage, settings: Settings) -> Conversion:
         )  # fmt: skip
     conversion = _with_model(Direction.UNPROCESS, camera, canonical, optical, origin, notices, known, settings)
     return replace(conversion, gain_map=gain_map)
-
-
-def _gain_map(image: SrgbImage, settings: Settings) -> tuple[gainmap.GainMap | None, list[str]]:
-    """Find the gain map behind a picture → (the map or None, notices).
-
-    A map that cannot be used costs a notice. FormatError if the settings require one.
-    """
-    if settings.gain_map == "off":
-        return None, []
-    jpeg, required = image.metadata.jpeg, settings.gain_map == "linear"
-    try:
-        found = gainmap.find(jpeg, settings.max_pixels or MAX_PIXELS) if jpeg is not None else None
-    except FormatError as error:
-        if required:
-            raise FormatError(f"its gain map cannot be used: {error} (leave out `gain_map` linear)") from error
-        text = "its gain map cannot be used"
-        return None, [Notice(f"{text}: {error}; left it out", f"{text}; left it out")]
-    if found is None and required:
-        raise FormatError("has no gain map, which `gain_map` linear needs: leave it out")
-    return found, []
-
-
-def _kept_raw(image: SrgbImage, settings: Settings) -> tuple[kept.KeptRaw | None, list[str]]:
-    """Find the RAW that a JPEG carries → (its facts or None, notices); with notices it is not used.
-
-    Raises FormatError if it cannot be given back, or if there is none and the settings require one.
-    """
-    jpeg = image.metadata.jpeg
-    if settings.kept_raw is False or jpeg is None:
-        found, removed = None, False
-    else:
-        try:
-            found = kept.find(jpeg)
-        except FormatError as error:
-            raise FormatError(
-                f"{error} (`--no-kept-raw`, in Python `kept_raw=False`, unprocesses the picture alone)"
-            ) from error
-        removed = found is None and kept.lost(jpeg)
-    if found is None:
-        if settings.kept_raw:
-            raise FormatError("carries no RAW: it never did, or a program that edits or sends it removed it")
-        text = "the RAW that it carried was removed by a program that edited or sent it"
-        return None, [f"{text}: unprocessed the picture alone"] if removed else []
-    chosen = [name for name in ("model", "weights", "look", "like") if getattr(settings, name) is not None]
-    chosen += ["linear"] if settings.linear else []
-    if chosen and settings.kept_raw is None:
-        return found, [f"carries its RAW, which was not used because of `{chosen[0]}` (pass `kept_raw` to use it)"]
-    return found, []
 
 
 def _of_kept_raw(image: SrgbImage, found: kept.KeptRaw, settings: Settings) -> Conversion:

@@ -13,7 +13,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from paramisp_cli import atomic, convert, formats, memory, parameters
+from paramisp_cli import atomic, convert, formats, machine, memory, parameters
 from paramisp_cli.batch.find import Job, OnExists, real_path
 from paramisp_cli.errors import (
     FileAccessError,
@@ -347,11 +347,11 @@ class _Work:
         if step.conversion.architecture == CAMERA_LOOK or borrows:
             with _naming(step.job.source, self.settings):
                 step.conversion = convert.prepare(image, step.conversion, settings, self.pool)
-        if convert.is_free_of_torch(step.conversion, settings):  # no device
+        if machine.is_free_of_torch(step.conversion, settings):  # no device
             self.ahead = 1
             self._convert(settings, step, image)
             return None
-        if not self.devices and convert.runs_on_onnx(step.conversion, settings):
+        if not self.devices and machine.runs_on_onnx(step.conversion, settings):
             with _naming(step.job.source, self.settings):
                 step.conversion = convert.affordable(step.conversion, settings, image.size)
             self.ahead = 0

@@ -13,7 +13,7 @@ import torch
 from test_camera_look import photographed, scene
 
 import paramisp_cli as paramisp
-from paramisp_cli import convert, formats, parameters, runner
+from paramisp_cli import convert, formats, machine, parameters, runner
 from paramisp_cli.models.parametric import Parametric
 from paramisp_cli.rendition.develop import develop, expose
 from paramisp_cli.rendition.parametric import ParametricRender, ParametricUnprocess
@@ -155,10 +155,10 @@ def test_settings_reach_the_numpy_model() -> None:
 
 def test_a_gpu_that_was_asked_for_goes_through_torch() -> None:
     conversion = parameters.complete(SrgbImage(picture(30, 40)), PARAMETRIC)
-    assert convert.is_free_of_torch(conversion, PARAMETRIC)
-    assert convert.is_free_of_torch(conversion, replace(PARAMETRIC, device="cpu"))
-    assert not convert.is_free_of_torch(conversion, replace(PARAMETRIC, device="cuda:1"))
-    assert not convert.is_free_of_torch(replace(conversion, checkpoint=Path("x")), PARAMETRIC)
+    assert machine.is_free_of_torch(conversion, PARAMETRIC)
+    assert machine.is_free_of_torch(conversion, replace(PARAMETRIC, device="cpu"))
+    assert not machine.is_free_of_torch(conversion, replace(PARAMETRIC, device="cuda:1"))
+    assert not machine.is_free_of_torch(replace(conversion, checkpoint=Path("x")), PARAMETRIC)
 
 
 @pytest.mark.slow

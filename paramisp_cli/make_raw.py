@@ -1,0 +1,136 @@
+"""Make a RAW of a picture with completed parameters: the model's mosaic, highlights of a gain map, profile, history."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from paramisp_cli import look
+from paramisp_cli import mosaic as bayer
+from paramisp_cli.formats import kept, provenance
+from paramisp_cli.machine import facts_of, is_free_of_torch, runner_of, stepped_down
+from paramisp_cli.parameters import GAIN_MAP, KEPT_RAW, Conversion, Settings
+from paramisp_cli.rendition import develop, highlights, parametric
+from paramisp_cli.types import CFA_PATTERNS, Crop, Notice, RawImage, SrgbImage
+
+SMALLEST_MOSAIC = 24
+"""Smallest side of a mosaic that ``unprocess`` makes: LibRaw opens no DNG of less than 22 pixels a side."""
+
+
+def unprocessed(
+    image: SrgbImage, conversion: Conversion, settings: Settings, progress: Callable[[float], None] | None
+) -> RawImage:
+    """Make the RAW of a picture; ``progress`` takes the finished share of the work. See ``convert.run``."""
+    if conversion.architecture == KEPT_RAW:
+        return _restored(image, conversion)
+    if settings.linear:
+        return _linear(image, conversion, replace(settings, linear=False), progress)
+    height, width = image.size
+    size = max(height + height % 2, SMALLEST_MOSAIC), max(width + width % 2, SMALLEST_MOSAIC)
+    exposure, canonical = settings.exposure or 0.0, conversion.canonical
+    origin, notices = dict(conversion.origin), conversion.notices
+    dtype: type[np.generic] = np.float32 if settings.bit_depth == 32 else np.uint16
+    gain_map, stops = conversion.gain_map, 0.0
+    if gain_map is not None and gain_map.has_highlights:
+        stops = highlights.headroom_of(image.pixels, gain_map)
+    has_highlights = stops > 0 or conversion.architecture == GAIN_MAP
+    own, plan, curve = None, None, None
+    if conversion.architecture != GAIN_MAP:
+        kind = np.float32 if has_highlights else dtype
+        own, plan, curve = _mosaic(image, conversion, settings, size, kind, progress)
+    noise = conversion.facts.noise_profile(conversion.optical.iso)
+    if has_highlights:
+        assert gain_map is not None
+        canonical, curve = highlights.stretched(canonical), None
+        own = highlights.with_highlights(
+            image.pixels, gain_map, canonical, stops, own, size, exposure=exposure, dtype=dtype
+        )
+        noise = None if noise is None else noise / 2.0 ** (stops * np.array([1, 2]))
+        origin["white_level"] = "all 16 bits, for the light above the picture's white"
+        notices = (*notices, _of_gain_map(stops))
+    assert own is not None
+    source = "JPEG" if image.metadata.jpeg else "picture"
+    xmp, remarks = provenance.unprocessed(image.metadata.xmp, source, facts_of(conversion, exposure))
+    raw = RawImage(
+        mosaic=own,
+        canonical=canonical,
+        optical=conversion.optical,
+        camera=conversion.camera,
+        orientation=image.orientation,
+        crop=Crop(0, 0, height, width),
+        origin=origin,
+        metadata=replace(image.metadata, xmp=xmp),
+        baseline_exposure=exposure + stops,
+        noise_profile=noise,
+        model=conversion.architecture,
+        notes=notices + remarks + stepped_down(conversion, plan),
+    )
+    if has_highlights:
+        raw = replace(raw, profile_exposure=look.shoulder(image.pixels, raw))
+    return look.matched(image.pixels, raw) if curve is None else replace(raw, tone_curve=curve)
+
+
+def _mosaic(
+    image: SrgbImage,
+    conversion: Conversion,
+    settings: Settings,
+    size: tuple[int, int],
+    dtype: type[np.generic],
+    progress: Callable[[float], None] | None,
+) -> tuple[np.ndarray, str | None, np.ndarray | None]:
+    """Run the model over a picture → (mosaic of ``size``, the memory plan used, the model's own tone curve or None)."""
+    canonical, exposure = conversion.canonical, settings.exposure or 0.0
+    if conversion.rendition is not None:
+        rendition = conversion.rendition.brightened(2.0**exposure)
+        return develop.expose(image.pixels, rendition, canonical, size, dtype=dtype, progress=progress), None, None
+    if is_free_of_torch(conversion, settings):
+        stage = parametric.ParametricUnprocess(canonical, 2.0**exposure)
+        mosaic = develop.expose(image.pixels, stage, canonical, size, dtype=dtype, progress=progress)
+        return mosaic, None, parametric.tone_curve()
+    runner = runner_of(conversion, settings, exposure, progress)
+    mosaic, plan = runner.unprocess(image.pixels, canonical, conversion.optical, size=size, dtype=dtype)
+    points = runner.model.tone_curve()
+    return mosaic, plan, np.array(points) if points else None
+
+
+def _of_gain_map(stops: float) -> Notice:
+    """Return the notice of highlights that a gain map gave."""
+    source = "highlights of the gain map's HDR rendition, not sensor data"
+    return Notice(f"{stops:.1f} EV above white: {source} (`gain_map` off leaves them out)", source)
+
+
+def _linear(
+    image: SrgbImage, conversion: Conversion, settings: Settings, progress: Callable[[float], None] | None
+) -> RawImage:
+    """Return a RAW of three colours a pixel: the model's mosaics for all four CFAs show each colour at every pixel.
+
+    Every model makes mosaics for any CFA, so none needs to know of this. Green is the mean of two mosaics.
+    """
+    own = conversion.canonical  # its black level is the same everywhere
+    runs: dict[str, RawImage] = {}
+    for cfa in (own.cfa, *(other for other in CFA_PATTERNS if other != own.cfa)):
+        before = len(runs)
+        canonical = replace(own, cfa=cfa)
+        part = None if progress is None else lambda share, before=before: progress((before + share) / len(CFA_PATTERNS))
+        runs[cfa] = unprocessed(image, replace(conversion, canonical=canonical), settings, part)
+    linear = bayer.of_mosaics({cfa: raw.mosaic for cfa, raw in runs.items()})
+    raw = runs[own.cfa]
+    return replace(raw, mosaic=bayer.sampled(linear, own.cfa), linear=linear)
+
+
+def _restored(image: SrgbImage, conversion: Conversion) -> RawImage:
+    """Give back the RAW that a JPEG carries; without a tone curve of its own it gets one that shows the JPEG."""
+    assert image.metadata.jpeg is not None
+    raw = replace(
+        kept.restore(image.metadata.jpeg),
+        canonical=conversion.canonical,
+        optical=conversion.optical,
+        camera=conversion.camera,
+        origin=conversion.origin,
+        notes=conversion.notices,
+    )
+    if raw.tone_curve is not None or raw.orientation != image.orientation:
+        return raw
+    return look.matched(image.pixels, raw)
