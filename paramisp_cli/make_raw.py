@@ -113,8 +113,10 @@ def _linear(
     for cfa in (own.cfa, *(other for other in CFA_PATTERNS if other != own.cfa)):
         before = len(runs)
         canonical = replace(own, cfa=cfa)
-        part = None if progress is None else lambda share, before=before: progress((before + share) / len(CFA_PATTERNS))
-        runs[cfa] = unprocessed(image, replace(conversion, canonical=canonical), settings, part)
+        report = (
+            None if progress is None else lambda share, before=before: progress((before + share) / len(CFA_PATTERNS))
+        )
+        runs[cfa] = unprocessed(image, replace(conversion, canonical=canonical), settings, report)
     linear = bayer.of_mosaics({cfa: raw.mosaic for cfa, raw in runs.items()})
     raw = runs[own.cfa]
     return replace(raw, mosaic=bayer.sampled(linear, own.cfa), linear=linear)
