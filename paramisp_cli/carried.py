@@ -1,4 +1,4 @@
-"""What a JPEG carries beside its picture: a gain map with highlights, or its RAW; and whether the settings use it."""
+"""Find the gain map and the RAW that a JPEG carries beside its picture, and tell whether the settings use them."""
 
 from __future__ import annotations
 
