@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from paramisp_cli import look
+from paramisp_cli import flat_noise, look
 from paramisp_cli import mosaic as bayer
 from paramisp_cli.formats import kept, provenance
 from paramisp_cli.machine import facts_of, is_free_of_torch, runner_of, stepped_down
@@ -40,14 +40,12 @@ def unprocessed(
     if conversion.architecture != GAIN_MAP:
         kind = np.float32 if has_highlights else dtype
         own, plan, curve = _mosaic(image, conversion, settings, size, kind, progress)
-    noise = conversion.facts.noise_profile(conversion.optical.iso)
     if has_highlights:
         assert gain_map is not None
         canonical, curve = highlights.stretched(canonical), None
         own = highlights.with_highlights(
             image.pixels, gain_map, canonical, stops, own, size, exposure=exposure, dtype=dtype
         )
-        noise = None if noise is None else noise / 2.0 ** (stops * np.array([1, 2]))
         origin["white_level"] = "all 16 bits, for the light above the picture's white"
         notices = (*notices, _of_gain_map(stops))
     assert own is not None
@@ -63,10 +61,10 @@ def unprocessed(
         origin=origin,
         metadata=replace(image.metadata, xmp=xmp),
         baseline_exposure=exposure + stops,
-        noise_profile=noise,
         model=conversion.architecture,
         notes=notices + remarks + stepped_down(conversion, plan),
     )
+    raw = replace(raw, noise_profile=flat_noise.usual(raw))
     if has_highlights:
         raw = replace(raw, profile_exposure=look.shoulder(image.pixels, raw))
     return look.matched(image.pixels, raw) if curve is None else replace(raw, tone_curve=curve)

@@ -1,4 +1,6 @@
+import importlib
 import json
+import os
 import sys
 from importlib import resources
 from pathlib import Path
@@ -6,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import paramisp_cli as paramisp
 from paramisp_cli import cameras
 from paramisp_cli.types import CFA_PATTERNS, Camera, CanonicalParams
 
@@ -68,7 +71,7 @@ def test_every_row_makes_sense():
             assert noise is None or ((noise[:, 0] > 0) & (noise[:, 1] >= 0) & (noise < 1).all()).all(), facts.name
         if facts.noise_rows is not None:
             assert (np.diff(facts.noise_rows[:, 0]) > 0).all(), facts.name
-            assert not cameras.noise.unphysical(cameras.noise.physical(facts.noise_rows)).any(), facts.name
+            assert not cameras.noise.unphysical(cameras.noise.of_samples(facts.noise_rows))[:, 3:].any(), facts.name
 
 
 def test_every_complete_row_makes_canonical_parameters():
@@ -136,7 +139,7 @@ def test_levels_by_iso():
 
 def test_noise_between_and_beyond_the_rows():
     rows = np.array([[100, 1e-5, 2e-5, 3e-5, 1e-7, 0, 2e-7], [200, 3e-5, 2e-5, 1e-5, 3e-7, 0, 1e-7]])
-    facts = cameras.CameraFacts("x", "", "", noise_rows=rows)
+    facts = cameras.CameraFacts("x", "", "", noise_rows=rows)  # of a DNG's own NoiseProfile
     assert not facts.noise_flags.any()
     np.testing.assert_allclose(facts.noise_profile(100), [[1e-5, 1e-7], [2e-5, 0], [3e-5, 2e-7]])
     np.testing.assert_allclose(facts.noise_profile(150), [[2e-5, 2e-7], [2e-5, 0], [2e-5, 1.5e-7]])
@@ -146,6 +149,13 @@ def test_noise_between_and_beyond_the_rows():
     assert cameras.CameraFacts("x", "", "").noise_flags is None
     hero = cameras.find_by_name("GoPro HERO7 Black")  # the DNG's own NoiseProfile
     np.testing.assert_allclose(hero.noise_profile(267), [[0.000417055, 1.30296e-07]] * 3, rtol=1e-3)
+
+
+def test_noise_of_samples_has_the_scale_of_green_and_more_variance():
+    rows = np.array([[100, 1e-5, 2e-5, 3e-5, 1e-7, 3e-7, 2e-7]])
+    facts = cameras.CameraFacts("x", "", "", noise_rows=rows, source="cfa dt, noise old")
+    expected = cameras.noise.SMOOTHING * np.array([[2e-5, 1e-7], [2e-5, 3e-7], [2e-5, 2e-7]])
+    np.testing.assert_allclose(facts.noise_profile(100), expected)
 
 
 def fitted(isos, flagged=()):
@@ -159,31 +169,25 @@ def fitted(isos, flagged=()):
 def test_unphysical_values_are_derived_from_the_others():
     isos = (100, 200, 400, 800)
     spoilt = fitted(isos, [(0, 4, -1e-6), (0, 5, -1e-9), (2, 6, -1e-9), (1, 2, -3e-6), (3, 1, 0)])
-    assert cameras.noise.unphysical(spoilt).sum() == 5
-    np.testing.assert_allclose(cameras.noise.physical(spoilt), fitted(isos), rtol=1e-6)
-    facts = cameras.CameraFacts("x", "", "", noise_rows=spoilt)
-    np.testing.assert_allclose(facts.noise_profile(100)[0], [1e-5, 5e-8], rtol=1e-6)
-    np.testing.assert_array_equal(facts.noise_rows, spoilt)
-    assert facts.noise_flags.sum() == 5
-
-
-def test_physical_noise_changes_no_other_value():
-    rows = fitted((100, 200))
-    assert cameras.noise.physical(rows) is rows
-    spoilt = fitted((100, 200), [(0, 4, -1e-9)])
-    kept = ~np.pad(cameras.noise.unphysical(spoilt), ((0, 0), (1, 0)))
-    np.testing.assert_array_equal(cameras.noise.physical(spoilt)[kept], spoilt[kept])
+    flags = cameras.noise.unphysical(spoilt)
+    assert flags.sum() == 5
+    noise, sound = cameras.noise.of_samples(spoilt), cameras.noise.of_samples(fitted(isos))
+    np.testing.assert_allclose(noise[:, :4], sound[:, :4], rtol=1e-6)
+    np.testing.assert_allclose(sound[:, 1], cameras.noise.SMOOTHING * 5e-8 * np.array(isos))
+    replaced = flags[:, 3:] | flags[:, :3]
+    share = cameras.noise.SMOOTHING_OF_DERIVED / cameras.noise.SMOOTHING
+    np.testing.assert_allclose((noise / sound)[:, 4:], np.where(replaced, share, 1), rtol=1e-6)
 
 
 def test_noise_without_good_offsets_or_without_a_channel():
     spoilt = fitted((100, 200), [(r, c, -1e-9) for r in (0, 1) for c in (4, 5, 6)])
-    derived = cameras.noise.physical(spoilt)
-    np.testing.assert_allclose(derived[:, 4:], cameras.noise.READ_NOISE * spoilt[:, 1:4] ** 2)
-    lacking = fitted((100, 200), [(r, c, 0) for r in (0, 1) for c in (3, 6)])  # blue was not fitted
-    derived = cameras.noise.physical(lacking)
-    np.testing.assert_allclose(derived[:, 3], np.array([100, 200]) * np.median([1e-7, 5e-8]))
-    np.testing.assert_allclose(derived[:, 4:], fitted((100, 200))[:, 4:], rtol=1e-6)
-    hopeless = cameras.CameraFacts("x", "", "", noise_rows=np.array([[100, *[-1e-6] * 6]]))
+    derived = cameras.noise.of_samples(spoilt)
+    np.testing.assert_allclose(derived[:, 4:], cameras.noise.READ_NOISE * derived[:, 1:4] ** 2)
+    lacking = fitted((100, 200), [(r, c, 0) for r in (0, 1) for c in (2, 5)])  # green was not fitted
+    derived = cameras.noise.of_samples(lacking)
+    np.testing.assert_allclose(derived[:, 1:4], cameras.noise.SMOOTHING * lacking[:, [1]].repeat(3, 1))
+    rows = np.array([[100, *[-1e-6] * 6]])
+    hopeless = cameras.CameraFacts("x", "", "", noise_rows=rows, source="noise old")
     assert (hopeless.noise_profile(100)[:, 0] > 0).all()  # DNG forbids 0
     assert (hopeless.noise_profile(100)[:, 1] >= 0).all()
 
@@ -197,13 +201,24 @@ def test_derived_offsets_are_of_the_size_of_measured_ones():
         assert ((ratio > 0.3) & (ratio < 3)).all(), (name, ratio)
 
 
-def test_read_noise_is_the_median_over_the_table():
-    medians = []
-    for facts in TABLE:
-        if facts.noise_rows is not None and (good := ~facts.noise_flags.any(1)).any():
-            rows = facts.noise_rows[good]
-            medians.append(np.median(rows[:, 4:] / rows[:, 1:4] ** 2))
-    np.testing.assert_allclose(cameras.noise.READ_NOISE, np.median(medians), rtol=0.1)
+@pytest.mark.parametrize("name", ["canon_eos_350d", "canon_eos_5d", "canon_eos_60d", "canon_powershot_g10", "sony"])
+def test_noise_is_that_of_flat_areas(name, monkeypatch):
+    """The table's noise agrees with the noise in smooth areas of real RAW files, at the level in their middle."""
+    folder = Path(os.environ.get("PARAMISP_SAMPLES", ""))
+    found = [path for path in folder.glob(f"{name}*") if path.suffix.lower() in {".cr2", ".arw"}]
+    if not os.environ.get("PARAMISP_SAMPLES") or not found:
+        pytest.skip("needs the RAW files of $PARAMISP_SAMPLES")
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "bench"))
+    bench = importlib.import_module("bench_noise")
+    raw = paramisp.read(found[0])
+    light = (raw.mosaic - raw.canonical.black_level.mean()) / (
+        raw.canonical.white_level - raw.canonical.black_level.mean()
+    )
+    site = raw.canonical.cfa.index("G")
+    points = bench.by_level(*bench.flat_windows(light[site // 2 :: 2, site % 2 :: 2]))
+    level, variance = points[len(points) // 2]
+    scale, offset = cameras.find(raw.camera).noise_profile(raw.optical.iso)[1]
+    assert 0.6 < variance / (scale * level + offset) < 1.4
 
 
 def test_daylight():

@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).parents[1] / "paramisp_cli"
 LAYERS = [
     {"errors", "color", "mosaic", "memory", "atomic", "onnx_file"},
     {"types", "scratch", "look_table"},
-    {"isp", "cameras"},
+    {"isp", "cameras", "flat_noise"},
     {"formats", "torch_pickle", "devices"},
     {"torch_zip", "torch_legacy", "look", "rendition", "companion"},
     {"models", "white_balance"},

@@ -258,7 +258,6 @@ def test_the_readme_way(make_jpeg, tmp_path, monkeypatch):
     assert isinstance(raw, paramisp.RawImage)
     assert raw.mosaic.dtype == np.uint16
     assert raw.model == "parametric"
-    assert raw.noise_profile is not None
     assert raw.metadata.jpeg == Path("photo.jpg").read_bytes()
     assert isinstance(picture, paramisp.SrgbImage)
     assert picture.optical.iso == 200

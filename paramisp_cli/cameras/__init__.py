@@ -83,17 +83,22 @@ class CameraFacts:
     def noise_profile(self, iso: float | None) -> np.ndarray | None:
         """Return (3, 2) scale and offset of R, G, B at an ISO: variance = scale·x + offset for x linear in [0, 1].
 
-        Linear in ISO between the table's rows, in proportion to ISO beyond them. Unphysical values are replaced first
-        (``noise.physical``): DNG's NoiseProfile (tag 51041) forbids them. None without noise in the table or without
-        ISO.
+        This is the noise of RAW samples, as in DNG's NoiseProfile (tag 51041). The table's fits are corrected for it
+        (``noise.of_samples``); its values from NoiseProfile tags are not. Linear in ISO between the table's rows, in
+        proportion to ISO beyond them. None without noise in the table or without ISO.
         """
         if self.noise_rows is None or iso is None:
             return None
-        rows = noise.physical(self.noise_rows)
+        rows = self.noise_rows if self._noise_from_tags else noise.of_samples(self.noise_rows)
         inside = float(np.clip(iso, rows[0, 0], rows[-1, 0]))
         values = np.array([np.interp(inside, rows[:, 0], column) for column in rows[:, 1:].T])
         scale, offset = values.reshape(2, 3) * (iso / inside)
         return np.stack([scale.clip(1e-8), offset], 1)
+
+    @property
+    def _noise_from_tags(self) -> bool:
+        """Tell whether the noise comes from single DNG files, not from darktable ("old", "dt")."""
+        return not {"noise old", "noise dt"} & set(self.source.split(", "))
 
     @property
     def noise_flags(self) -> np.ndarray | None:

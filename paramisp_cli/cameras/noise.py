@@ -1,16 +1,29 @@
-"""Physical noise from fitted noise: variance = scale·x + offset, for x linear in [0, 1].
+"""Noise of RAW samples from the fits of the camera table: variance = scale·x + offset, for x linear in [0, 1].
 
-Published fits are straight lines through measured variances. If the measured points bend (photo response
-non-uniformity, clipping), a line may have an offset below zero, or a scale of zero or less. Both are unphysical, and
-DNG forbids both (NoiseProfile, tag 51041). The table stores the fits; this module derives values to replace them.
+The table's fits were published by darktable, and describe the finest details of demosaiced pictures. Two things keep
+them from being the noise of RAW samples:
+
+* **Smoothing.** Demosaicing and the choice of the finest details leave less variance. On flat areas of four RAW files
+  in which the noise of photons dominates, the samples' variance is 9.8, 9.4, 11.4 and 12.1 times the fit of green (EOS
+  350D, EOS 5D Mark IV, PowerShot G10, α7R III at middle levels; tests/bench/bench_noise.py). Red and blue are mixed
+  with the other colours in the fits, so that their factors are 4 to 7; on the samples all channels have the scale of
+  green, since all saturate at the same number of electrons.
+* **Bent lines.** A fit may have an offset below zero, or a scale of zero or less. Both are unphysical, and DNG forbids
+  both (NoiseProfile, tag 51041).
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-READ_NOISE = 53.0
-"""Read noise in electrons²: the median over the table's cameras of offset / scale² (a test checks it to 10 %)."""
+SMOOTHING = 10.6
+"""Variance of samples over that of the fits: the geometric mean of the four files above."""
+SMOOTHING_OF_DERIVED = 2.3
+"""The same for offsets that were derived from fits at other ISOs: masked pixels of an EOS 30D and an EOS 60D, and flat
+areas of a PowerShot G10, have 1.0, 2.4 and 5 times the derived variance."""
+READ_NOISE = 71.0
+"""Read noise in electrons² of a camera without any usable offset: the geometric mean of 99, 55, 318 and 15 at ISO 80 to
+200 (EOS 30D, EOS 60D, EOS 350D, PowerShot G10)."""
 
 
 def unphysical(rows: np.ndarray) -> np.ndarray:
@@ -21,34 +34,32 @@ def unphysical(rows: np.ndarray) -> np.ndarray:
     return np.concatenate([rows[:, 1:4] <= 0, rows[:, 4:] < 0], 1)
 
 
-def physical(rows: np.ndarray) -> np.ndarray:
-    """Return (N, 7) rows with the flagged values replaced and all others unchanged, bit for bit.
+def of_samples(rows: np.ndarray) -> np.ndarray:
+    """Return the noise of RAW samples (N, 7) for fits of demosaiced pictures (N, 7): ISO, scale R G B, offset R G B.
 
-    * Scale, in proportion to ISO: the median of scale / ISO over the channel's unflagged values, or over all channels'
-      unflagged values if the channel has none (some fits lack a channel: all its values are 0).
-    * Offset, the variance of the read noise, equal in all channels: p + q·ISO² (noise after and before the amplifier),
-      fitted to the camera's unflagged offsets with p, q ≥ 0. Without any: ``READ_NOISE`` electrons², of which
-      1 / scale saturate the range. The offset of a flagged scale is replaced too: both come from one fit.
-
-    The masked pixels of an EOS 60D and an EOS 30D, whose fits are below 0, have 1.7 and 1.8 times the derived variance.
+    * Scale: ``SMOOTHING`` times that of green, for all channels. An unphysical value is replaced first: by the median
+      of scale / ISO over the camera's usable values of green, or of all channels (some fits lack a channel).
+    * Offset, the variance of the read noise: ``SMOOTHING`` times the fit. An unphysical one is p + q·ISO² (noise after
+      and before the amplifier), fitted to the camera's usable offsets with p, q ≥ 0, times ``SMOOTHING_OF_DERIVED``.
+      Without any: ``READ_NOISE``. The offset of an unphysical scale is replaced too: both come from one fit.
     """
-    flags = unphysical(rows)
-    if not flags.any():
-        return rows
-    iso, scale, offset = rows[:, :1], rows[:, 1:4].copy(), rows[:, 4:].copy()
-    bad_scale = flags[:, :3]
-    bad_offset = flags[:, 3:] | bad_scale
-    if not bad_scale.all():
-        for channel in range(3):
-            bad = bad_scale[:, channel]
-            usable = ~bad_scale if bad.all() else ~bad_scale & (np.arange(3) == channel)
-            scale[bad, channel] = np.median((rows[:, 1:4] / iso)[usable]) * iso[bad, 0]
-    if (~bad_offset).any():
-        after, before = _read_noise(np.broadcast_to(iso, offset.shape)[~bad_offset], offset[~bad_offset])
-        np.copyto(offset, after + before * iso**2, where=bad_offset)
+    flags, iso = unphysical(rows), rows[:, 0]
+    usable = ~flags[:, :3]
+    per_iso = rows[:, 1:4] / iso[:, None]
+    chosen = usable[:, 1] if usable[:, 1].any() else usable.any(1)
+    green = np.where(usable[:, 1], rows[:, 2], 0.0)
+    if not usable[:, 1].all():
+        values = per_iso[chosen, 1] if usable[:, 1].any() else per_iso[usable]
+        green = np.where(usable[:, 1], green, (np.median(values) if len(values) else 0.0) * iso)
+    scale = np.repeat(SMOOTHING * green[:, None], 3, 1)
+    sound = ~(flags[:, 3:] | flags[:, :3])
+    if sound.any():
+        isos = np.broadcast_to(iso[:, None], sound.shape)
+        after, before = _read_noise(isos[sound], rows[:, 4:][sound])
+        derived = SMOOTHING_OF_DERIVED * (after + before * isos**2)
     else:
-        np.copyto(offset, READ_NOISE * scale**2, where=bad_offset)
-    return np.concatenate([iso, scale, offset], 1)
+        derived = READ_NOISE * scale**2
+    return np.concatenate([rows[:, :1], scale, np.where(sound, SMOOTHING * rows[:, 4:], derived)], 1)
 
 
 def _read_noise(iso: np.ndarray, offset: np.ndarray) -> tuple[float, float]:

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from paramisp_cli import cameras
+from paramisp_cli import cameras, flat_noise
 from paramisp_cli.errors import FormatError
 from paramisp_cli.types import CanonicalParams, RawImage
 
 _SPARSE = 0.7
 """Share of the values in a plane's range, from which all are listed."""
-_BLOCK, _QUANTILE = 8, 0.05
 _MIDTONE, _CLEARLY, _ENOUGH = np.array([0.1, 1.0]), 0.2, 4
 """Level, as factors of scale and offset, at which noise is compared; share of the variance that is clearly less;
 levels that must be measured in every channel.
@@ -80,7 +79,7 @@ def noise(raw: RawImage) -> tuple[np.ndarray, str]:
     It is the file's own, or the camera table's at the shot's ISO. It is measured in the shot if both are missing, or if
     the shot has clearly less noise (some cameras filter it out of their RAW).
     """
-    facts, (found, levels) = cameras.find(raw.camera), measured(raw)
+    facts, (found, levels) = cameras.find(raw.camera), flat_noise.smoothest(raw)
     if raw.noise_profile is not None and (raw.noise_profile >= 0).all() and (raw.noise_profile.sum(1) > 0).all():
         profile, origin = raw.noise_profile, "the RAW file"
     elif facts is not None and (of_table := facts.noise_profile(raw.optical.iso)) is not None:
@@ -90,52 +89,6 @@ def noise(raw: RawImage) -> tuple[np.ndarray, str]:
     if levels >= _ENOUGH and (found @ _MIDTONE).sum() < _CLEARLY * (profile @ _MIDTONE).sum():
         return found, f"measured in the shot, which has less noise than {origin}"
     return profile, origin
-
-
-def measured(raw: RawImage) -> tuple[np.ndarray, int]:
-    """Estimate the noise (3, 2) from the smoothest blocks of each level → (noise, least number of levels of a channel).
-
-    In blocks of 8×8 samples of a plane, the difference of the two diagonals of each 2×2 keeps the noise's variance and
-    removes slopes. Of each level's blocks the 5 % quantile counts: half the variance if all blocks are smooth.
-    """
-    found, levels = np.zeros((3, 2)), 1 << 16
-    for channel in range(3):
-        points: list[tuple[float, float, float]] = []
-        for site in (site for site in range(4) if raw.canonical.cfa[site] == "RGB"[channel]):
-            black = float(raw.canonical.black_level[site // 2, site % 2])
-            plane = raw.mosaic[site // 2 :: 2, site % 2 :: 2].astype(np.float32)
-            plane = (plane - np.float32(black)) / np.float32(raw.canonical.white_level - black)
-            rows, columns = (n // _BLOCK * _BLOCK for n in plane.shape)
-            if not rows or not columns:
-                continue
-            plane = plane[:rows, :columns]
-            rough = (plane[::2, ::2] - plane[1::2, ::2] - plane[::2, 1::2] + plane[1::2, 1::2]) / 2
-            half = _BLOCK // 2
-            variance = (rough**2).reshape(rows // _BLOCK, half, columns // _BLOCK, half).mean((1, 3)).ravel()
-            level = plane.reshape(rows // _BLOCK, _BLOCK, columns // _BLOCK, _BLOCK).mean((1, 3)).ravel()
-            for low in np.arange(0, 0.9, 0.02):
-                inside = variance[(level >= low) & (level < low + 0.02)]
-                if len(inside) >= 40:
-                    points.append((low + 0.01, float(np.quantile(inside, _QUANTILE)), float(len(inside))))
-        found[channel] = _line(points, raw.canonical.white_level)
-        levels = min(levels, len(points))
-    return found, levels
-
-
-def _line(points: list[tuple[float, float, float]], white: float) -> tuple[float, float]:
-    """Fit variance = scale·level + offset, both ≥ 0, to (level, variance, number)."""
-    least = 1 / (12 * white * white)  # rounding to whole numbers
-    if not points:
-        return 0.0, least
-    level, variance, number = np.array(points).T
-    weight = np.sqrt(number) / np.maximum(variance, least)
-    for used in ([0, 1], [0], [1]):
-        terms = np.stack([level, np.ones_like(level)], 1)[:, used]
-        fit = np.zeros(2)
-        fit[used] = np.linalg.lstsq(terms * weight[:, None], variance * weight, rcond=None)[0]
-        if (fit >= 0).all():
-            break
-    return float(fit[0]), max(float(fit[1]), least)
 
 
 def check(values: np.ndarray) -> None:
