@@ -46,7 +46,7 @@ def test_texture_hides_no_noise():
     mosaic = raw.mosaic.copy()
     mosaic[:256] = np.random.default_rng(5).integers(256, 16383, mosaic[:256].shape)  # half of it is texture
     found = flat_noise.usual(replace(raw, mosaic=mosaic))
-    assert (0.9 < found @ [0.3, 1] / (noise @ [0.3, 1])).all()
+    assert (found @ [0.3, 1] / (noise @ [0.3, 1]) > 0.9).all()
     assert (found @ [0.3, 1] / (noise @ [0.3, 1]) < 1.6).all()
 
 
