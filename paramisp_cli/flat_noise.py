@@ -41,7 +41,9 @@ def usual(raw: RawImage, blocks: int = 1 << 14) -> np.ndarray | None:
 
 def _measured(raw: RawImage, quantile: float, step: int) -> tuple[np.ndarray, int]:
     """Return the noise (3, 2) from every ``step``-th block in each direction, and the least number of levels."""
-    found, levels = np.zeros((3, 2)), 1 << 16
+    found, levels, white = np.zeros((3, 2)), 1 << 16, raw.canonical.white_level
+    in_codes = np.issubdtype(raw.mosaic.dtype, np.integer)  # else it is linear, in [0, 1]
+    least = 1 / (12 * white * white) if in_codes else 0.0  # rounding to whole numbers
     for channel in range(3):
         points: list[tuple[float, float, float]] = []
         for site in (site for site in range(4) if raw.canonical.cfa[site] == "RGB"[channel]):
@@ -52,7 +54,8 @@ def _measured(raw: RawImage, quantile: float, step: int) -> tuple[np.ndarray, in
                 continue  # no block: no level
             blocks = plane[:rows, :columns].reshape(rows // _BLOCK, _BLOCK, columns // _BLOCK, _BLOCK)
             blocks = blocks[::step, :, ::step].astype(np.float32)
-            blocks = (blocks - np.float32(black)) / np.float32(raw.canonical.white_level - black)
+            if in_codes:
+                blocks = (blocks - np.float32(black)) / np.float32(white - black)
             even, odd = blocks[:, ::2], blocks[:, 1::2]
             rough = (even[..., ::2] - odd[..., ::2] - even[..., 1::2] + odd[..., 1::2]) / 2
             variance, level = (rough**2).mean((1, 3)).ravel(), blocks.mean((1, 3)).ravel()
@@ -60,18 +63,17 @@ def _measured(raw: RawImage, quantile: float, step: int) -> tuple[np.ndarray, in
                 inside = variance[(level >= low) & (level < low + 0.02)]
                 if len(inside) >= _FEWEST:
                     points.append((low + 0.01, float(np.quantile(inside, quantile)), float(len(inside))))
-        found[channel] = _line(points, raw.canonical.white_level)
+        found[channel] = _line(points, least)
         levels = min(levels, len(points))
     return found, levels
 
 
-def _line(points: list[tuple[float, float, float]], white: float) -> tuple[float, float]:
-    """Fit variance = scale·level + offset, both ≥ 0, to (level, variance, number)."""
-    least = 1 / (12 * white * white)  # rounding to whole numbers
+def _line(points: list[tuple[float, float, float]], least: float) -> tuple[float, float]:
+    """Fit variance = scale·level + offset, both ≥ 0, to (level, variance, number); offset ≥ ``least``."""
     if not points:
         return 0.0, least
     level, variance, number = np.array(points).T
-    weight = np.sqrt(number) / np.maximum(variance, least)
+    weight = np.sqrt(number) / np.maximum(variance, max(least, 1e-12))
     for used in ([0, 1], [0], [1]):
         terms = np.stack([level, np.ones_like(level)], 1)[:, used]
         fit = np.zeros(2)

@@ -50,6 +50,12 @@ def test_texture_hides_no_noise():
     assert (found @ [0.3, 1] / (noise @ [0.3, 1]) < 1.6).all()
 
 
+def test_floats_are_measured_as_codes():
+    raw = ramp("RGGB", np.array([[2e-4, 1e-6]] * 3), np.random.default_rng(9))
+    light = ((raw.mosaic - 256) / np.float32(16383 - 256)).clip(0, 1).astype(np.float32)
+    np.testing.assert_allclose(flat_noise.usual(replace(raw, mosaic=light)), flat_noise.usual(raw), rtol=1e-2)
+
+
 def test_a_small_mosaic_tells_no_noise():
     raw = ramp("RGGB", np.array([[2e-4, 1e-6]] * 3), np.random.default_rng(7), (48, 64))
     assert flat_noise.usual(raw) is None

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from paramisp_cli import cameras, errors, isp
+from paramisp_cli import cameras, drawn, errors, isp
 from paramisp_cli.models.base import Params
 from paramisp_cli.models.parametric import Parametric
 from paramisp_cli.training import crops, folder
@@ -151,7 +151,7 @@ def test_raw_scene(tmp_path: Path) -> None:
 
     assert D90 is not None
     assert D90.daylight_neutral is not None
-    params = camera.canonical(D90, 200, D90.daylight_neutral)
+    params = drawn.canonical(D90, 200, D90.daylight_neutral)
     grey = torch.full((3, 240, 260), 0.3)
     mosaic = camera.expose(grey, params, np.zeros((3, 2)), 0, np.random.default_rng(0))
     path = tmp_path / "grey.dng"
@@ -241,7 +241,7 @@ def developed(optical: OpticalParams, name: str = "Nikon D90", noisy: bool = Fal
     """(mosaic, picture) of ``colours``; without noise, so that only the processing differs."""
     assert D90 is not None
     assert D90.daylight_neutral is not None
-    params = camera.canonical(D90, optical.iso or 0, D90.daylight_neutral)
+    params = drawn.canonical(D90, optical.iso or 0, D90.daylight_neutral)
     noise = D90.noise_profile(optical.iso) if noisy else np.zeros((3, 2))
     assert noise is not None
     mosaic = camera.expose(colours(), params, noise, 0.4, np.random.default_rng(0))
@@ -286,19 +286,19 @@ def test_the_mosaic_has_the_pictures_colours() -> None:
     assert D90 is not None
     assert D90.daylight_neutral is not None
     mosaic, picture = developed(MIDDLE)
-    params = camera.canonical(D90, 800, D90.daylight_neutral)
+    params = drawn.canonical(D90, 800, D90.daylight_neutral)
     raw = torch.from_numpy(mosaic.astype(np.float32))[None, None]
     linear = isp.normalise(raw, torch.tensor(params.black_level, dtype=torch.float32), params.white_level)
-    drawn = Parametric(Direction.RENDER)(linear, Params.of(params, MIDDLE))[0].permute(1, 2, 0).numpy() * 255
+    plain = Parametric(Direction.RENDER)(linear, Params.of(params, MIDDLE))[0].permute(1, 2, 0).numpy() * 255
     middles = slice(5, None, 12), slice(5, None, 12)
     opponent = np.array([[1, -1, 0], [0.5, 0.5, -1]]).T
-    ours, theirs = ((p[middles] @ opponent).ravel() for p in (drawn, picture))
+    ours, theirs = ((p[middles] @ opponent).ravel() for p in (plain, picture))
     assert np.corrcoef(ours, theirs)[0, 1] > 0.97
 
 
 def test_noise_is_the_cameras() -> None:
     assert D90 is not None
-    params = camera.canonical(D90, 3200, np.array([0.5, 1, 0.6]))
+    params = drawn.canonical(D90, 3200, np.array([0.5, 1, 0.6]))
     noise = D90.noise_profile(3200)
     assert noise is not None
     mosaic = camera.expose(torch.full((3, 256, 256), 0.4), params, noise, 0, np.random.default_rng(0))
@@ -312,14 +312,14 @@ def test_noise_is_the_cameras() -> None:
 def test_settings_are_plausible() -> None:
     rng = np.random.default_rng(0)
     for facts in shots.pick_cameras([])[::4]:
-        optical = shots.draw_optical(facts, rng)
+        optical = drawn.optical(facts, rng)
         assert optical.iso is not None
         assert optical.exposure_time is not None
         assert optical.f_number is not None
         assert facts.noise_profile(optical.iso) is not None
         ev = np.log2(optical.f_number**2 / optical.exposure_time * 100 / optical.iso)
         assert 4 <= ev <= 15
-        neutral = shots.draw_neutral(facts, rng)
+        neutral = drawn.neutral(facts, rng)
         assert neutral[1] == 1
         assert 0.2 < neutral.min() <= neutral.max() <= 1
 

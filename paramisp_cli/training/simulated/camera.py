@@ -17,9 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from paramisp_cli import isp, mosaic
-from paramisp_cli.cameras import CameraFacts
 from paramisp_cli.formats import raster
-from paramisp_cli.types import CFA_PATTERNS, CanonicalParams, OpticalParams
+from paramisp_cli.types import CanonicalParams, OpticalParams
 
 _ADAPTS = 1.0
 """Strength with which the processing follows the settings: 0 not at all, 1 visibly."""
@@ -111,26 +110,6 @@ def personality(camera: str, seed: int) -> Personality:
 
 
 # The sensor ----------------------------------------------------------------------------------------------------------
-
-
-def lacks(facts: CameraFacts) -> str | None:
-    """Name the facts that a simulation needs and the camera table lacks; None if the camera can be simulated."""
-    needs = {
-        "colour matrix": facts.color_matrix is None,
-        "daylight white balance": facts.daylight_neutral is None,
-        "noise": facts.noise_rows is None,
-        "Bayer pattern": facts.cfa not in CFA_PATTERNS,
-    }
-    missing = [name for name, lacking in needs.items() if lacking]
-    return " and ".join(missing) if missing else None
-
-
-def canonical(facts: CameraFacts, iso: float, neutral: np.ndarray) -> CanonicalParams:
-    """Make the parameters of a shot with a camera that ``lacks`` nothing."""
-    assert facts.cfa is not None
-    assert facts.color_matrix is not None
-    black, white = facts.levels(iso)
-    return CanonicalParams(facts.cfa, np.full((2, 2), black), white, neutral, facts.color_matrix)
 
 
 def expose(

@@ -11,14 +11,13 @@ import json
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from paramisp_cli import cameras, formats, isp
+from paramisp_cli import cameras, drawn, formats, isp
 from paramisp_cli.cameras import CameraFacts
 from paramisp_cli.errors import ConfigError, FormatError, ParamispError
 from paramisp_cli.models.base import Params
@@ -41,21 +40,9 @@ from paramisp_cli.training.dataset import (
 from paramisp_cli.training.simulated import camera, scenes
 from paramisp_cli.types import Camera, Direction, OpticalParams, SrgbImage
 
-_VERSION = 1
+_VERSION = 2
 """Version of the shots, in their names: raise it when the same numbers give other pixels."""
 _SIZES = (96, 4096)
-_ISOS = np.array(
-    [50, 64, 80, 100, 125, 160, 200, 250, 320, 400, 500, 640, 800, 1000, 1250, 1600, 2000, 2500, 3200, 4000, 5000, 6400,
-     8000, 10000, 12800, 16000, 20000, 25600]
-)  # fmt: skip
-_TIMES = 1 / np.array(
-    [4000, 3200, 2500, 2000, 1600, 1250, 1000, 800, 640, 500, 400, 320, 250, 200, 160, 125, 100, 80, 60, 50, 40, 30, 25,
-     20, 15, 13, 10, 8, 6, 5, 4]
-)  # fmt: skip
-_F_NUMBERS = np.array([1.8, 2, 2.2, 2.5, 2.8, 3.2, 3.5, 4, 4.5, 5, 5.6, 6.3, 7.1, 8, 9, 10, 11, 13, 14, 16])
-_FOCAL_LENGTHS = (18, 200)
-_EV100 = (4.0, 15.0)
-"""Brightness of scenes, from a dim room to open sunlight, in EV at ISO 100."""
 _GREY = 0.18
 _CLIPPED = 0.04
 """Share of a view that may clip before the simulated metering exposes less."""
@@ -92,7 +79,7 @@ class Series:
 def pick_cameras(names: Sequence[str]) -> tuple[CameraFacts, ...]:
     """Return the cameras of these names, or all that can be simulated; raises ConfigError for any other name."""
     if not names:
-        return tuple(facts for facts in cameras.all_cameras() if camera.lacks(facts) is None)
+        return tuple(facts for facts in cameras.all_cameras() if drawn.lacks(facts) is None)
     picked: dict[str, CameraFacts] = {}
     for name in names:
         facts = cameras.find_by_name(name)
@@ -100,7 +87,7 @@ def pick_cameras(names: Sequence[str]) -> tuple[CameraFacts, ...]:
             close = cameras.close_names(name)
             hint = f"; did you mean {' or '.join(close)}?" if close else ""
             raise ConfigError(f"--camera {name}: not in the camera table (see `paramisp cameras`){hint}")
-        if lacking := camera.lacks(facts):
+        if lacking := drawn.lacks(facts):
             raise ConfigError(f"--camera {name}: the table does not know its {lacking}, so it cannot be simulated")
         picked[facts.name] = facts
     return tuple(picked.values())
@@ -181,14 +168,14 @@ def shoot(
     """
     rng = np.random.default_rng((_VERSION, series.seed, number))
     facts = series.cameras[int(rng.integers(len(series.cameras)))]
-    optical = draw_optical(facts, rng)
+    optical = drawn.optical(facts, rng)
     assert optical.iso is not None
     assert optical.focal_length is not None
     try:
         view = scenes.view(scene, series.size, optical.focal_length, rng)
     except FormatError as error:
         raise FormatError(f"{path}: {error}") from error
-    params = camera.canonical(facts, optical.iso, draw_neutral(facts, rng))
+    params = drawn.canonical(facts, optical.iso, drawn.neutral(facts, rng))
     noise = facts.noise_profile(optical.iso)
     assert noise is not None
     view, bias = metered(view, rng)
@@ -224,35 +211,6 @@ def _time(optical: OpticalParams) -> str:
     """Word the exposure time, such as 1/125."""
     assert optical.exposure_time is not None
     return f"1/{round(1 / optical.exposure_time)}"
-
-
-def draw_optical(facts: CameraFacts, rng: np.random.Generator) -> OpticalParams:
-    """Draw settings for a scene between a dim room and sunlight, at ISO speeds of the camera."""
-    assert facts.noise_rows is not None
-    low, high = facts.noise_rows[0, 0], facts.noise_rows[-1, 0]
-    if high < 4 * low:  # measured at hardly more than one speed: the noise profile extrapolates in proportion
-        low, high = min(low, 100), max(high, 1600)
-    isos = _ISOS[(low * 0.9 <= _ISOS) & (high * 1.1 >= _ISOS)]
-    pick = partial(rng.integers, 0)
-    iso = float(isos[pick(len(isos))]) if len(isos) else float(low)
-    while True:  # two of three draws are accepted
-        f_number, time = float(_F_NUMBERS[pick(len(_F_NUMBERS))]), float(_TIMES[pick(len(_TIMES))])
-        if _EV100[0] <= np.log2(f_number**2 / time * 100 / iso) <= _EV100[1]:
-            break
-    shortest, longest = np.log(_FOCAL_LENGTHS)
-    return OpticalParams(iso, time, f_number, float(round(np.exp(rng.uniform(shortest, longest)))))
-
-
-def draw_neutral(facts: CameraFacts, rng: np.random.Generator) -> np.ndarray:
-    """Draw an as-shot neutral (3,), G = 1: daylight, warmer (down to lamps) or cooler (shade) light, with an error."""
-    assert facts.daylight_neutral is not None
-    kind = rng.random()
-    warmth = rng.normal(0, 0.05) if kind < 0.5 else rng.uniform(0.05, 0.4) if kind < 0.85 else rng.uniform(-0.15, -0.05)
-    off = rng.normal(0, 0.03, 2)
-    shift = np.exp([warmth + off[0], 0, -1.2 * warmth + off[1]])
-    # A neutral above 1 would clip red or blue before green, and tint highlights: cameras avoid it.
-    neutral: np.ndarray = np.minimum(facts.daylight_neutral / facts.daylight_neutral[1] * shift, [0.95, 1, 0.95])
-    return neutral
 
 
 def metered(view: Tensor, rng: np.random.Generator) -> tuple[Tensor, float]:
