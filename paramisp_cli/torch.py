@@ -6,7 +6,7 @@
     batch["noisy"], batch["clean"], batch["variance"]   # (N, 4, H/2, W/2): R, Gr, Gb, B
 
 RAW is linear, black 0, white 1, not white-balanced. A "mosaic" is (N, 1, H, W); "packed" is (N, 4, H/2, W/2) with the
-planes R, Gr (green in red's rows), Gb, B, whatever the CFA. All modules run on any device, in the workers of a
+planes R, Gr (green in red's rows), Gb, B for every CFA. All modules run on any device, in the workers of a
 DataLoader and under ``torch.compile``. Random numbers come from a ``torch.Generator`` on the pixels' device, or from
 torch's own.
 """
@@ -14,10 +14,10 @@ torch's own.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
@@ -36,6 +36,14 @@ __all__ = ["AddNoise", "Noisy", "Render", "Shots", "Synthesize", "Unprocess", "a
 
 MOSAIC, PACKED = "mosaic", "packed"
 _CHANNELS = {MOSAIC: 1, PACKED: 4}
+
+
+_Call = TypeVar("_Call", bound=Callable[..., object])
+
+
+def _untraced(function: _Call) -> _Call:
+    """Keep ``torch.compile`` out of a function that makes tensors of Python objects."""
+    return cast(_Call, torch.compiler.disable(function))  # type: ignore[no-untyped-call]
 
 
 # Layouts -------------------------------------------------------------------------------------------------------------
@@ -176,22 +184,24 @@ class Shots:
         moved = {name: getattr(self, name).to(device) for name in ("noise", "exposure", "headroom")}
         return replace(self, **moved)
 
-    @torch.compiler.disable
+    @_untraced
     def params(self, model: IspModel | None = None) -> Params:
         """Return the parameters as a network takes them; without a model, with the colour matrix of DNG readers."""
         of = Params.of if model is None else model.params_of
         return Params.cat([of(*pair) for pair in zip(self.canonical, self.optical, strict=True)]).to(self.noise.device)
 
+    @_untraced
+    def levels(self) -> tuple[Tensor, Tensor]:
+        """Return the black level, and the span from black to white, in raw units: (N,) each."""
+        black = torch.tensor([float(shot.black_level.mean()) for shot in self.canonical])
+        return black, torch.tensor([float(shot.white_level) for shot in self.canonical]) - black
+
     def tensors(self) -> dict[str, Tensor]:
         """Return all parameters as tensors with N rows, which a DataLoader can collate."""
-        params = self.params()
-        levels = {
-            "black_level": [shot.black_level.mean() for shot in self.canonical],
-            "white_level": [shot.white_level for shot in self.canonical],
-        }
-        made = {name: getattr(params, name) for name in ("wb_gains", "cam_to_srgb")}
-        made |= {name: getattr(params, name) for name in ("iso", "exposure_time", "f_number", "focal_length")}
-        made |= {name: torch.tensor(values, dtype=torch.float32) for name, values in levels.items()}
+        params, (black, span) = self.params(), self.levels()
+        names = ("wb_gains", "cam_to_srgb", "iso", "exposure_time", "f_number", "focal_length")
+        made = {name: getattr(params, name) for name in names}
+        made |= {"black_level": black.to(self.noise.device), "white_level": (black + span).to(self.noise.device)}
         return made | {"noise": self.noise, "exposure": self.exposure, "headroom": self.headroom}
 
 
@@ -309,7 +319,7 @@ class AddNoise(nn.Module):
     quantise   whether to round to the camera's raw units
     clip       "raw": between the raw values 0 and white, so that noise falls below black, as in RAW files; "black":
                between black and white; "none"
-    subtract   whether to leave out the noise that the picture has kept: measured in its smooth blocks, a share of the
+    subtract   whether to leave out the noise that is in the picture already: measured in its smooth blocks, a share of the
                camera's variance in each channel
 
     The variance that ``forward`` returns is that of all noise in the result before clipping, the picture's included.
@@ -349,9 +359,7 @@ class AddNoise(nn.Module):
         self, raw: Tensor, shots: Shots, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return (noise, variance, least value, greatest value)."""
-        canonical = shots.canonical
-        black = raw.new_tensor([float(shot.black_level.mean()) for shot in canonical])[:, None, None, None]
-        span = raw.new_tensor([shot.white_level for shot in canonical])[:, None, None, None] - black
+        black, span = (each[:, None, None, None].to(raw) for each in shots.levels())
         scale, offset = (self._sites(shots.noise[:, :, each], raw, shots.cfa) for each in (0, 1))
         light = raw.clamp(min=0)
         offset = offset if self.read else torch.zeros_like(offset)
