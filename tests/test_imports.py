@@ -25,8 +25,8 @@ LAYERS = [
     {"checkpoint", "settings"},
     {"published", "sources", "carried"},
     {"weights"},
-    {"parameters", "runner", "onnx_runner", "onnx_export", "arrays", "torch"},
-    {"machine"},
+    {"parameters", "runner", "onnx_runner", "onnx_export", "arrays"},
+    {"machine", "torch"},
     {"make_raw", "make_picture"},
     {"convert"},
     {"batch"},
@@ -72,6 +72,7 @@ LAYERS_OF = {
         {"loop"},
         {"protocol", "fit"},
     ],
+    "torch": [{"layouts"}, {"shots"}, {"noise"}, {"modules"}, {"__init__"}],
     "training.pairing": [{"align", "find", "contact_sheet"}, {"overlay"}, {"pairs"}],
     "training.simulated": [{"scenes", "camera"}, {"shots"}],
     "training.measure": [

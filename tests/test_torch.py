@@ -151,6 +151,21 @@ def test_the_result_is_that_of_the_library():
     np.testing.assert_allclose(own, raw.mosaic, atol=1e-6)
 
 
+@pytest.mark.parametrize("cfa", ["RGGB", "GBRG"])
+def test_the_fast_network_is_the_same_in_both_engines(cfa, monkeypatch):
+    shots = Shots.cat([Shots.of("Canon EOS 60D", iso=200, cfa=cfa), Shots.of("Nikon D90", iso=800, cfa=cfa)])
+    batch = pictures(2, 128)
+    unprocess, render = Unprocess("generic", "mosaic"), Render("generic")
+    found = []
+    for engine in ("torch", ""):
+        monkeypatch.setenv("PARAMISP_BACKEND", engine)
+        raw = unprocess(batch, shots)
+        found.append((raw, render(raw, shots)))
+    assert unprocess.model.name == "fast"
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-4)
+
+
 def test_gradients_reach_the_pixels_and_not_the_weights():
     shots = Shots.of("Canon EOS 60D", iso=200)
     batch = torch.rand(1, 3, 32, 32, generator=seeded(), requires_grad=True)
