@@ -17,7 +17,7 @@ from paramisp_cli.errors import ConfigError, FileAccessError, OutputExistsError,
 from paramisp_cli.models.base import Params
 from paramisp_cli.models.fast import Fast, graph, spec
 from paramisp_cli.onnx_file import Graph
-from paramisp_cli.types import CFA_PATTERNS, CanonicalParams, Direction, OpticalParams
+from paramisp_cli.types import CFA_PATTERNS, ISP_DIRECTIONS, CanonicalParams, Direction, OpticalParams
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 MATRIX = np.array([[0.6722, -0.0635, -0.0963], [-0.4287, 1.2460, 0.2028], [-0.0908, 0.2162, 0.5668]])
@@ -173,7 +173,7 @@ def test_every_kind_of_attribute_and_number():
 
 def test_the_shapes_of_a_checkpoint_are_those_of_torch():
     for config in ({}, {"widths": (8, 24, 40)}):
-        for direction in Direction:
+        for direction in ISP_DIRECTIONS:
             state = Fast(direction, **config).state_dict()
             assert spec.Config(direction, **config).shapes() == {key: tuple(t.shape) for key, t in state.items()}
 

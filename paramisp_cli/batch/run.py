@@ -313,10 +313,7 @@ class _Work:
             return Outcome(job, "skipped", target=target)
         with _naming(job.source, self.settings):
             image = parameters.read(job.source, self.settings)
-            if isinstance(image, RawImage) != (self.direction == Direction.RENDER):
-                other = Direction.UNPROCESS if self.direction == Direction.RENDER else Direction.RENDER
-                kind = "a RAW file" if isinstance(image, RawImage) else "a picture, not a RAW file"
-                raise FormatError(f"{job.source}: is {kind}; `paramisp {other}` converts it")
+            self._check_kind(job.source, image, target)
             if isinstance(image, SrgbImage):
                 dng.check_size(*image.size)
             elif self.settings.stop_at is not None:
@@ -325,6 +322,17 @@ class _Work:
                 raise OutputExistsError(f"{target}: is the input itself; pass another -o or `on_exists` rename")
             step.image, step.conversion = image, parameters.complete(image, self._settings(target))
         return Outcome(job, "planned", target=target, conversion=step.conversion) if self.policy.dry_run else None
+
+    def _check_kind(self, source: Path, image: Image, output: Path) -> None:
+        """Raise FormatError if the command does not make such an output of such an image."""
+        if self.direction == Direction.TRANSFER:
+            if isinstance(image, RawImage) != (output.suffix.lower() == ".dng"):
+                kind = "a RAW file" if isinstance(image, RawImage) else "a picture, not a RAW file"
+                raise FormatError(f"{source}: is {kind}; convert RAW files and pictures separately")
+        elif isinstance(image, RawImage) != (self.direction == Direction.RENDER):
+            other = Direction.UNPROCESS if self.direction == Direction.RENDER else Direction.RENDER
+            kind = "a RAW file" if isinstance(image, RawImage) else "a picture, not a RAW file"
+            raise FormatError(f"{source}: is {kind}; `paramisp {other}` converts it")
 
     def _existing(self, target: Path) -> bool:
         """Tell whether to skip an output that exists. Raises OutputExistsError if it must not be replaced."""

@@ -38,7 +38,7 @@ from paramisp_cli.training.measure.edits import EDITS
 from paramisp_cli.training.measure.libraw import libraw
 from paramisp_cli.training.measure.predictors import Predictor, network
 from paramisp_cli.training.measure.scores import score
-from paramisp_cli.types import CanonicalParams, Direction, OpticalParams
+from paramisp_cli.types import ISP_DIRECTIONS, CanonicalParams, Direction, OpticalParams
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path(__file__).with_suffix(".jsonl")
@@ -125,7 +125,7 @@ def measure(work: Path, sets: dict[str, list[LoadedPair]], fitting: dict[str, li
     """Score baselines and ended trainings that have no result, each on every photograph of its test set."""
     have = {tuple(each[key] for key in KEYS) for each in stored()}
     for data, items in sets.items():
-        for direction in Direction:
+        for direction in ISP_DIRECTIONS:
             for name, make in reference(fitting[data], direction, data):
                 key = (data, name, str(direction), 0, 0)
                 if key not in have:

@@ -14,7 +14,7 @@ from paramisp_cli.models.base import Params
 from paramisp_cli.models.ciexyz import CieXyz
 from paramisp_cli.models.ciexyz import network as ciexyz
 from paramisp_cli.models.ciexyz.published import NAMES
-from paramisp_cli.types import CFA_PATTERNS, Direction
+from paramisp_cli.types import CFA_PATTERNS, ISP_DIRECTIONS, Direction
 
 
 def fresh(direction, seed=0):
@@ -63,7 +63,7 @@ def test_parity_of_a_training_step(tmp_path):
         assert done.returncode == 0, done.stdout
         assert "1 passed" in done.stdout
         return
-    models = {each: peers.model("ciexyz_seed01", each, tmp_path) for each in Direction}
+    models = {each: peers.model("ciexyz_seed01", each, tmp_path) for each in ISP_DIRECTIONS}
     arrays = peers.stored("ciexyz_seed01_train")
     image, xyz = (torch.from_numpy(arrays[key]) for key in ("image", "gt_xyz"))
     step = ciexyz.training_step(*models.values(), image, xyz)
@@ -147,7 +147,7 @@ def test_dropout_follows_the_generator():
 
 
 def test_losses_of_its_own():
-    models = {each: fresh(each) for each in Direction}
+    models = {each: fresh(each) for each in ISP_DIRECTIONS}
     raw, srgb = torch.rand(2, 1, 32, 48), torch.rand(2, 3, 32, 48)
     unprocess, render = models.values()
     own = unprocess.own_loss(srgb, raw, shot(2)), render.own_loss(raw, srgb, shot(2))

@@ -14,7 +14,7 @@ from paramisp_cli.models.base import Geometry
 from paramisp_cli.training import config, crops, loop, protocol
 from paramisp_cli.training import dataset as data
 from paramisp_cli.training.pairing import pairs
-from paramisp_cli.types import Direction, OpticalParams
+from paramisp_cli.types import ISP_DIRECTIONS, Direction, OpticalParams
 
 pytestmark = pytest.mark.slow
 
@@ -227,7 +227,7 @@ def test_shadows_weigh_more_in_roots_and_noise_at_black_does_not_run_wild() -> N
 
 def test_shadows_change_the_loss_of_unprocessing_alone(dataset: Path, tmp_path: Path) -> None:
     losses = {}
-    for direction in Direction:
+    for direction in ISP_DIRECTIONS:
         for shadows in (0.0, 1.0):
             recipe = replace(config.parse(TINY, "tiny"), shadows=shadows)
             one = trainer(recipe, tmp_path / f"{direction}{shadows}", direction)
