@@ -38,7 +38,7 @@ def of_raw(raw: RawImage, conversion: Conversion, settings: Settings, progress: 
     notices = conversion.notices
     origin = dict(conversion.origin)
     if transform.is_identity and exposure == 0 and cfa == raw.canonical.cfa:
-        notices = (*notices, f"is by {other.name} itself: the samples stay as they are")
+        notices = (*notices, f"is by {other.name} itself: the samples do not change")
     else:
         dtype: type[np.generic] = np.float32 if settings.bit_depth == 32 else np.uint16
         raw = transfer.transferred(raw, transform, cfa, gain=2.0**exposure, dtype=dtype, progress=progress)

@@ -100,7 +100,7 @@ def transform(
 ) -> tuple[Transform, tuple[str, ...]]:
     """Return the map from a camera's samples to the target's, and notices.
 
-    ``canonical`` are the shot's parameters. Of a camera to itself it is the identity, whatever its matrices. Raises
+    ``canonical`` are the shot's parameters. Of a camera to itself it is the identity, for any matrices. Raises
     MetadataError for a camera that ``method`` does not know, and for a light that the target cannot meet.
     """
     neutral = canonical.as_shot_neutral / canonical.as_shot_neutral[1]

@@ -427,3 +427,29 @@ def test_neutrals_follow_the_daylight() -> None:
     neutrals = [np.array([0.42, 1, 0.78]), np.array([0.48, 1, 0.66]), np.array([0.62, 1, 0.5])]
     others = [color.neutral_of_other(each, CANON.color_matrix, NIKON.color_matrix) for each in neutrals]
     assert all(one[0] < two[0] and one[2] > two[2] for one, two in pairwise(others))
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_picture_has_the_other_cameras_look(make_jpeg, tmp_path: Path) -> None:
+    """Its pixels are those of the three steps; its EXIF is that of the shot; the history tells all steps."""
+    own = {"0th": {0x010F: "NIKON CORPORATION", 0x0110: "NIKON D90"}, "Exif": {0x8827: 200}}
+    photo = make_jpeg(tmp_path / "photo.jpg", exif=own)
+    settings = Settings(to="Canon EOS 60D")
+    image = paramisp.read(photo)
+    conversion = parameters.complete(image, settings)
+    assert conversion.rendering.name == "canon-eos-60d.render.safetensors"
+    shown = convert.run(image, conversion, settings)
+    assert shown.pixels.shape == image.pixels.shape
+    raw = paramisp.unprocess(photo, Settings(bit_depth=32))
+    new = transferred(raw, "Canon EOS 60D", bit_depth=32, target_cfa=True)
+    wanted = paramisp.render(replace(new, camera=Camera("Canon", "Canon EOS 60D")), Settings(weights="canon-eos-60d"))
+    assert np.array_equal(shown.pixels, wanted.pixels)
+    paramisp.write(shown, tmp_path / "shown.jpg")
+    back = paramisp.read(tmp_path / "shown.jpg")
+    assert back.camera == Camera("NIKON CORPORATION", "NIKON D90")
+    assert back.optical.iso == 200
+    operations = [json.loads(event.parameters)["operation"] for event in xmp.read(back.metadata.xmp).events]
+    assert operations == ["unprocess", "transfer", "render"]

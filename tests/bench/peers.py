@@ -135,7 +135,7 @@ def measure(work: Path, sets: dict[str, list[LoadedPair]], fitting: dict[str, li
         if job.data not in sets or not (work / job.name / "finished").exists():
             continue
         for path in sorted((work / job.name).glob("*.safetensors")):
-            for direction in [Direction(job.direction)] if job.direction != "joint" else list(Direction):
+            for direction in [Direction(job.direction)] if job.direction != "joint" else list(ISP_DIRECTIONS):
                 name = f"{job.architecture} both" if job.direction == "joint" else job.architecture
                 spent = json.loads(weights.info(path)["training"])["recipe"]["core_minutes"]
                 key = (job.data, name, str(direction), job.seed, spent)
