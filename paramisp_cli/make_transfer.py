@@ -8,14 +8,52 @@ from typing import Any
 
 import numpy as np
 
-from paramisp_cli import make_picture, make_raw, mosaic, parameters, target
+from paramisp_cli import make_picture, make_raw, mosaic, parameters, target, weights
+from paramisp_cli.errors import MetadataError, WeightsError
 from paramisp_cli.formats import exif, provenance
 from paramisp_cli.machine import facts_of
 from paramisp_cli.parameters import Conversion, Settings
 from paramisp_cli.rendition import transfer
-from paramisp_cli.types import LinearImage, RawImage, SrgbImage
+from paramisp_cli.types import Direction, LinearImage, RawImage, SrgbImage
 
 Progress = Callable[[float], None]
+
+
+def complete(image: SrgbImage | RawImage, settings: Settings) -> Conversion:
+    """Complete the parameters of a shot (``parameters.complete``); with ``to``, find the map to that camera, too.
+
+    Raises its errors, MetadataError for a camera without a colour matrix, and WeightsError if a picture's target has no
+    weights.
+    """
+    if settings.to is None:
+        return parameters.complete(image, settings)
+    other, own = target.of(settings), replace(target.without_file(settings), weights=None)
+    if isinstance(image, RawImage):
+        own = replace(own, model="parametric", look=None)  # of its values, none comes from a model
+    conversion = parameters.complete(image, own)
+    camera, canonical, origin = conversion.camera, conversion.canonical, dict(conversion.origin)
+    is_raw, has_matrix = isinstance(image, RawImage), target.has_own_matrix(origin.get("color_matrix", ""))
+    if is_raw and not has_matrix and not target.is_same(other, camera):
+        shown = camera.name if camera else "its camera, which it does not name,"
+        raise MetadataError(f"no colour matrix of {shown} is known; pass `camera` or `like`")
+    transform, notices = target.transform(other, camera, canonical, settings.method)
+    notices = (*conversion.notices, *notices)
+    if isinstance(image, RawImage):
+        same = target.is_same(other, camera)
+        name = "identity" if same else settings.method
+        origin["model"] = "the camera itself" if same else "--method"
+        return replace(
+            conversion, direction=Direction.TRANSFER, architecture=name, origin=origin, notices=notices, target=other,
+            transform=transform,
+        )  # fmt: skip
+    names = parameters.known_as(other.camera, other.facts)
+    checkpoint = weights.find(names, Direction.RENDER, None, settings.weights, generic=False)
+    if checkpoint is None:
+        raise WeightsError(
+            f"no render weights for {other.name}: its look is not known (`paramisp weights list` shows those that "
+            "have weights; pass `weights`)"
+        )
+    return replace(conversion, notices=notices, target=other, transform=transform, rendering=checkpoint.path)
 
 
 def of_raw(raw: RawImage, conversion: Conversion, settings: Settings, progress: Progress | None) -> RawImage:

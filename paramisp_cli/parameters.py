@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from paramisp_cli import cameras, carried, models, target, weights, white_balance
-from paramisp_cli.errors import ConfigError, MetadataError, WeightsError
+from paramisp_cli.errors import ConfigError, WeightsError
 from paramisp_cli.formats import gainmap, kept, provenance
 from paramisp_cli.rendition.form import Rendition
 from paramisp_cli.rendition.transfer import Transform
@@ -89,10 +89,7 @@ class Conversion:
         else:
             used["made_by"] = self.made.describe() if self.made else None
         if self.target is not None and self.transform is not None:
-            used["to"] = self.target.name
-            used["to_color_matrix"] = self.target.color_matrix.round(6).tolist()
-            used["to_wb_gains"] = (1 / self.transform.neutral_b).round(6).tolist()
-            used["to_weights"] = str(self.rendering) if self.rendering else None
+            used |= self.target.describe(self.transform, self.rendering)
         return used | {
             "camera": self.camera.name if self.camera else None,
             "model": self.architecture,
@@ -138,8 +135,6 @@ def complete(image: SrgbImage | RawImage, settings: Settings = Settings()) -> Co
     Settings come first, then the RAW file of ``like``. Then, for a picture: EXIF or the MakerNote, the camera table, an
     average camera. For a RAW: the file's own values. Raises ConfigError, MetadataError, WeightsError.
     """
-    if settings.to is not None:
-        return _of_transfer(image, settings)
     if isinstance(image, RawImage):
         if settings.linear:
             raise ConfigError(
@@ -155,40 +150,6 @@ def complete(image: SrgbImage | RawImage, settings: Settings = Settings()) -> Co
     canonical = replace(conversion.canonical, black_level=np.zeros((2, 2)), white_level=65535.0)
     levels = dict.fromkeys(("black_level", "white_level"), "all 16 bits of a LinearRaw")
     return replace(conversion, canonical=canonical, origin={**conversion.origin, **levels})
-
-
-def _of_transfer(image: SrgbImage | RawImage, settings: Settings) -> Conversion:
-    """Complete the parameters of a shot, and find the map to the camera ``to``.
-
-    Raises MetadataError for a camera without a colour matrix, WeightsError if a picture's target has no weights.
-    """
-    other, own = target.of(settings), replace(target.without_file(settings), weights=None)
-    if isinstance(image, RawImage):
-        own = replace(own, model="parametric", look=None)  # of its values, none comes from a model
-    conversion = complete(image, own)
-    camera, canonical, origin = conversion.camera, conversion.canonical, dict(conversion.origin)
-    is_raw, has_matrix = isinstance(image, RawImage), target.has_own_matrix(origin.get("color_matrix", ""))
-    if is_raw and not has_matrix and not target.is_same(other, camera):
-        shown = camera.name if camera else "its camera, which it does not name,"
-        raise MetadataError(f"no colour matrix of {shown} is known; pass `camera` or `like`")
-    transform, notices = target.transform(other, camera, canonical, settings.method)
-    notices = (*conversion.notices, *notices)
-    if isinstance(image, RawImage):
-        same = target.is_same(other, camera)
-        name = "identity" if same else settings.method
-        origin["model"] = "the camera itself" if same else "--method"
-        return replace(
-            conversion, direction=Direction.TRANSFER, architecture=name, origin=origin, notices=notices, target=other,
-            transform=transform,
-        )  # fmt: skip
-    names = known_as(other.camera, other.facts)
-    checkpoint = weights.find(names, Direction.RENDER, None, settings.weights, generic=False)
-    if checkpoint is None:
-        raise WeightsError(
-            f"no render weights for {other.name}: its look is not known (`paramisp weights list` shows those that "
-            "have weights; pass `weights`)"
-        )
-    return replace(conversion, notices=notices, target=other, transform=transform, rendering=checkpoint.path)
 
 
 def _refuse_settings_of_render(settings: Settings) -> None:

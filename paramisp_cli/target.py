@@ -44,6 +44,15 @@ class Target:
         """Name for file names: "nikon-d90"."""
         return cameras.slug(self.name) or "other"
 
+    def describe(self, transform: Transform, rendering: Path | None) -> dict[str, object]:
+        """Return plain values for ``--json``; ``rendering`` is the checkpoint of a picture."""
+        return {
+            "to": self.name,
+            "to_color_matrix": self.color_matrix.round(6).tolist(),
+            "to_wb_gains": (1 / transform.neutral_b).round(6).tolist(),
+            "to_weights": str(rendering) if rendering else None,
+        }
+
 
 def of(settings: Settings) -> Target:
     """Return the camera of the setting ``to``: a name of the camera table, or a RAW file.

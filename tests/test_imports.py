@@ -71,10 +71,10 @@ LAYERS_OF = {
         {"crops", "colours", "pairing", "simulated"},
         {"measure"},
         {"loop"},
-        {"protocol", "fit"},
+        {"protocol", "fit", "transfer"},
     ],
     "training.pairing": [{"align", "find", "contact_sheet"}, {"overlay"}, {"pairs"}],
-    "training.simulated": [{"scenes", "camera"}, {"shots"}],
+    "training.simulated": [{"scenes", "camera"}, {"shots", "spectral"}],
     "training.measure": [
         {"metrics", "chart", "edits", "predictors"},
         {"baselines", "libraw", "scores"},

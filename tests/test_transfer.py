@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import paramisp_cli as paramisp
-from paramisp_cli import cameras, color, convert, mosaic, parameters, target
+from paramisp_cli import cameras, color, convert, make_transfer, mosaic, target
 from paramisp_cli.cameras import spectra
 from paramisp_cli.formats import provenance, xmp
 from paramisp_cli.parameters import Settings
@@ -46,7 +46,7 @@ def patches(raw: RawImage, side: int = 16) -> np.ndarray:
 
 def transferred(raw: RawImage, to: str = B, **settings: object) -> RawImage:
     chosen = Settings(to=to, **settings)
-    return convert.run(raw, parameters.complete(raw, chosen), chosen)
+    return convert.run(raw, make_transfer.complete(raw, chosen), chosen)
 
 
 def colours(count: int = 36) -> np.ndarray:
@@ -439,7 +439,7 @@ def test_a_picture_has_the_other_cameras_look(make_jpeg, tmp_path: Path) -> None
     photo = make_jpeg(tmp_path / "photo.jpg", exif=own)
     settings = Settings(to="Canon EOS 60D")
     image = paramisp.read(photo)
-    conversion = parameters.complete(image, settings)
+    conversion = make_transfer.complete(image, settings)
     assert conversion.rendering.name == "canon-eos-60d.render.safetensors"
     shown = convert.run(image, conversion, settings)
     assert shown.pixels.shape == image.pixels.shape

@@ -128,6 +128,28 @@ def measure(some: Sequence[tuple[spectra.Sensor, spectra.Sensor]]) -> dict[str, 
     return {name: {kind: np.array(rows) for kind, rows in kinds.items()} for name, kinds in found.items()}
 
 
+def presets() -> dict[str, np.ndarray]:
+    """Return way of prediction → mean error (2,) of B's R/G and B/G, |ln|, on the cameras' own daylight presets.
+
+    The presets are real: makers set them. Pairs are of one laboratory and of presets with the same name.
+    """
+    known = [(each, facts) for each in spectra.sensors() if (facts := cameras.find_by_name(each.name)) is not None]
+    known = [(each, facts) for each, facts in known if facts.color_matrix is not None]
+    known = [(each, facts) for each, facts in known if "matrix" not in facts.daylight_origin]
+    found: dict[str, list[np.ndarray]] = {}
+    for (one, facts_a), (other, facts_b) in permutations(known, 2):
+        own, wanted = facts_a.daylight_neutral, facts_b.daylight_neutral
+        if one.laboratory == other.laboratory and facts_a.daylight_origin == facts_b.daylight_origin:
+            guesses = {
+                "the same neutral": own,
+                "by the matrices (`matrix`)": color.neutral_of_other(own, facts_a.color_matrix, facts_b.color_matrix),
+                "by the sensitivities (`conditioned`)": spectra.fitted(one.name, other.name).at(own)[1],
+            }
+            for name, guess in guesses.items():
+                found.setdefault(name, []).append(np.abs(np.log(guess / wanted))[[0, 2]])
+    return {name: np.mean(errors, 0) for name, errors in found.items()}
+
+
 def main() -> None:
     """Print the table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -141,6 +163,8 @@ def main() -> None:
         cells = [f"{own[:, 0].mean():.1f} ({own[:, 0].min():.1f}), {own[:, 1].mean():.4f}, {own[:, 2].mean():.2f}°"]
         cells += [f"{kinds[kind][:, 0].mean():.1f}" for kind in KINDS[1:]]
         print(f"| {name} | {' | '.join(cells)} |")
+    for name, (red, blue) in presets().items():
+        print(f"daylight presets, {name}: {red:.1%} in R/G, {blue:.1%} in B/G")
 
 
 if __name__ == "__main__":
