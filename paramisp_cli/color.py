@@ -56,6 +56,30 @@ def cam_to_srgb(color_matrix: np.ndarray, row_sum: float | None = None) -> np.nd
     return matrix
 
 
+def cam_to_cam(matrix_a: np.ndarray, matrix_b: np.ndarray) -> np.ndarray:
+    """Return (3, 3) white-balanced RGB of camera A → white-balanced RGB of camera B; its rows sum to 1.
+
+    ``matrix_a`` and ``matrix_b`` are XYZ → camera. The result cancels the readers' step to sRGB (``cam_to_srgb``): a
+    reader shows the same colours before and after. Of one matrix with itself it is the identity.
+    """
+    if np.array_equal(matrix_a, matrix_b):
+        return np.eye(3)
+    matrix = np.linalg.solve(cam_to_srgb(matrix_b), cam_to_srgb(matrix_a))
+    exact: np.ndarray = matrix / matrix.sum(1, keepdims=True)  # 1 up to rounding
+    return exact
+
+
+def neutral_of_other(neutral: np.ndarray, matrix_a: np.ndarray, matrix_b: np.ndarray) -> np.ndarray:
+    """Predict camera B's RGB (3,) of a neutral object, G = 1, from camera A's, as DNG readers find the light's XYZ.
+
+    A's neutral goes to XYZ by the inverse of ``matrix_a``, and to B by ``matrix_b`` (both XYZ → camera). A value may be
+    0 or less for a light that no camera meets.
+    """
+    other = np.asarray(matrix_b) @ np.linalg.solve(matrix_a, np.asarray(neutral, np.float64))
+    scaled: np.ndarray = other / other[1]
+    return scaled
+
+
 def nearest_to_d65(illuminants: list[int | None]) -> int:
     """Return the index of the illuminant (EXIF LightSource codes) nearest to D65 in reciprocal temperature."""
     mired = [1e6 / ILLUMINANT_KELVIN.get(code or 0, 2000) for code in illuminants]

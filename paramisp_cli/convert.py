@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from paramisp_cli import arrays, make_picture, make_raw, parameters, sources
+from paramisp_cli import arrays, make_picture, make_raw, make_transfer, parameters, sources
 from paramisp_cli.errors import ConfigError, FormatError, MetadataError
 from paramisp_cli.formats import raster
 from paramisp_cli.machine import runner_of, runs_on_onnx
@@ -235,6 +235,10 @@ def run(
 
     ``progress`` takes the finished share of the pixel work, 0 to 1, from any thread.
     """
+    if conversion.target is not None:
+        if isinstance(image, RawImage):
+            return make_transfer.of_raw(image, conversion, settings, progress)
+        return make_transfer.of_picture(image, conversion, settings, progress)
     if isinstance(image, RawImage):
         return make_picture.rendered(image, conversion, settings, progress)
     return make_raw.unprocessed(image, conversion, settings, progress)

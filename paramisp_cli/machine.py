@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from paramisp_cli import atomic, models, onnx_runner
 from paramisp_cli.parameters import DTYPES, GAIN_MAP, Conversion, Settings
+from paramisp_cli.types import Direction
 
 if TYPE_CHECKING:
     from paramisp_cli.onnx_runner import OnnxRunner
@@ -17,7 +18,11 @@ if TYPE_CHECKING:
 
 
 def is_free_of_torch(conversion: Conversion, settings: Settings) -> bool:
-    """Tell whether a conversion runs in numpy: a look, a RAW given back, a gain map, the parametric model on a CPU."""
+    """Tell whether a conversion runs in numpy: a look, a RAW given back, a gain map, another camera's
+    RAW, the parametric model on a CPU.
+    """
+    if conversion.direction == Direction.TRANSFER:
+        return True
     if conversion.rendition is not None or conversion.kept_raw is not None:
         return True
     if conversion.architecture == GAIN_MAP:

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from paramisp_cli import cameras, carried, models, weights, white_balance
+from paramisp_cli import cameras, carried, models, target, weights, white_balance
 from paramisp_cli.errors import ConfigError, WeightsError
 from paramisp_cli.formats import gainmap, kept, provenance
 from paramisp_cli.rendition.form import Rendition
+from paramisp_cli.rendition.transfer import Transform
 from paramisp_cli.settings import CAMERA_LOOK, DTYPES, GAIN_MAP, KEPT_RAW, LOOKS, MODELS, WEIGHTLESS, Settings
 from paramisp_cli.sources import Reference, References, nearest, read, references
 from paramisp_cli.types import (
@@ -52,6 +53,9 @@ class Conversion:
     the network's memory plan, ``rendition`` when the look of the JPEG inside a RAW file has been fitted.
     ``kept_raw`` tells of the RAW that a JPEG carries, ``gain_map`` is the map whose highlights are used. ``stop_at`` is
     the stage at which rendering stops. ``made`` tells of the origin of a RAW that paramisp made of a picture.
+
+    Of a transfer, ``target`` is the other camera and ``transform`` the map to its samples. For a picture all other
+    values, the direction too, are those of its unprocessing, and ``rendering`` is the other camera's checkpoint.
     """
 
     direction: Direction
@@ -69,6 +73,9 @@ class Conversion:
     gain_map: gainmap.GainMap | None = field(default=None, repr=False)
     stop_at: str | None = None
     made: provenance.Made | None = None
+    target: target.Target | None = None
+    transform: Transform | None = field(default=None, repr=False)
+    rendering: Path | None = None
 
     def describe(self) -> dict[str, Any]:
         """Return plain values for ``--json``."""
@@ -81,6 +88,8 @@ class Conversion:
             used["gain_map"] = str(self.gain_map) if self.gain_map else None
         else:
             used["made_by"] = self.made.describe() if self.made else None
+        if self.target is not None and self.transform is not None:
+            used |= self.target.describe(self.transform, self.rendering)
         return used | {
             "camera": self.camera.name if self.camera else None,
             "model": self.architecture,
@@ -114,7 +123,9 @@ def check(settings: Settings, direction: Direction) -> None:
         _refuse_settings_of_render(settings)
     files = references(settings).files
     camera, _ = _pick_camera(settings, None, files[0] if files else None)
-    if settings.weights is not None:
+    if direction == Direction.TRANSFER:
+        target.of(settings)
+    elif settings.weights is not None:
         _pick_model(settings, camera, direction, cameras.find(camera))
 
 

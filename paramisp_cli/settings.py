@@ -37,6 +37,9 @@ GAIN_MAPS = ("auto", "off", "linear")
 LOOKS = ("camera", "weights", "neutral")
 """Values of ``Settings.look``."""
 
+METHODS = ("matrix", "conditioned")
+"""Values of ``Settings.method``."""
+
 DTYPES = {"auto": "float32", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 """Value of ``Settings.dtype`` → torch's name of the type."""
 
@@ -76,6 +79,10 @@ class Settings:
                    parametric model, which runs without a model and weights, adds the exposure in the RAW
     linear         ``unprocess`` gives all three colours of each pixel (``RawImage.linear``), for a LinearRaw DNG
     isolate        decode RAW files in a process of their own: a damaged or hostile file can crash only this process
+    to             ``transfer``: the other camera, a name of the camera table or a RAW file by it
+    method         ``transfer``: "matrix", from both cameras' colour matrices; "conditioned", fitted to both cameras'
+                   measured spectral sensitivities, and following the light
+    target_cfa     ``transfer``: the result has the other camera's CFA, instead of the file's own
 
     Raises ConfigError for a value out of range; the error's ``field`` names the setting.
     """
@@ -104,6 +111,9 @@ class Settings:
     gain_map: str = "auto"
     stop_at: str | None = None
     linear: bool = False
+    to: str | Path | None = None
+    method: str = "matrix"
+    target_cfa: bool = False
 
     def __post_init__(self) -> None:
         for name in (field.name for field in fields(OpticalParams)):
@@ -130,6 +140,8 @@ class Settings:
             raise ConfigError(f"`model` {self.model}: there is no such model; there are {', '.join(MODELS)}")
         if self.look is not None and self.look not in LOOKS:
             raise ConfigError(f"`look` must be one of {', '.join(LOOKS)}, got {self.look}")
+        if self.method not in METHODS:
+            raise ConfigError(f"`method` must be one of {', '.join(METHODS)}, got {self.method}")
         self._check_gain_map()
         if self.look_from is not None and (self.model or self.weights or self.look not in (None, "camera")):
             raise ConfigError("`look_from` sets the look; leave out `model` and `weights`, and `look` but for camera")

@@ -36,6 +36,7 @@ class Direction(StrEnum):
 
     UNPROCESS = "unprocess"
     RENDER = "render"
+    TRANSFER = "transfer"
 
     @property
     def input(self) -> Kind:
@@ -48,7 +49,14 @@ class Direction(StrEnum):
         return _KINDS[self][1]
 
 
-_KINDS = {Direction.UNPROCESS: (Kind.SRGB, Kind.RAW), Direction.RENDER: (Kind.RAW, Kind.SRGB)}
+_KINDS = {
+    Direction.UNPROCESS: (Kind.SRGB, Kind.RAW),
+    Direction.RENDER: (Kind.RAW, Kind.SRGB),
+    Direction.TRANSFER: (Kind.RAW, Kind.RAW),
+}
+
+ISP_DIRECTIONS = (Direction.UNPROCESS, Direction.RENDER)
+"""The two directions between a camera's RAW and its pictures."""
 
 
 class Notice(str):
@@ -282,6 +290,7 @@ class RawImage:
     look_table        (V, H, S, 3) shift of hue [°], scales of saturation and value (DNG ProfileLookTable, before the
                       curve; ``paramisp_cli.look_table``); None: no table
     model             name of the model that made it ("parametric", …); None for other mosaics
+    colours_of        name of the camera whose colours the mosaic has, if it is not ``camera``, which took the picture
     """
 
     mosaic: np.ndarray
@@ -300,6 +309,7 @@ class RawImage:
     model: str | None = None
     notes: tuple[str, ...] = ()
     linear: np.ndarray | None = None
+    colours_of: str | None = None
 
     def __post_init__(self) -> None:
         if self.mosaic.ndim != 2 or self.mosaic.shape[0] % 2 or self.mosaic.shape[1] % 2 or 0 in self.mosaic.shape:

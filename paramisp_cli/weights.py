@@ -24,7 +24,7 @@ from paramisp_cli.errors import ConfigError, WeightsError
 from paramisp_cli.models import architecture as architecture_class
 from paramisp_cli.models import automatic
 from paramisp_cli.models import names as architectures
-from paramisp_cli.types import Camera, Direction
+from paramisp_cli.types import ISP_DIRECTIONS, Camera, Direction
 
 if TYPE_CHECKING:
     import torch
@@ -110,7 +110,7 @@ def locate(name_or_file: Path | str, direction: Direction | str | None = None) -
     path = Path(name_or_file)
     if _is_file(path):
         return [path]
-    ways = tuple(Direction) if direction is None else (Direction(direction),)
+    ways = ISP_DIRECTIONS if direction is None else (Direction(direction),)
     named = slug(str(name_or_file))
     matches = [find(named, way, generic=named == GENERIC, on_request=True) for way in ways]
     files = list(dict.fromkeys(each.path for each in matches if each is not None))

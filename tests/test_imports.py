@@ -24,10 +24,11 @@ LAYERS = [
     {"models", "white_balance"},
     {"checkpoint", "settings"},
     {"published", "sources", "carried"},
-    {"weights"},
+    {"weights", "target"},
     {"parameters", "runner", "onnx_runner", "onnx_export", "arrays"},
     {"machine", "torch"},
     {"make_raw", "make_picture"},
+    {"make_transfer"},
     {"convert"},
     {"batch"},
     {"training"},
@@ -56,8 +57,8 @@ FORMATS_BASE = {
 # a package's __init__ is its registry.
 SHARED = {
     "batch": {"find"},
-    "cli": {"console", "options", "progress", "convert", "show", "train", "weights"},
-    "rendition": {"bands", "form", "prior", "fit", "apply", "preview", "look"},
+    "cli": {"console", "options", "progress", "convert", "show", "train", "transfer", "weights"},
+    "rendition": {"bands", "form", "prior", "fit", "apply", "preview", "look", "develop"},
     "formats": {"exif", "base", "ljpeg", "tiles", *FORMATS_BASE},
     "models": {"base", "regions", "geometry", "foreign", "optics"},
 }
@@ -70,11 +71,11 @@ LAYERS_OF = {
         {"crops", "colours", "pairing", "simulated"},
         {"measure"},
         {"loop"},
-        {"protocol", "fit"},
+        {"protocol", "fit", "transfer"},
     ],
     "torch": [{"layouts"}, {"shots"}, {"noise"}, {"modules"}, {"__init__"}],
     "training.pairing": [{"align", "find", "contact_sheet"}, {"overlay"}, {"pairs"}],
-    "training.simulated": [{"scenes", "camera"}, {"shots"}],
+    "training.simulated": [{"scenes", "camera"}, {"shots", "spectral"}],
     "training.measure": [
         {"metrics", "chart", "edits", "predictors"},
         {"baselines", "libraw", "scores"},
@@ -87,7 +88,9 @@ RANKS_OF = {
 }
 
 DOORS = {
-    "typer": {f"cli/{name}.py" for name in ("app", "console", "convert", "options", "show", "train", "weights")},
+    "typer": {
+        f"cli/{name}.py" for name in ("app", "console", "convert", "options", "show", "train", "transfer", "weights")
+    },
     "rich": {"cli/console.py", "cli/progress.py"},
     "rawpy": {"formats/libraw.py"},
     "PIL": {"formats/raster_read.py", "formats/raster_write.py", "formats/icc.py"},

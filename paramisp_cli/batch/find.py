@@ -117,11 +117,14 @@ def assign(
     direction: Direction,
     on_exists: OnExists,
     protected: Sequence[str | Path] = (),
+    tail: str = "",
 ) -> list[Job]:
     """Give every input its output.
 
     ``paths`` are the arguments of `search`. ``suffix`` None means the suffix of ``output`` if it is a file, else .dng
-    or .jpg. ``protected`` are other files that the batch reads, such as the file of ``like``: no output replaces them.
+    or .jpg. ``tail`` follows the name of an output beside its input or in a folder. ``protected`` are other files that
+    the batch reads, such as the file of ``like``: no output replaces them.
+
     Raises ConfigError for an ``output`` that does not fit, OutputExistsError if two inputs share an output or an output
     is an input or a protected file.
     """
@@ -139,7 +142,8 @@ def assign(
         if output is not None and is_file:
             target = output
         else:
-            target = (output / each.name if output is not None else each.source).with_suffix(ending)
+            beside = output / each.name if output is not None else each.source
+            target = beside.with_name(f"{beside.stem}{tail}{ending}")
         if on_exists == OnExists.RENAME:
             target = _free(target, assigned, sources, guarded)
         real = real_path(target)
@@ -163,7 +167,8 @@ def _is_output_file(
     paths: Sequence[str | Path], inputs: Sequence[Input], output: Path, suffix: str | None, direction: Direction
 ) -> bool:
     """Tell whether ``output`` names a file rather than a folder. Raises ConfigError if it can be neither."""
-    allowed = (".dng",) if direction == Direction.UNPROCESS else formats.SRGB_WRITE_SUFFIXES
+    writes_raw = direction == Direction.UNPROCESS or suffix == ".dng"
+    allowed = (".dng",) if writes_raw else formats.SRGB_WRITE_SUFFIXES
     if os.path.isdir(output):  # noqa: PTH112 – False for a name too long, where Path raises
         return False
     names_a_file = output.suffix.lower() in allowed

@@ -13,7 +13,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from paramisp_cli import atomic, convert, formats, machine, memory, parameters
+from paramisp_cli import atomic, convert, formats, machine, make_transfer, memory, parameters
 from paramisp_cli.batch.find import Job, OnExists, real_path
 from paramisp_cli.errors import (
     FileAccessError,
@@ -313,18 +313,25 @@ class _Work:
             return Outcome(job, "skipped", target=target)
         with _naming(job.source, self.settings):
             image = parameters.read(job.source, self.settings)
-            if isinstance(image, RawImage) != (self.direction == Direction.RENDER):
-                other = Direction.UNPROCESS if self.direction == Direction.RENDER else Direction.RENDER
-                kind = "a RAW file" if isinstance(image, RawImage) else "a picture, not a RAW file"
-                raise FormatError(f"{job.source}: is {kind}; `paramisp {other}` converts it")
+            self._check_kind(job.source, image, target)
             if isinstance(image, SrgbImage):
                 dng.check_size(*image.size)
             elif self.settings.stop_at is not None:
                 raster.check_linear_size(*image.size)
             if is_itself:
                 raise OutputExistsError(f"{target}: is the input itself; pass another -o or `on_exists` rename")
-            step.image, step.conversion = image, parameters.complete(image, self._settings(target))
+            step.image, step.conversion = image, make_transfer.complete(image, self._settings(target))
         return Outcome(job, "planned", target=target, conversion=step.conversion) if self.policy.dry_run else None
+
+    def _check_kind(self, source: Path, image: Image, output: Path) -> None:
+        """Raise FormatError if the command does not make such an output of such an image."""
+        is_raw, transfers = isinstance(image, RawImage), self.direction == Direction.TRANSFER
+        if is_raw == (output.suffix == ".dng" if transfers else self.direction == Direction.RENDER):
+            return
+        kind = "a RAW file" if is_raw else "a picture, not a RAW file"
+        other = Direction.UNPROCESS if self.direction == Direction.RENDER else Direction.RENDER
+        remedy = "convert RAW files and pictures separately" if transfers else f"`paramisp {other}` converts it"
+        raise FormatError(f"{source}: is {kind}; {remedy}")
 
     def _existing(self, target: Path) -> bool:
         """Tell whether to skip an output that exists. Raises OutputExistsError if it must not be replaced."""

@@ -96,10 +96,10 @@ def unprocess(
 
     options = WriteOptions(compression=compression, profile=profile, embed_jpeg=embed_jpeg, verify=verify)
     try:
-        chosen = replace(_settings(settings), kept_raw=kept_raw, gain_map=gain_map, linear=linear)
+        chosen = replace(settings_of(settings), kept_raw=kept_raw, gain_map=gain_map, linear=linear)
     except ConfigError as error:
         fail(error)
-    _convert(Direction.UNPROCESS, inputs, ".dng", None, chosen, options, batch)
+    convert_files(Direction.UNPROCESS, inputs, ".dng", None, chosen, options, batch)
 
 
 def render(
@@ -155,7 +155,7 @@ def render(
     if stop_at is not None:
         _check_linear(stop_at, format_name, batch.output, options)
         suffix = suffix or ".tif"
-    _convert(Direction.RENDER, inputs, suffix or ".jpg", suffix, _settings(settings, stop_at), options, batch)
+    convert_files(Direction.RENDER, inputs, suffix or ".jpg", suffix, settings_of(settings, stop_at), options, batch)
 
 
 def _check_linear(stop_at: str, format_name: str | None, output: Path | None, options: WriteOptions) -> None:
@@ -174,7 +174,8 @@ def _check_linear(stop_at: str, format_name: str | None, output: Path | None, op
         fail_usage(f"{linear}: leave out --keep-raw, which is for a JPEG")
 
 
-def _settings(options: SettingsOptions, stop_at: str | None = None) -> Settings:
+def settings_of(options: SettingsOptions, stop_at: str | None = None) -> Settings:
+    """Return the settings that the options state; end with a usage error for a wrong one."""
     from paramisp_cli.parameters import Settings
 
     try:
@@ -183,24 +184,29 @@ def _settings(options: SettingsOptions, stop_at: str | None = None) -> Settings:
         fail(error)
 
 
-def _convert(
+def convert_files(
     direction: Direction, inputs: list[Path], ending: str, suffix: str | None, settings: Settings,
-    options: WriteOptions, batch: BatchOptions,
+    options: WriteOptions, batch: BatchOptions, tail: str = "",
 ) -> None:  # fmt: skip
-    """Run a batch, report it and end with the exit code. ``suffix`` comes from --format, ``ending`` is its default."""
+    """Run a batch, report it and end with the exit code. ``suffix`` comes from --format, ``ending`` is its default.
+
+    ``tail`` follows the names of outputs.
+    """
     from paramisp_cli import convert, formats, sources
     from paramisp_cli.batch import find
 
     if batch.output == Path("-"):
         _to_stdout(direction, inputs, ending, suffix, settings, options, batch)
-    suffixes = formats.SRGB_SUFFIXES if direction == "unprocess" else formats.RAW_SUFFIXES
+    takes_pictures = direction == "unprocess" or (direction == "transfer" and ending != ".dng")
+    suffixes = formats.SRGB_SUFFIXES if takes_pictures else formats.RAW_SUFFIXES
     on_exists = find.OnExists(batch.on_exists)
     try:
         settings = replace(settings, like=sources.like_files(settings))  # before outputs appear in the folders
         convert.check(settings, direction)
         protected = [*settings.like_paths, *([settings.look_from] if settings.look_from else [])]
+        protected += [settings.to] if settings.to is not None and Path(settings.to).is_file() else []
         selection = find.search(inputs, suffixes, recursive=batch.recursive)
-        jobs = find.assign(inputs, selection.inputs, batch.output, suffix, direction, on_exists, protected)
+        jobs = find.assign(inputs, selection.inputs, batch.output, suffix, direction, on_exists, protected, tail)
         jobs = find.shard(jobs, selection.inputs, batch.shard) if batch.shard else jobs
     except ParamispError as error:
         fail(error)
@@ -235,7 +241,7 @@ def _to_stdout(
             with open(os.devnull, "w") as nowhere:  # noqa: PTH123 – os.devnull is no Path
                 stdout, sys.stdout = sys.stdout, nowhere  # hide the temporary path
                 try:
-                    _convert(direction, inputs, ending, suffix, settings, options, replace(batch, output=target))
+                    convert_files(direction, inputs, ending, suffix, settings, options, replace(batch, output=target))
                 finally:
                     sys.stdout = stdout
         except typer.Exit as end:
@@ -372,6 +378,8 @@ class _Report:
         """Suggest the next command for the first file."""
         target = next((job.target for job in jobs if job.target is not None and job.target.exists()), None)
         if self.batch.dry_run or target is None:
+            return
+        if direction == "transfer":
             return
         if direction == "unprocess":
             hint("paramisp", "render", target, "-o", target.with_name(f"{target.stem}-again.jpg"))

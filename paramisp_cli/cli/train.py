@@ -142,9 +142,16 @@ def simulate(
         bool,
         typer.Option("--with-light", help="Store the light without noise, too, which `cameranet` learns to restore."),
     ] = False,
+    spectral: Annotated[
+        bool,
+        typer.Option("--spectral", help="RAW colours of two cameras (--camera A --camera B) on the same spectra."),
+    ] = False,
     json_lines: Json = False,
 ) -> None:
     """Make a training set of shots by simulated cameras. Their looks depend on the settings."""
+    if spectral:
+        _simulate_spectral(scenes, output, camera or [], count, size, seed, json_lines)
+        return
     from paramisp_cli.training.simulated import shots
 
     series = or_fail(lambda: shots.Series(count, size, seed, shots.pick_cameras(camera or ()), light))
@@ -154,10 +161,37 @@ def simulate(
     raise typer.Exit(0 if good else 7)
 
 
+def _simulate_spectral(
+    scenes: list[Path], output: Path, names: list[str], count: int, size: int, seed: int, json_lines: bool
+) -> None:
+    """Make pairs of two cameras' RAW colours, print them, and end with the exit code."""
+    from dataclasses import asdict
+
+    from paramisp_cli.training.simulated import spectral
+
+    if len(names) != 2:
+        fail_usage(f"--spectral takes two cameras, --camera A --camera B, not {len(names)}")
+    done = 0
+    try:
+        series = spectral.Series(names[0], names[1], count, size, seed)
+        with interruptible() as check, closing(spectral.make(scenes, output, series)) as made:
+            for shot in made:
+                done += 1
+                result(json.dumps(asdict(shot)) if json_lines else f"{shot.kind:<11} {shot.name}: {shot.light}")
+                check()
+    except ParamispError as error:
+        fail(error)
+    except KeyboardInterrupt:
+        say(f"interrupted after {done} shots; run it again")
+        raise typer.Exit(130) from None
+    say(f"{done} shots by {series.a} and {series.b}")
+
+
 def train(
     dataset: DataSet,
     direction: Annotated[
-        Literal["unprocess", "render", "joint"], typer.Option("--direction", help="joint trains both together.")
+        Literal["unprocess", "render", "joint", "transfer"],
+        typer.Option("--direction", help="joint trains both together; transfer: from camera to camera."),
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", readable=False, help="Folder of this training: checkpoint, log, weights.")
@@ -177,16 +211,24 @@ def train(
     leave_out: LeaveOut = None,
     hold_out: HoldOut = None,
     device: Device = "auto",
+    steps: Annotated[
+        int | None, typer.Option("--steps", help="Steps of a training of --direction transfer. Default: 3000.")
+    ] = None,
 ) -> None:
     """Train weights; the same command resumes an interrupted training."""
+    if direction == "transfer":
+        _train_transfer(dataset, output, steps, device)
+        return
+    if steps is not None:
+        fail_usage("--steps: for --direction transfer; elsewhere the recipe has the number of steps")
     from dataclasses import replace
 
     from paramisp_cli import devices
     from paramisp_cli.training import config, protocol
     from paramisp_cli.training.dataset import load, whole
-    from paramisp_cli.types import Direction
+    from paramisp_cli.types import ISP_DIRECTIONS, Direction
 
-    directions = tuple(Direction) if direction == "joint" else (Direction(direction),)
+    directions = ISP_DIRECTIONS if direction == "joint" else (Direction(direction),)
     try:
         recipe = config.load(recipe_name).of(directions)
         if init is not None:
@@ -237,11 +279,32 @@ def train(
         result(str(path))
 
 
+def _train_transfer(dataset: Path, output: Path, steps: int | None, device: str) -> None:
+    """Train a network from camera to camera, and print the weights' path."""
+    from paramisp_cli import devices
+    from paramisp_cli.training import transfer
+
+    def report(progress: transfer.Progress) -> None:
+        at = f"step {progress.step}/{progress.steps}  loss {progress.loss:.5f}"
+        say(f"{at}  validation {progress.psnr:.2f} dB, best {progress.best:.2f} dB")
+
+    try:
+        schedule = transfer.Schedule() if steps is None else transfer.Schedule(steps=steps)
+        with interruptible() as check:
+            path = transfer.train(dataset, output, schedule, devices.pick(device), report, check)
+    except ParamispError as error:
+        fail(error)
+    except KeyboardInterrupt:
+        say("interrupted: a training from camera to camera starts again from its beginning")
+        raise typer.Exit(130) from None
+    result(str(path))
+
+
 def evaluate(
     dataset: DataSet,
     camera: CameraName = None,
     direction: Annotated[
-        Literal["unprocess", "render"] | None, typer.Option("--direction", help="Default: both.")
+        Literal["unprocess", "render", "transfer"] | None, typer.Option("--direction", help="Default: the first two.")
     ] = None,
     weights: Annotated[
         list[str] | None,
@@ -268,13 +331,16 @@ def evaluate(
     json_lines: Json = False,
 ) -> None:
     """Measure weights beside baselines: parametric, LibRaw, a regression fitted on other photographs."""
+    if direction == "transfer":
+        _evaluate_transfer(dataset, weights or [], markdown, device, json_lines)
+        return
     from paramisp_cli import devices
     from paramisp_cli.training.dataset import load, whole
     from paramisp_cli.training.measure import trials
     from paramisp_cli.training.measure.scores import tables
-    from paramisp_cli.types import Direction
+    from paramisp_cli.types import ISP_DIRECTIONS, Direction
 
-    directions = tuple(Direction) if direction is None else (Direction(direction),)
+    directions = ISP_DIRECTIONS if direction is None else (Direction(direction),)
     try:
         loaded = whole(load(dataset, camera))
         if shuffle_optics:
@@ -305,6 +371,20 @@ def evaluate(
             f"note: {name}: the baselines were fitted on the photographs they are measured on; name some with --test, "
             "or hold out a part of each with --hold-out"
         )
+
+
+def _evaluate_transfer(dataset: Path, files: list[str], markdown: Path | None, device: str, json_lines: bool) -> None:
+    """Measure closed forms and networks from camera to camera, and print the table."""
+    from dataclasses import asdict
+
+    from paramisp_cli import devices
+    from paramisp_cli.training import transfer
+
+    scores = or_fail(lambda: transfer.evaluate(dataset, files, devices.pick(device)))
+    for line in [json.dumps(asdict(score)) for score in scores] if json_lines else transfer.table(scores).splitlines():
+        result(line)
+    if markdown is not None:
+        or_fail(partial(_write, markdown, transfer.table(scores)))
 
 
 def _write(path: Path, text: str) -> None:

@@ -168,7 +168,7 @@ def _main_ifd(raw: RawImage, options: WriteOptions, thumbnail: np.ndarray, block
         305: text(f"paramisp {__version__}"),  # Software
         50706: byte(bytes((1, 4, 0, 0))),  # DNGVersion
         50707: byte(bytes((1, 1, 0, 0))),  # DNGBackwardVersion: lossless JPEG of 16 bits changed its rules in 1.1
-        50708: text(camera.name if camera and camera.name else "paramisp generic"),  # UniqueCameraModel
+        50708: text(_unique_model(raw)),  # UniqueCameraModel
         50721: srational(*canonical.color_matrix.ravel()),  # ColorMatrix1
         50728: rational(*neutral),  # AsShotNeutral
         50730: srational(raw.baseline_exposure),
@@ -182,7 +182,8 @@ def _main_ifd(raw: RawImage, options: WriteOptions, thumbnail: np.ndarray, block
     if camera and camera.make:
         ifd[271] = text(camera.make)
     if camera and camera.model:
-        ifd[272] = text(camera.model + (exif.FROM_JPEG if _MASKED_BORDERS.fullmatch(camera.model) else ""))
+        ending = exif.FROM_JPEG if raw.colours_of is None else exif.FROM_RAW
+        ifd[272] = text(camera.model + (ending if _MASKED_BORDERS.fullmatch(camera.model) else ""))
     if block:
         ifd |= {tag: _copied(block.ifd0[tag]) for tag in _COPIED_FROM_IFD0 if _is_sound(block.ifd0.get(tag))}
         if _is_sound(block.exif.get(_MAKER_NOTE)) and block.exif[_MAKER_NOTE].count >= _SMALLEST_IFD:
@@ -207,6 +208,14 @@ def _main_ifd(raw: RawImage, options: WriteOptions, thumbnail: np.ndarray, block
             ifd[51108] = long(1)  # ProfileLookTableEncoding: the value is sRGB-encoded
         ifd[51110] = long(1)  # DefaultBlackRender: none, because the picture's blacks are final
     return ifd
+
+
+def _unique_model(raw: RawImage) -> str:
+    """Return the name of the camera whose colours the file has: readers look up profiles by it."""
+    own = raw.camera.name if raw.camera and raw.camera.name else ""
+    if raw.colours_of is not None:
+        return f"{raw.colours_of} (from {own or 'another camera'})"
+    return own or "paramisp generic"
 
 
 def _raw_ifd(raw: RawImage, tile_width: int) -> Ifd:

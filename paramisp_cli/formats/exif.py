@@ -234,14 +234,14 @@ def _makernote_iso(block: ExifBlock) -> tuple[float | None, str]:
     return None, ""
 
 
-FROM_JPEG = " (from JPEG)"
+FROM_JPEG, FROM_RAW = " (from JPEG)", " (from RAW)"
 """Suffix that the DNG writer appends to the model of some cameras; it does not belong to the camera's name."""
 
 
 def camera(block: ExifBlock) -> Camera | None:
     """Return make (0x010F) and model (0x0110), stripped; None if the block names neither."""
     make, model = (block.text("ifd0", tag) for tag in (0x010F, 0x0110))
-    model = model.removesuffix(FROM_JPEG)
+    model = model.removesuffix(FROM_JPEG).removesuffix(FROM_RAW)
     return Camera(make, model) if make or model else None
 
 

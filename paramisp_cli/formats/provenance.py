@@ -1,4 +1,6 @@
-"""The origin of a RAW that a model made of a picture, written into its XMP: such a file says that it is made up.
+"""The origin of a RAW that no sensor recorded, written into its XMP: such a file says that it is made up.
+
+A model made it of a picture, or it has the colours of a camera that did not take it (``transferred``).
 
 Three statements tell it, which other programs can read, too:
 
@@ -35,14 +37,15 @@ _PHOTOGRAPHS = {
 """Terms that ``ALTERED`` replaces: they describe a photograph, which the DNG no longer is."""
 _PROGRAM = "paramisp"
 _ESTIMATE = "estimated from a picture, not measured by a sensor"
+_COMPUTED = "computed from the samples of another camera's sensor"
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """The origin of a RAW that paramisp made of a picture; None stands for unknown, and for a model without weights.
+    """The origin of a RAW that paramisp made; None stands for unknown, and for a model without weights.
 
     software        program and version
-    source          "JPEG", or "picture" for other formats and arrays
+    source          "JPEG", "picture" for other formats and arrays, or "RAW" of another camera
     weights         file name of the weights
     weights_sha256  SHA-256 of this file, in hexadecimal
     """
@@ -70,17 +73,26 @@ def unprocessed(packet: bytes | None, source: str, how: Mapping[str, Any]) -> tu
     The packet is the user's, with the event and the source type added. A packet that is not XML is replaced, with a
     notice: no program could read it, and a RAW must tell its origin.
     """
-    facts: dict[str, Any] = {"source": source, "data": _ESTIMATE, **how}
+    return _altered(packet, Direction.UNPROCESS, {"source": source, "data": _ESTIMATE, **how})
+
+
+def transferred(packet: bytes | None, how: Mapping[str, Any]) -> tuple[bytes, tuple[str, ...]]:
+    """Return the XMP of a RAW computed from another camera's RAW with this packet, and notices, as ``unprocessed``."""
+    return _altered(packet, Direction.TRANSFER, {"source": "RAW", "data": _COMPUTED, **how})
+
+
+def _altered(packet: bytes | None, direction: Direction, facts: dict[str, Any]) -> tuple[bytes, tuple[str, ...]]:
+    """Return the packet with an event and the source type, and notices."""
     try:
         terms = xmp.read(packet).source_types if packet else []
         replaced = all(_term(value) in _PHOTOGRAPHS for value in terms)
         if terms and replaced:
             facts["digital_source_type"] = terms[0]  # of the picture
-        return xmp.merged(packet, _event(Direction.UNPROCESS, facts), ALTERED if replaced else None), ()
+        return xmp.merged(packet, _event(direction, facts), ALTERED if replaced else None), ()
     except FormatError as error:
         text = "left out of the DNG, which tells only of its own making"
         notice = Notice(f"{error}: {text}", f"the XMP is damaged: {text}")
-        return xmp.merged(None, _event(Direction.UNPROCESS, facts), ALTERED), (notice,)
+        return xmp.merged(None, _event(direction, facts), ALTERED), (notice,)
 
 
 def rendered(packet: bytes | None, how: Mapping[str, Any]) -> bytes | None:
@@ -94,14 +106,19 @@ def rendered(packet: bytes | None, how: Mapping[str, Any]) -> bytes | None:
 
 
 def made_by(packet: bytes | None) -> Made | None:
-    """Return the origin of a RAW by its XMP: the last event that made a RAW of a picture; None if there is none."""
+    """Return the origin of a RAW by its XMP; None if there is none.
+
+    It is the last event that made a RAW of a picture, else the last one that gave it another camera's colours.
+    """
     if packet is None or _PROGRAM.encode() not in packet:
         return None
     try:
         events = xmp.read(packet).events
     except FormatError:
         return None
-    return next((made for event in reversed(events) if (made := _made(event)) is not None), None)
+    ways = (Direction.UNPROCESS, Direction.TRANSFER)
+    made = (_made(event, direction) for direction in ways for event in reversed(events))
+    return next((each for each in made if each is not None), None)
 
 
 def _term(value: str) -> str:
@@ -114,7 +131,7 @@ def _event(direction: Direction, facts: Mapping[str, Any]) -> xmp.Event:
     return xmp.Event("converted", f"{_PROGRAM} {__version__}", parameters)
 
 
-def _made(event: xmp.Event) -> Made | None:
+def _made(event: xmp.Event, direction: Direction) -> Made | None:
     """Return the facts of an event; None if it is another program's, another operation, or damaged."""
     if event.software_agent.partition(" ")[0] != _PROGRAM:
         return None
@@ -122,7 +139,7 @@ def _made(event: xmp.Event) -> Made | None:
         facts = json.loads(event.parameters)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(facts, dict) or facts.get("operation") != Direction.UNPROCESS:
+    if not isinstance(facts, dict) or facts.get("operation") != direction:
         return None
 
     def text(name: str) -> str | None:

@@ -63,6 +63,7 @@ REGISTRY: tuple[Entry, ...] = (
         automatic=False,
         stages=("restored",),
     ),
+    Entry("splines", "paramisp_cli.models.splines:Splines", directions=(Direction.TRANSFER,), automatic=False),
 )
 """Every architecture, best first; those for comparisons stand last."""
 

@@ -176,7 +176,8 @@ class IspModel(nn.Module):
 
     def _check(self, x: object, params: object) -> None:
         """Raise ConfigError, in one sentence, for an input that this model does not accept."""
-        channels, noun = (3, "an sRGB picture") if self.direction == Direction.UNPROCESS else (1, "a mosaic")
+        channels = self.direction.input.channels
+        noun = "an sRGB picture" if channels == 3 else "a mosaic"
         rule = f"{self.direction} takes {noun} (N, {channels}, H, W) of floating point"
         if not isinstance(x, Tensor):
             raise ConfigError(f"{rule} as a tensor, got {type(x).__name__}")

@@ -12,7 +12,7 @@ from paramisp_cli.rendition.bands import Progress, in_bands
 from paramisp_cli.rendition.form import Rendition
 from paramisp_cli.types import CanonicalParams, RawImage
 
-_SITES = 1 << 16
+SITES = 1 << 16
 """2×2 sites in a band: the planes of a band stay near a core's cache."""
 
 
@@ -67,14 +67,14 @@ def develop(
     )
 
     def work(first: int, last: int) -> None:
-        sites = _sites(raw, first, last, balanced=ready.balanced) if raw.linear is None else []
+        sites = site_planes(raw, first, last, balanced=ready.balanced) if raw.linear is None else []
         columns = np.arange(width // 2, dtype=np.float32)
         for y in (0, 1):
             for x in (0, 1):
                 if raw.linear is None:
-                    planes = _demosaiced(sites, raw.canonical.cfa, y, x)
+                    planes = demosaiced(sites, raw.canonical.cfa, y, x)
                 else:
-                    planes = _colours(raw, raw.linear[2 * first + y : 2 * last : 2, x::2], balanced=ready.balanced)
+                    planes = colour_planes(raw, raw.linear[2 * first + y : 2 * last : 2, x::2], balanced=ready.balanced)
                 rho = None
                 if ready.shaded:
                     rows = np.arange(first, last, dtype=np.float32)[:, None]
@@ -84,7 +84,7 @@ def develop(
                 for channel in range(3):
                     target[..., channel] = codes[channel]
 
-    in_bands(work, height // 2, max(_SITES // (width // 2), 1), threads, progress)
+    in_bands(work, height // 2, max(SITES // (width // 2), 1), threads, progress)
     crop = raw.crop
     return out[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
 
@@ -130,7 +130,7 @@ def expose(
                     np.clip(light, 0, np.float32(canonical.white_level), out=light)
                 mosaic[2 * first + y : 2 * last : 2, x::2] = light.reshape(last - first, -1)
 
-    in_bands(work, size[0] // 2, max(_SITES // (size[1] // 2), 1), threads, progress)
+    in_bands(work, size[0] // 2, max(SITES // (size[1] // 2), 1), threads, progress)
     return mosaic
 
 
@@ -149,7 +149,7 @@ def _rho_of(frame: tuple[int, int, int, int], rows: np.ndarray, columns: np.ndar
     return square
 
 
-def _sites(raw: RawImage, first: int, last: int, *, balanced: bool) -> list[np.ndarray]:
+def site_planes(raw: RawImage, first: int, last: int, *, balanced: bool) -> list[np.ndarray]:
     """Return the four planes (y, x) of rows of 2×2 sites ``first`` to ``last``, linear, black 0, white 1.
 
     ``balanced`` multiplies them by the gains of the white balance and clips them at 1, where green clips. There is one
@@ -176,8 +176,8 @@ def _sites(raw: RawImage, first: int, last: int, *, balanced: bool) -> list[np.n
     return planes
 
 
-def _colours(raw: RawImage, pixels: np.ndarray, *, balanced: bool) -> np.ndarray:
-    """Return pixels (rows, columns, 3) of ``RawImage.linear`` as planes (3, rows, columns), like ``_sites``."""
+def colour_planes(raw: RawImage, pixels: np.ndarray, *, balanced: bool) -> np.ndarray:
+    """Return pixels (rows, columns, 3) of ``RawImage.linear`` as planes (3, rows, columns), like ``site_planes``."""
     planes = np.ascontiguousarray(np.moveaxis(pixels, 2, 0), np.float32)
     black = by_color(raw.canonical.black_level, raw.canonical.cfa)
     white, is_raw = raw.canonical.white_level, pixels.dtype == np.uint16
@@ -191,7 +191,7 @@ def _colours(raw: RawImage, pixels: np.ndarray, *, balanced: bool) -> np.ndarray
     return planes
 
 
-def _demosaiced(sites: list[np.ndarray], cfa: str, y: int, x: int) -> np.ndarray:
+def demosaiced(sites: list[np.ndarray], cfa: str, y: int, x: int) -> np.ndarray:
     """Compute R, G and B at phase (y, x) of the sites, by Malvar's 5×5 filters: (3, rows, columns)."""
     rows, columns = sites[0].shape[0] - 2, sites[0].shape[1] - 2
 

@@ -1,0 +1,151 @@
+"""Make another camera's RAW of a RAW, and its picture of a picture, with completed parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from paramisp_cli import make_picture, make_raw, mosaic, parameters, target, weights
+from paramisp_cli.errors import MetadataError, WeightsError
+from paramisp_cli.formats import exif, provenance
+from paramisp_cli.machine import facts_of
+from paramisp_cli.parameters import Conversion, Settings
+from paramisp_cli.rendition import transfer
+from paramisp_cli.types import Direction, LinearImage, RawImage, SrgbImage
+
+Progress = Callable[[float], None]
+
+
+def complete(image: SrgbImage | RawImage, settings: Settings) -> Conversion:
+    """Complete the parameters of a shot (``parameters.complete``); with ``to``, find the map to that camera, too.
+
+    Raises its errors, MetadataError for a camera without a colour matrix, and WeightsError if a picture's target has no
+    weights.
+    """
+    if settings.to is None:
+        return parameters.complete(image, settings)
+    other, own = target.of(settings), replace(target.without_file(settings), weights=None)
+    if isinstance(image, RawImage):
+        own = replace(own, model="parametric", look=None)  # of its values, none comes from a model
+    conversion = parameters.complete(image, own)
+    camera, canonical, origin = conversion.camera, conversion.canonical, dict(conversion.origin)
+    is_raw, has_matrix = isinstance(image, RawImage), target.has_own_matrix(origin.get("color_matrix", ""))
+    if is_raw and not has_matrix and not target.is_same(other, camera):
+        shown = camera.name if camera else "its camera, which it does not name,"
+        raise MetadataError(f"no colour matrix of {shown} is known; pass `camera` or `like`")
+    transform, notices = target.transform(other, camera, canonical, settings.method)
+    notices = (*conversion.notices, *notices)
+    if isinstance(image, RawImage):
+        same = target.is_same(other, camera)
+        name = "identity" if same else settings.method
+        origin["model"] = "the camera itself" if same else "--method"
+        return replace(
+            conversion, direction=Direction.TRANSFER, architecture=name, origin=origin, notices=notices, target=other,
+            transform=transform,
+        )  # fmt: skip
+    names = parameters.known_as(other.camera, other.facts)
+    checkpoint = weights.find(names, Direction.RENDER, None, settings.weights, generic=False)
+    if checkpoint is None:
+        raise WeightsError(
+            f"no render weights for {other.name}: its look is not known (`paramisp weights list` shows those that "
+            "have weights; pass `weights`)"
+        )
+    return replace(conversion, notices=notices, target=other, transform=transform, rendering=checkpoint.path)
+
+
+def of_raw(raw: RawImage, conversion: Conversion, settings: Settings, progress: Progress | None) -> RawImage:
+    """Return the RAW that the other camera would have recorded; ``progress`` takes the finished share of the work.
+
+    Camera and settings in its EXIF stay those of the shot. To the camera itself, with its own CFA and no exposure, the
+    samples and levels stay as they were, bit for bit. See ``rendition.transfer.transferred`` for the pixels.
+    """
+    other, transform = conversion.target, conversion.transform
+    assert other is not None
+    assert transform is not None
+    exposure = settings.exposure or 0.0
+    noise = raw.noise_profile
+    raw = replace(
+        raw,
+        canonical=conversion.canonical,
+        noise_profile=conversion.facts.noise_profile(conversion.optical.iso) if noise is None else noise,
+    )
+    cfa = _cfa(raw, conversion, settings)
+    notices = conversion.notices
+    origin = dict(conversion.origin)
+    if transform.is_identity and exposure == 0 and cfa == raw.canonical.cfa:
+        notices = (*notices, f"is by {other.name} itself: the samples do not change")
+    else:
+        dtype: type[np.generic] = np.float32 if settings.bit_depth == 32 else np.uint16
+        raw = transfer.transferred(raw, transform, cfa, gain=2.0**exposure, dtype=dtype, progress=progress)
+        raw = replace(raw, canonical=replace(raw.canonical, color_matrix=other.color_matrix))
+        origin |= dict.fromkeys(("black_level", "white_level"), "16 bits, with room below black for noise")
+        origin |= {"color_matrix": other.origin, "wb": f"of {other.name} in the light of the shot"}
+        if settings.target_cfa:
+            origin["cfa"] = other.origin
+    facts = facts_of(conversion, exposure) | {"to": other.name, "to_matrix": other.color_matrix.round(6).tolist()}
+    xmp, remarks = provenance.transferred(raw.metadata.xmp, facts)
+    return replace(
+        raw,
+        camera=conversion.camera,
+        optical=conversion.optical,
+        origin=origin,
+        metadata=replace(raw.metadata, xmp=xmp, jpeg=None, jpeg_beside=None),  # they show the first camera's colours
+        tone_curve=None,
+        look_table=None,
+        profile_exposure=0.0,
+        model=conversion.architecture,
+        colours_of=None if target.is_same(other, conversion.camera) else other.name,
+        notes=notices + remarks,
+    )
+
+
+def _cfa(raw: RawImage, conversion: Conversion, settings: Settings) -> str:
+    """Return the CFA of the result's first pixel: the RAW's own, or the other camera's at the picture's corner."""
+    assert conversion.target is not None
+    crop, own = raw.crop, conversion.target.cfa
+    if not settings.target_cfa or own is None:
+        return raw.canonical.cfa
+    assert crop is not None
+    return mosaic.named(mosaic.shifted(mosaic.pattern(own), crop.top, crop.left))
+
+
+def of_picture(
+    image: SrgbImage, conversion: Conversion, settings: Settings, progress: Progress | None
+) -> SrgbImage | LinearImage:
+    """Return the picture that the other camera would have made: unprocessed, transferred, and rendered by its weights.
+
+    The EXIF stays that of the shot.
+    """
+    other = conversion.target
+    assert other is not None
+    own = replace(target.without_file(settings), weights=None, bit_depth=32, exposure=None)
+    raw = make_raw.unprocessed(image, replace(conversion, target=None), own, _part(progress, 0, 0.5))
+    seen = of_raw(
+        raw,
+        replace(conversion, canonical=raw.canonical, notices=raw.notes),
+        replace(settings, bit_depth=32, target_cfa=True),
+        None,
+    )
+    seen = replace(seen, camera=other.camera)
+    chosen: dict[str, Any] = {"camera": None, "model": None, "weights": conversion.rendering, "like": None, "wb": None}
+    then = replace(target.without_file(settings), **chosen, exposure=None)
+    rendering = parameters.complete(seen, then)
+    shown = make_picture.rendered(seen, rendering, then, _part(progress, 0.5, 0.5))
+    block = exif.clean_exif(
+        image.metadata.exif,
+        optical=conversion.optical,
+        camera=conversion.camera,
+        software="paramisp transfer",
+        width=shown.pixels.shape[1],
+        height=shown.pixels.shape[0],
+        is_srgb=True,
+    )
+    return replace(shown, camera=conversion.camera, metadata=replace(shown.metadata, exif=block))
+
+
+def _part(progress: Progress | None, start: float, length: float) -> Progress | None:
+    """Return a function that reports a stage's share of the work as one of the whole work."""
+    return None if progress is None else lambda share: progress(start + length * share)
