@@ -15,7 +15,7 @@ import numpy as np
 
 from paramisp_cli import atomic
 from paramisp_cli.errors import ConfigError, FileAccessError, WeightsError
-from paramisp_cli.types import Direction
+from paramisp_cli.types import ISP_DIRECTIONS, Direction
 
 if TYPE_CHECKING:
     import torch
@@ -121,7 +121,7 @@ def save(
         "architecture": model.name,
         "config": json.dumps(model.config()),
         "camera": camera,
-        "direction": "+".join(Direction) if both else str(model.direction),
+        "direction": "+".join(ISP_DIRECTIONS) if both else str(model.direction),
         "recipe": recipe,
         "training": json.dumps(training) if training is not None else "",
         "metrics": json.dumps(metrics) if metrics is not None else "",

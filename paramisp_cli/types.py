@@ -36,6 +36,7 @@ class Direction(StrEnum):
 
     UNPROCESS = "unprocess"
     RENDER = "render"
+    RESTORE = "restore"
 
     @property
     def input(self) -> Kind:
@@ -48,7 +49,14 @@ class Direction(StrEnum):
         return _KINDS[self][1]
 
 
-_KINDS = {Direction.UNPROCESS: (Kind.SRGB, Kind.RAW), Direction.RENDER: (Kind.RAW, Kind.SRGB)}
+_KINDS = {
+    Direction.UNPROCESS: (Kind.SRGB, Kind.RAW),
+    Direction.RENDER: (Kind.RAW, Kind.SRGB),
+    Direction.RESTORE: (Kind.RAW, Kind.RAW),
+}
+
+ISP_DIRECTIONS = (Direction.UNPROCESS, Direction.RENDER)
+"""The two directions between a camera's RAW and its pictures."""
 
 
 class Notice(str):

@@ -17,7 +17,7 @@ from paramisp_cli.errors import ConfigError, FileAccessError, OutputExistsError,
 from paramisp_cli.models.base import Params
 from paramisp_cli.models.fast import Fast, graph, spec
 from paramisp_cli.onnx_file import Graph
-from paramisp_cli.types import CFA_PATTERNS, CanonicalParams, Direction, OpticalParams
+from paramisp_cli.types import CFA_PATTERNS, ISP_DIRECTIONS, CanonicalParams, OpticalParams
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 MATRIX = np.array([[0.6722, -0.0635, -0.0963], [-0.4287, 1.2460, 0.2028], [-0.0908, 0.2162, 0.5668]])
@@ -69,7 +69,7 @@ def trained(direction, **config):
 
 
 @pytest.mark.parametrize("size", [(8, 8), (64, 96), (200, 304)], ids=str)
-@pytest.mark.parametrize("direction", list(Direction))
+@pytest.mark.parametrize("direction", ISP_DIRECTIONS)
 def test_it_is_the_model_of_torch(direction, size, tmp_path):
     for number, config in enumerate(({}, {"widths": (8, 24, 40), "full_white": True})):
         (tmp_path / str(number)).mkdir()
@@ -103,7 +103,7 @@ def test_shipped_weights(name, tmp_path):
 
 
 @pytest.mark.parametrize("cfa", CFA_PATTERNS)
-@pytest.mark.parametrize("direction", list(Direction))
+@pytest.mark.parametrize("direction", ISP_DIRECTIONS)
 def test_the_stated_padding_and_tiles(direction, cfa, tmp_path):
     """The rules of the metadata, followed by another program, give the model's result for any size and CFA."""
     model, size = trained(direction), (150, 214)
@@ -132,7 +132,7 @@ def test_the_stated_padding_and_tiles(direction, cfa, tmp_path):
         assert np.abs(strip - whole[:, :, begin : begin + step]).max() <= 2e-5
 
 
-@pytest.mark.parametrize("direction", list(Direction))
+@pytest.mark.parametrize("direction", ISP_DIRECTIONS)
 def test_the_file_is_valid_and_describes_itself(direction, tmp_path):
     model = trained(direction, lens_shading=[[-0.1, 0, 0]] * 3)
     file = onnx.load(exported(tmp_path, model))
@@ -173,7 +173,7 @@ def test_every_kind_of_attribute_and_number():
 
 def test_the_shapes_of_a_checkpoint_are_those_of_torch():
     for config in ({}, {"widths": (8, 24, 40)}):
-        for direction in Direction:
+        for direction in ISP_DIRECTIONS:
             state = Fast(direction, **config).state_dict()
             assert spec.Config(direction, **config).shapes() == {key: tuple(t.shape) for key, t in state.items()}
 

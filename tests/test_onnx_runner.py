@@ -16,7 +16,7 @@ from paramisp_cli import onnx_runner, weights
 from paramisp_cli.errors import ConfigError, WeightsError
 from paramisp_cli.onnx_runner import BACKEND, OnnxRunner
 from paramisp_cli.runner import Runner
-from paramisp_cli.types import CFA_PATTERNS, CanonicalParams, Direction, OpticalParams
+from paramisp_cli.types import CFA_PATTERNS, ISP_DIRECTIONS, CanonicalParams, Direction, OpticalParams
 
 MATRIX = np.array([[0.6722, -0.0635, -0.0963], [-0.4287, 1.2460, 0.2028], [-0.0908, 0.2162, 0.5668]])
 SHOT = OpticalParams(400, 0.01, 4, None)  # one value is unknown
@@ -82,7 +82,7 @@ def test_results_are_those_of_torch(camera, cfa, size, monkeypatch):
     assert off(*shown) < 1e-5
 
 
-@pytest.mark.parametrize("direction", list(Direction))
+@pytest.mark.parametrize("direction", ISP_DIRECTIONS)
 def test_tiles_equal_the_whole(direction, monkeypatch):
     runner, size = both(SHADED, direction)[1], (300, 418)
     mosaic = picture(*size)[..., 0].astype(np.uint16) * 64

@@ -15,7 +15,7 @@ from paramisp_cli.models import architecture, automatic, names
 from paramisp_cli.models.ciexyz.published import NAMES as CIEXYZ
 from paramisp_cli.models.cycleisp.published import names as cycleisp
 from paramisp_cli.models.invisp.published import NAMES as INVISP
-from paramisp_cli.types import Direction
+from paramisp_cli.types import ISP_DIRECTIONS, Direction
 
 
 @pytest.fixture(autouse=True)
@@ -206,12 +206,12 @@ def test_one_file_for_both_directions(tmp_path, paramisp):
     assert err == [f"{path} is a checkpoint of invisp: 280 tensors, 1.41 million numbers"]
     assert target.is_file()
     assert weights.info(target)["direction"] == "unprocess+render"
-    assert weights.directions(weights.info(target)) == tuple(Direction)
+    assert weights.directions(weights.info(target)) == ISP_DIRECTIONS
     code, out, _ = paramisp("weights", "verify", target)
     assert (code, out) == (0, [f"{target}: good (invisp, unprocess+render, Nikon D700)"])
     with pytest.raises(ConfigError, match="holds both directions; pass `direction`: unprocess or render"):
         weights.load_model(target)
-    for direction in Direction:
+    for direction in ISP_DIRECTIONS:
         assert weights.find(None, direction, explicit=target).path == target
         assert weights.load_model(target, direction).direction == direction
     (one,) = weights.import_checkpoint(path, tmp_path / "w", camera="Nikon D700", direction="render")
@@ -287,7 +287,7 @@ def test_peers_are_never_picked_by_themselves(tmp_path):
     (own,) = weights.import_checkpoint(path, tmp_path / "user", camera="Nikon D90")
     both = write(tmp_path / "b.pth", state_of("invisp"), legacy=True)
     (pair,) = weights.import_checkpoint(both, tmp_path / "user", camera="Nikon D90")
-    for direction in Direction:
+    for direction in ISP_DIRECTIONS:
         assert weights.find(["Nikon D90"], direction) is None
         assert weights.find(["Nikon D90"], direction, "invisp").path == pair
         assert weights.load_model("Nikon D90", direction, architecture="invisp").direction == direction

@@ -16,7 +16,7 @@ from paramisp_cli.models import geometry
 from paramisp_cli.models.base import Geometry, IspModel, Params
 from paramisp_cli.models.parametric import Parametric
 from paramisp_cli.models.paramisp import ParamISP
-from paramisp_cli.types import CanonicalParams, Direction, OpticalParams
+from paramisp_cli.types import ISP_DIRECTIONS, CanonicalParams, Direction, OpticalParams
 
 CPU = torch.device("cpu")
 MATRIX = np.array([[0.7, -0.1, -0.1], [-0.4, 1.2, 0.2], [-0.1, 0.2, 0.6]])
@@ -44,7 +44,7 @@ def run(model, x, channels, tile=None, frame=None, **options):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("direction", list(Direction))
+@pytest.mark.parametrize("direction", ISP_DIRECTIONS)
 @pytest.mark.parametrize("size", [(2, 2), (26, 40), (64, 6), (50, 134)])
 def test_strips_equal_the_whole(direction, size):
     inputs, outputs = direction.input.channels, direction.output.channels
@@ -93,7 +93,7 @@ class Strided(IspModel):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("direction", list(Direction))
+@pytest.mark.parametrize("direction", ISP_DIRECTIONS)
 @pytest.mark.parametrize("size", [(130, 86), (2, 150), (44, 46), (202, 34)])
 def test_tiles_of_a_strided_network_equal_the_whole(direction, size):
     """At sizes and tiles that are no multiple of 8: cut at other rows, this network gives another picture."""

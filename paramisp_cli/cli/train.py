@@ -184,9 +184,9 @@ def train(
     from paramisp_cli import devices
     from paramisp_cli.training import config, protocol
     from paramisp_cli.training.dataset import load, whole
-    from paramisp_cli.types import Direction
+    from paramisp_cli.types import ISP_DIRECTIONS, Direction
 
-    directions = tuple(Direction) if direction == "joint" else (Direction(direction),)
+    directions = ISP_DIRECTIONS if direction == "joint" else (Direction(direction),)
     try:
         recipe = config.load(recipe_name).of(directions)
         if init is not None:
@@ -272,9 +272,9 @@ def evaluate(
     from paramisp_cli.training.dataset import load, whole
     from paramisp_cli.training.measure import trials
     from paramisp_cli.training.measure.scores import tables
-    from paramisp_cli.types import Direction
+    from paramisp_cli.types import ISP_DIRECTIONS, Direction
 
-    directions = tuple(Direction) if direction is None else (Direction(direction),)
+    directions = ISP_DIRECTIONS if direction is None else (Direction(direction),)
     try:
         loaded = whole(load(dataset, camera))
         if shuffle_optics:

@@ -11,7 +11,7 @@ from typing import Any
 
 from paramisp_cli import models
 from paramisp_cli.errors import ConfigError
-from paramisp_cli.types import Direction
+from paramisp_cli.types import ISP_DIRECTIONS, Direction
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +152,7 @@ def parse(text: str, name: str) -> Recipe:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"recipe {name}: not TOML ({error})") from error
     known = {f.name for f in fields(Recipe)} - {"name", "overrides"}
-    overrides = {str(each): table.pop(str(each)) for each in Direction if str(each) in table}
+    overrides = {str(each): table.pop(str(each)) for each in ISP_DIRECTIONS if str(each) in table}
     for each, values in overrides.items():
         if not isinstance(values, dict) or "phases" in values:
             raise ConfigError(f"recipe {name}: {each} must be a table of keys other than phases")
@@ -169,7 +169,7 @@ def parse(text: str, name: str) -> Recipe:
     try:
         phases = tuple(Phase(**phase) for phase in table.pop("phases", ()))
         recipe = Recipe(name=name, phases=phases, overrides=overrides, **table)
-        for each in Direction:
+        for each in ISP_DIRECTIONS:
             recipe.of([each])  # finds values out of range
     except TypeError as error:
         raise ConfigError(f"recipe {name}: {error}") from error

@@ -22,7 +22,7 @@ from paramisp_cli.models.base import IspModel, Params
 from paramisp_cli.training.config import Recipe
 from paramisp_cli.training.crops import Batch, Sampler
 from paramisp_cli.training.folder import hold, write_whole
-from paramisp_cli.types import Direction, Kind
+from paramisp_cli.types import ISP_DIRECTIONS, Direction, Kind
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.jsonl"
@@ -225,8 +225,8 @@ class Trainer:
     ) -> Tensor:
         """Compute the loss of the network's authors. Raises ConfigError if the network has none."""
         if len(self.models) == 2:
-            unprocess, render = (self.models[each] for each in Direction)
-            srgb, raw = (sources[each] for each in Direction)
+            unprocess, render = (self.models[each] for each in ISP_DIRECTIONS)
+            srgb, raw = (sources[each] for each in ISP_DIRECTIONS)
             loss = unprocess.joint_loss(render, srgb, raw, params)
         else:
             ((direction, model),) = self.models.items()

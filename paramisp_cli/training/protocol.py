@@ -26,7 +26,7 @@ from paramisp_cli.training.loop import Trainer
 from paramisp_cli.training.measure import shading
 from paramisp_cli.training.measure.predictors import network, target, there_and_back
 from paramisp_cli.training.measure.scores import Score, error_map, score, table
-from paramisp_cli.types import Direction, Kind
+from paramisp_cli.types import ISP_DIRECTIONS, Direction, Kind
 
 _PREVIEW = 512
 """Largest side [px] of a preview."""
@@ -232,7 +232,7 @@ def measure(trainer: Trainer, pairs: Sequence[LoadedPair]) -> dict[Direction, li
     predictors = {each: network(trainer.averaged(each), trainer.device) for each in trainer.models}
     scores = {each: [score(item, each, "this", predict) for item in pairs] for each, predict in predictors.items()}
     if len(predictors) > 1:
-        trip = there_and_back(*(predictors[direction] for direction in Direction))
+        trip = there_and_back(*(predictors[direction] for direction in ISP_DIRECTIONS))
         trips = [replace(score(item, Direction.RENDER, "this", trip), direction="there and back") for item in pairs]
         scores = {direction: [*own, *trips] for direction, own in scores.items()}
     return scores

@@ -20,7 +20,7 @@ from paramisp_cli.training.dataset import LoadedPair
 from paramisp_cli.training.measure import baselines, shading
 from paramisp_cli.training.measure.metrics import psnr
 from paramisp_cli.training.measure.predictors import Predictor, network, target
-from paramisp_cli.types import Direction
+from paramisp_cli.types import ISP_DIRECTIONS, Direction
 
 
 def closed_form(train: Sequence[LoadedPair], direction: Direction) -> Predictor:
@@ -50,7 +50,7 @@ def main() -> None:
     def named(words: Sequence[str]) -> list[LoadedPair]:
         return [item for item in items if any(word in item.name for word in words)]
 
-    for direction in Direction:
+    for direction in ISP_DIRECTIONS:
         for label, make in (("closed form", closed_form), ("regression", baselines.regression)):
             alone = [
                 psnr(predict(other), target(other, direction))

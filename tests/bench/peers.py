@@ -38,7 +38,7 @@ from paramisp_cli.training.measure.edits import EDITS
 from paramisp_cli.training.measure.libraw import libraw
 from paramisp_cli.training.measure.predictors import Predictor, network
 from paramisp_cli.training.measure.scores import score
-from paramisp_cli.types import CanonicalParams, Direction, OpticalParams
+from paramisp_cli.types import ISP_DIRECTIONS, CanonicalParams, Direction, OpticalParams
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path(__file__).with_suffix(".jsonl")
@@ -125,7 +125,7 @@ def measure(work: Path, sets: dict[str, list[LoadedPair]], fitting: dict[str, li
     """Score baselines and ended trainings that have no result, each on every photograph of its test set."""
     have = {tuple(each[key] for key in KEYS) for each in stored()}
     for data, items in sets.items():
-        for direction in Direction:
+        for direction in ISP_DIRECTIONS:
             for name, make in reference(fitting[data], direction, data):
                 key = (data, name, str(direction), 0, 0)
                 if key not in have:
@@ -135,7 +135,7 @@ def measure(work: Path, sets: dict[str, list[LoadedPair]], fitting: dict[str, li
         if job.data not in sets or not (work / job.name / "finished").exists():
             continue
         for path in sorted((work / job.name).glob("*.safetensors")):
-            for direction in [Direction(job.direction)] if job.direction != "joint" else list(Direction):
+            for direction in [Direction(job.direction)] if job.direction != "joint" else list(ISP_DIRECTIONS):
                 name = f"{job.architecture} both" if job.direction == "joint" else job.architecture
                 spent = json.loads(weights.info(path)["training"])["recipe"]["core_minutes"]
                 key = (job.data, name, str(direction), job.seed, spent)

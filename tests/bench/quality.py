@@ -36,7 +36,7 @@ from paramisp_cli.training.measure.edits import EDITS
 from paramisp_cli.training.measure.libraw import libraw
 from paramisp_cli.training.measure.predictors import Predictor, network
 from paramisp_cli.training.measure.scores import score
-from paramisp_cli.types import Direction
+from paramisp_cli.types import ISP_DIRECTIONS, Direction
 
 ROOT = Path(__file__).resolve().parents[2]
 CODE = ROOT / "paramisp_cli"
@@ -302,7 +302,7 @@ def main() -> None:
     text, everything = [INTRODUCTION], []
     for camera, group in sorted(groups.items()):
         if len(group) > 1:  # a camera with one photograph has no other to measure
-            rows = {each: list(rows_of(group, each, chosen.weights, store, chosen.without)) for each in Direction}
+            rows = {each: list(rows_of(group, each, chosen.weights, store, chosen.without)) for each in ISP_DIRECTIONS}
             text.append(section(camera, rows))
             everything += [row for each in rows.values() for row in each]
     text.append(

@@ -14,7 +14,7 @@ from paramisp_cli.models.base import Params
 from paramisp_cli.models.ciexyz import CieXyz
 from paramisp_cli.models.ciexyz import network as ciexyz
 from paramisp_cli.models.ciexyz.published import NAMES
-from paramisp_cli.types import CFA_PATTERNS, Direction
+from paramisp_cli.types import CFA_PATTERNS, ISP_DIRECTIONS, Direction
 
 
 def fresh(direction, seed=0):
@@ -34,7 +34,7 @@ def shot(n=1, cfa="RGGB"):
 
 @peers.NO_PARITY
 @pytest.mark.parametrize("seed", peers.seeds("ciexyz"))
-@pytest.mark.parametrize("direction", list(Direction))
+@pytest.mark.parametrize("direction", ISP_DIRECTIONS)
 def test_parity_with_the_published_network(seed, direction, tmp_path):
     model = peers.model(f"ciexyz_{seed}", direction, tmp_path)
     arrays = peers.stored(f"ciexyz_{seed}_{direction}")
@@ -63,7 +63,7 @@ def test_parity_of_a_training_step(tmp_path):
         assert done.returncode == 0, done.stdout
         assert "1 passed" in done.stdout
         return
-    models = {each: peers.model("ciexyz_seed01", each, tmp_path) for each in Direction}
+    models = {each: peers.model("ciexyz_seed01", each, tmp_path) for each in ISP_DIRECTIONS}
     arrays = peers.stored("ciexyz_seed01_train")
     image, xyz = (torch.from_numpy(arrays[key]) for key in ("image", "gt_xyz"))
     step = ciexyz.training_step(*models.values(), image, xyz)
@@ -98,7 +98,7 @@ def test_the_sample_takes_whole_pixels():
 
 
 @pytest.mark.parametrize("cfa", CFA_PATTERNS)
-@pytest.mark.parametrize("direction", list(Direction))
+@pytest.mark.parametrize("direction", ISP_DIRECTIONS)
 def test_a_survey_in_strips_takes_the_sample_of_the_whole(direction, cfa, monkeypatch):
     monkeypatch.setattr(ciexyz, "_SURVEY_PIXELS", 1)
     model, params = fresh(direction), shot(cfa=cfa)
@@ -147,7 +147,7 @@ def test_dropout_follows_the_generator():
 
 
 def test_losses_of_its_own():
-    models = {each: fresh(each) for each in Direction}
+    models = {each: fresh(each) for each in ISP_DIRECTIONS}
     raw, srgb = torch.rand(2, 1, 32, 48), torch.rand(2, 3, 32, 48)
     unprocess, render = models.values()
     own = unprocess.own_loss(srgb, raw, shot(2)), render.own_loss(raw, srgb, shot(2))

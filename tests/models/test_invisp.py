@@ -12,7 +12,7 @@ from paramisp_cli import isp
 from paramisp_cli.models.base import Params
 from paramisp_cli.models.invisp import InvISP, jpeg, network
 from paramisp_cli.models.invisp.published import NAMES
-from paramisp_cli.types import CFA_PATTERNS, Direction
+from paramisp_cli.types import CFA_PATTERNS, ISP_DIRECTIONS, Direction
 
 
 def fresh(direction="render", seed=0, **config):
@@ -31,7 +31,7 @@ def shot(n=1, cfa="RGGB"):
 
 @peers.NO_PARITY
 @pytest.mark.parametrize("seed", peers.seeds("invisp"))
-@pytest.mark.parametrize("direction", list(Direction))
+@pytest.mark.parametrize("direction", ISP_DIRECTIONS)
 def test_parity_with_the_published_network(seed, direction, tmp_path):
     model = peers.model(f"invisp_{seed}", direction, tmp_path)
     arrays = peers.stored(f"invisp_{seed}_{direction}")

@@ -60,6 +60,10 @@ def test_unknown_names():
 
 @pytest.mark.parametrize("direction", list(Direction))
 def test_directions_name_what_goes_in_and_out(direction):
-    kinds = {Direction.UNPROCESS: (Kind.SRGB, Kind.RAW), Direction.RENDER: (Kind.RAW, Kind.SRGB)}
+    kinds = {
+        Direction.UNPROCESS: (Kind.SRGB, Kind.RAW),
+        Direction.RENDER: (Kind.RAW, Kind.SRGB),
+        Direction.RESTORE: (Kind.RAW, Kind.RAW),
+    }
     assert (direction.input, direction.output) == kinds[direction]
     assert (Kind.SRGB.channels, Kind.RAW.channels) == (3, 1)

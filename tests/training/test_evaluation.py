@@ -18,7 +18,15 @@ from paramisp_cli.training import dataset as data
 from paramisp_cli.training.measure import baselines, chart, metrics, predictors, scores, trials
 from paramisp_cli.training.measure import libraw as baseline
 from paramisp_cli.training.pairing import pairs
-from paramisp_cli.types import CFA_PATTERNS, Camera, CanonicalParams, Direction, OpticalParams, SrgbImage
+from paramisp_cli.types import (
+    CFA_PATTERNS,
+    ISP_DIRECTIONS,
+    Camera,
+    CanonicalParams,
+    Direction,
+    OpticalParams,
+    SrgbImage,
+)
 
 PATCHES = np.array(
     [
@@ -290,7 +298,7 @@ def test_libraw_is_left_out_where_unsure(taken: tuple[Path, Path], tmp_path: Pat
 def test_baselines_are_what_they_say(dataset: Path) -> None:
     loaded = data.whole(data.load(dataset))
     measured = []
-    for direction in Direction:
+    for direction in ISP_DIRECTIONS:
         for name, predict in (
             ("parametric", baselines.fitted_parametric(loaded[:1], direction)),
             ("regression", baselines.regression(loaded[:1], direction)),

@@ -11,11 +11,11 @@ from paramisp_cli import models, weights
 from paramisp_cli.errors import ConfigError
 from paramisp_cli.training import config, loop, protocol
 from paramisp_cli.training import dataset as data
-from paramisp_cli.types import Direction
+from paramisp_cli.types import ISP_DIRECTIONS, Direction
 
 pytestmark = pytest.mark.slow
 
-BOTH = tuple(Direction)
+BOTH = ISP_DIRECTIONS
 CASES = [
     ("invisp", "own", BOTH),
     ("invisp", "common", BOTH),

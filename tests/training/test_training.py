@@ -14,7 +14,7 @@ from paramisp_cli.models.base import Geometry
 from paramisp_cli.training import config, crops, loop, protocol
 from paramisp_cli.training import dataset as data
 from paramisp_cli.training.pairing import pairs
-from paramisp_cli.types import Direction, OpticalParams
+from paramisp_cli.types import ISP_DIRECTIONS, Direction, OpticalParams
 
 pytestmark = pytest.mark.slow
 
@@ -37,7 +37,7 @@ batch = 1
 """
 
 
-@pytest.mark.parametrize("direction", list(Direction))
+@pytest.mark.parametrize("direction", ISP_DIRECTIONS)
 def test_mixed_precision_learns_the_same(dataset: Path, tmp_path: Path, direction: Direction) -> None:
     exact = config.parse(TINY, "tiny")
     sampler = crops.Sampler(data.load(dataset))
@@ -101,7 +101,7 @@ class _StopError(Exception):
     pass
 
 
-@pytest.mark.parametrize("direction", list(Direction))
+@pytest.mark.parametrize("direction", ISP_DIRECTIONS)
 def test_resuming_gives_the_same_numbers(dataset: Path, tmp_path: Path, direction: Direction) -> None:
     recipe = config.parse(TINY, "tiny")
     sampler = crops.Sampler(data.load(dataset))
@@ -155,7 +155,7 @@ def test_a_recipe_may_build_on_another() -> None:
 
 def test_a_direction_alone_may_have_its_own_values() -> None:
     recipe = config.parse(f"{TINY}[unprocess]\nlr = 1e-4\nseed = 5", "split")
-    alone, other, joint = (recipe.of(each) for each in ([Direction.UNPROCESS], [Direction.RENDER], list(Direction)))
+    alone, other, joint = (recipe.of(each) for each in ([Direction.UNPROCESS], [Direction.RENDER], ISP_DIRECTIONS))
     assert (alone.lr, alone.seed) == (1e-4, 5)
     assert (other.lr, other.seed) == (joint.lr, joint.seed) == (recipe.lr, recipe.seed) != (1e-4, 5)
     assert alone.record().keys() == recipe.record().keys()  # so that checkpoints of either resume
@@ -227,7 +227,7 @@ def test_shadows_weigh_more_in_roots_and_noise_at_black_does_not_run_wild() -> N
 
 def test_shadows_change_the_loss_of_unprocessing_alone(dataset: Path, tmp_path: Path) -> None:
     losses = {}
-    for direction in Direction:
+    for direction in ISP_DIRECTIONS:
         for shadows in (0.0, 1.0):
             recipe = replace(config.parse(TINY, "tiny"), shadows=shadows)
             one = trainer(recipe, tmp_path / f"{direction}{shadows}", direction)

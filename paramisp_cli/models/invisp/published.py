@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from paramisp_cli.models.foreign import Foreign, renamed
-from paramisp_cli.types import Direction
+from paramisp_cli.types import ISP_DIRECTIONS, Direction
 
 BLOCKS = 8
 _DENSE = {"F": "first", "G": "shift", "H": "scale"}
@@ -40,5 +40,5 @@ def convert(
 ) -> dict[Direction, tuple[dict[str, object], dict[str, np.ndarray]]]:
     """Convert a checkpoint to the network of each direction, or the one for ``direction``. Raises WeightsError."""
     tensors = renamed(foreign, NAMES, "InvISP")
-    ways = tuple(Direction) if direction is None else (direction,)
+    ways = ISP_DIRECTIONS if direction is None else (direction,)
     return {way: ({"direction": str(way), "jpeg": "diffjpeg"}, tensors) for way in ways}

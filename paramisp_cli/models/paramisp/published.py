@@ -9,7 +9,7 @@ import numpy as np
 
 from paramisp_cli.errors import ConfigError, WeightsError
 from paramisp_cli.models.foreign import Foreign
-from paramisp_cli.types import Direction
+from paramisp_cli.types import ISP_DIRECTIONS, Direction
 
 ROW_SUM_THREE = ("d7000", "d90", "d40", "a7r3", "a7r-iii", "a7riii", "ilce-7rm3")
 ROW_SUM_ONE = ("s7", "galaxy-s7", "sm-g930")
@@ -85,7 +85,7 @@ def convert(
         if direction is not None and stored not in (None, direction):
             raise WeightsError(f"{where} is for {stored}, {direction} is needed")
         if (way := direction or stored) is None:
-            raise ConfigError(f"{where} does not state its direction; pass `direction`: {' or '.join(Direction)}")
+            raise ConfigError(f"{where} does not state its direction; pass `direction`: {' or '.join(ISP_DIRECTIONS)}")
         return {way: _convert(foreign, "", way, row_sum)}
     if loose := [key for key in tensors if not key.startswith((*_JOINT, *_DROPPED))]:
         raise WeightsError(f"{where} has tensors that ParamISP does not have: {', '.join(loose[:4])}")
