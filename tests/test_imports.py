@@ -56,7 +56,7 @@ FORMATS_BASE = {
 # a package's __init__ is its registry.
 SHARED = {
     "batch": {"find"},
-    "cli": {"console", "options", "progress", "convert", "show", "train", "weights"},
+    "cli": {"console", "options", "progress", "blur_dataset", "convert", "deblur", "show", "train", "weights"},
     "rendition": {"bands", "form", "prior", "fit", "apply", "preview", "look"},
     "formats": {"exif", "base", "ljpeg", "tiles", *FORMATS_BASE},
     "models": {"base", "regions", "geometry", "foreign", "optics"},
@@ -68,11 +68,12 @@ LAYERS_OF = {
         {"folder", "config"},
         {"dataset"},
         {"crops", "colours", "pairing", "simulated"},
-        {"measure"},
+        {"measure", "blurred"},
         {"loop", "restoring"},
         {"protocol", "fit"},
     ],
     "training.pairing": [{"align", "find", "contact_sheet"}, {"overlay"}, {"pairs"}],
+    "training.blurred": [{"motion", "video"}, {"sources"}, {"series"}, {"clips", "stills"}, {"make"}],
     "training.simulated": [{"scenes", "camera"}, {"shake", "shots"}, {"shaken"}],
     "training.measure": [
         {"metrics", "chart", "edits", "predictors"},
@@ -86,7 +87,11 @@ RANKS_OF = {
 }
 
 DOORS = {
-    "typer": {f"cli/{name}.py" for name in ("app", "console", "convert", "options", "show", "train", "weights")},
+    "typer": {
+        f"cli/{name}.py"
+        for name in ("app", "blur_dataset", "console", "convert", "deblur", "options", "show", "train", "weights")
+    },
+    "av": {"training/blurred/video.py"},
     "rich": {"cli/console.py", "cli/progress.py"},
     "rawpy": {"formats/libraw.py"},
     "PIL": {"formats/raster_read.py", "formats/raster_write.py", "formats/icc.py"},

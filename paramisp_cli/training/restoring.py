@@ -37,7 +37,7 @@ class Schedule:
     core_minutes: float = 45.0
     batch: int = 8
     crop: int = 224
-    lr: float = 1e-3
+    lr: float = 1.5e-3
     lr_end: float = 1e-6
     warmup: int = 50
     weight_decay: float = 1e-3

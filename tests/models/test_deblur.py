@@ -43,7 +43,9 @@ def test_every_cfa_is_the_same_picture():
     whole = model(x, shot("RGGB"))
     assert float((whole - x).abs().mean()) > 0.01
     for cfa, (top, left) in {"GRBG": (0, 1), "GBRG": (1, 0), "BGGR": (1, 1)}.items():
-        part = x[..., 16 + top : 238 + top, 16 + left : 238 + left]  # 16 px keep the levels of the network on the same samples
+        part = x[
+            ..., 16 + top : 238 + top, 16 + left : 238 + left
+        ]  # 16 px keep the levels of the network on the same samples
         got = model(part, shot(cfa))
         inner = slice(90, 120)
         want = whole[..., 16 + top : 238 + top, 16 + left : 238 + left]

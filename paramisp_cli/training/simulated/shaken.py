@@ -22,7 +22,7 @@ _SOFTEST = 1.6
 """Largest σ [px] of the lens: a picture may be soft without shake, and stays so."""
 _SHARPNESS = (0.75, 2.2)
 """Least and most pixels of a panorama to a pixel of the view: more give finer detail."""
-_LONGEST = 25.0
+_LONGEST = 16.0
 _STILL = 0.2
 """Share of the pairs with next to no shake."""
 STILLEST = 0.7
@@ -65,10 +65,10 @@ class Shaken:
 
 
 def draw_length(rng: np.random.Generator) -> float:
-    """Draw a blur [px]: next to none, or up to 25, short ones more often."""
+    """Draw a blur [px]: next to none, or up to 16, short ones more often."""
     if rng.random() < _STILL:
         return float(rng.uniform(0, STILLEST))
-    return float(1 + (_LONGEST - 1) * rng.random() ** 1.5)
+    return float(1 + (_LONGEST - 1) * rng.random() ** 1.3)
 
 
 def take(scene: scenes.Scene, facts: CameraFacts, size: int, length: float, rng: np.random.Generator) -> Shaken:
