@@ -10,6 +10,9 @@ _BLOCK = 12
 """Side of a block [px of the reduced frame]."""
 _TEXTURE = 4.0
 """Standard deviation [codes] of a block that can be matched."""
+_REST = 2e-3
+"""Error, as a share of the block's variance, of a motion of one reduced pixel: along a straight edge any motion fits, and
+the smallest is meant."""
 _SHARE = 90
 """Percentile of the blocks' motion that stands for the frame: a single wrong match must not count."""
 
@@ -30,6 +33,8 @@ def between(first: np.ndarray, second: np.ndarray, most: float) -> float:
     """
     reach = int(np.ceil(most / _BY)) + 2
     height, width = first.shape
+    offsets = np.square(np.arange(-reach, reach + 1))
+    distance = offsets[:, None] + offsets
     motions = []
     for top in range(reach, height - _BLOCK - reach + 1, _BLOCK):
         for left in range(reach, width - _BLOCK - reach + 1, _BLOCK):
@@ -38,7 +43,7 @@ def between(first: np.ndarray, second: np.ndarray, most: float) -> float:
                 continue
             around = second[top - reach : top + _BLOCK + reach, left - reach : left + _BLOCK + reach]
             windows = np.lib.stride_tricks.sliding_window_view(around, (_BLOCK, _BLOCK))
-            errors = np.square(windows - block).mean((2, 3))
+            errors = np.square(windows - block).mean((2, 3)) + _REST * block.var() * distance
             motions.append(np.hypot(*_lowest(errors)))
     return float(np.percentile(motions, _SHARE) * _BY) if motions else 0.0
 
@@ -54,9 +59,9 @@ def _lowest(errors: np.ndarray) -> tuple[float, float]:
 
 
 def _vertex(values: np.ndarray, at: int) -> float:
-    """Return the offset, −½ to ½, of the vertex of the parabola through three neighbours."""
+    """Return the offset, −½ to ½, of the vertex of the parabola through three neighbours; 0 for a perfect match."""
     if not 0 < at < len(values) - 1:
         return 0.0
     before, here, after = (float(value) for value in values[at - 1 : at + 2])
     bend = before - 2 * here + after
-    return 0.0 if bend <= 0 else float(np.clip((before - after) / (2 * bend), -0.5, 0.5))
+    return 0.0 if bend <= 0 or here == 0 else float(np.clip((before - after) / (2 * bend), -0.5, 0.5))

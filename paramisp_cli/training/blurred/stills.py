@@ -20,6 +20,9 @@ from paramisp_cli.training.blurred.sources import Source
 from paramisp_cli.training.simulated import camera, scenes, shake, shots
 from paramisp_cli.types import CanonicalParams, OpticalParams
 
+_TRIES = 8
+"""Views that are looked at for texture."""
+
 
 def blurs(source: Source, missing: set[int], series: Series) -> Iterator[Shot | str]:
     """Yield the missing blurs of a still scene, in order."""
@@ -50,7 +53,7 @@ def _of_scene(
     focal = scenes.pixels_per_radian(scene) / rng.uniform(0.8, 2) if scene.panorama else size * rng.uniform(1, 4)
     path = shake.draw(length, focal, (size, size), rng)
     try:
-        still = shake.still_of(scene, path, rng)
+        still = shake.still_of(scene, path, rng, tries=_TRIES)
     except ValueError as error:
         raise FormatError(f"{source.path}: {error}; use a smaller --size") from error
     inner = shake.FINE * path.reach

@@ -196,10 +196,15 @@ def view(scene: Scene, size: int, focal_length: float, rng: np.random.Generator)
     """
     for _ in range(_TRIES):
         pixels = _perspective(scene, size, focal_length, rng) if scene.panorama else _crop(scene, size, rng)
-        luminance = pixels[:, ::4, ::4].mean(0)
-        if float(torch.log2(luminance + 0.01 * luminance.mean() + 1e-12).std()) > _TEXTURE:
+        if is_textured(pixels[:, ::4, ::4]):
             break
     return pixels.flip(2) if rng.random() < 0.5 else pixels
+
+
+def is_textured(pixels: Tensor) -> bool:
+    """Tell whether a view (3, H, W) has some texture."""
+    luminance = pixels.mean(0)
+    return float(torch.log2(luminance + 0.01 * luminance.mean() + 1e-12).std()) > _TEXTURE
 
 
 def _perspective(scene: Scene, size: int, focal_length: float, rng: np.random.Generator) -> Tensor:

@@ -21,6 +21,8 @@ from paramisp_cli.training.simulated import scenes
 
 FINE = 2
 """Samples to a pixel, across and down, of the picture that is turned."""
+_PREVIEW = 4
+"""Reduction of a view that is looked at for texture."""
 _FEWEST, _MOST = 9, 65
 """Fewest and most views of a path."""
 _POINTS = np.array([(x, y, 1.0) for y in (-0.5, 0, 0.5) for x in (-0.5, 0, 0.5)])
@@ -129,13 +131,25 @@ def _turned(still: Tensor, shake: Shake, turn: np.ndarray) -> Tensor:
     return F.grid_sample(still[None], grid[None], padding_mode="border", align_corners=False)[0]
 
 
-def still_of(scene: scenes.Scene, shake: Shake, rng: np.random.Generator) -> Tensor:
-    """Take a random picture for ``blurred_and_sharp``: a view of a panorama, or a crop of a photograph."""
-    height, width = (FINE * (side + 2 * shake.reach) for side in shake.size)
-    if scene.panorama:
+def still_of(scene: scenes.Scene, shake: Shake, rng: np.random.Generator, *, tries: int = 1) -> Tensor:
+    """Take a random picture for ``blurred_and_sharp``: a view of a panorama, or a crop of a photograph.
+
+    It is the first of ``tries`` random ones with some texture, or the last: plain walls teach little. Raises ValueError
+    for a photograph that is too small.
+    """
+    size = tuple(side + 2 * shake.reach for side in shake.size)
+    for number in range(tries):
         look = rotation(rng.uniform(-np.pi, np.pi), np.radians(rng.uniform(-35, 35)), rng.normal(0, 0.03))
-        return scenes.seen(scene, (height, width), FINE * shake.focal, look)
-    return crop_of(scene.radiance, (height // FINE, width // FINE), rng)
+        if not scene.panorama:
+            still = crop_of(scene.radiance, (size[0], size[1]), rng)
+            if number == tries - 1 or scenes.is_textured(still):
+                break
+        elif number == tries - 1 or scenes.is_textured(
+            scenes.seen(scene, (size[0] // _PREVIEW, size[1] // _PREVIEW), shake.focal / _PREVIEW, look)
+        ):
+            still = scenes.seen(scene, (FINE * size[0], FINE * size[1]), FINE * shake.focal, look)
+            break
+    return still
 
 
 def crop_of(light: Tensor, size: tuple[int, int], rng: np.random.Generator) -> Tensor:
