@@ -162,13 +162,12 @@ class Training:
         own, begin = self.schedule, time.process_time()
         rng = np.random.default_rng((own.seed, 7, self.step))
         picked = [pairs[int(each)] for each in rng.integers(len(pairs), size=own.batch)]
-        blurred, sharp, params = batch_of(picked, own.crop, rng)
         through = min(self.core_seconds / (60 * own.core_minutes), 1.0)
         rate = own.lr_end + (own.lr - own.lr_end) * (1 + math.cos(math.pi * through)) / 2
         for group in self.optimizer.param_groups:
             group["lr"] = rate * min((self.step + 1) / own.warmup, 1.0)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = loss_of(self.model, blurred, sharp, params, own)
+        loss = self.loss(picked, rng)
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
@@ -180,9 +179,14 @@ class Training:
         self.core_seconds += time.process_time() - begin
         return float(loss.detach())
 
+    def loss(self, pairs: Sequence[Pair], rng: np.random.Generator) -> Tensor:
+        """Return the loss of a batch of pairs."""
+        blurred, sharp, params = batch_of(pairs, self.schedule.crop, rng)
+        return loss_of(self.model, blurred, sharp, params, self.schedule)
+
     def averaged(self) -> Deblur:
         """Return a copy of the network with its averaged weights."""
-        copy = Deblur(**self.model.config())  # type: ignore[arg-type]
+        copy = type(self.model)(**self.model.config())  # type: ignore[arg-type]
         copy.load_state_dict(self.average)
         return copy.eval()
 

@@ -11,8 +11,8 @@ _BLOCK = 12
 _TEXTURE = 4.0
 """Standard deviation [codes] of a block that can be matched."""
 _REST = 2e-3
-"""Error, as a share of the block's variance, of a motion of one reduced pixel: along a straight edge any motion fits, and
-the smallest is meant."""
+"""Error, as a share of the block's variance, of a motion of one reduced pixel: along a straight edge any motion fits,
+and the smallest is meant."""
 _SHARE = 90
 """Percentile of the blocks' motion that stands for the frame: a single wrong match must not count."""
 

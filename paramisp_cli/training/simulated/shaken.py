@@ -36,7 +36,7 @@ class Shaken:
     blurred, sharp  light on the sensor (1, 3, H, W) as ``camera.projected`` returns it, not clipped
     codes           (H, W) uint16: the sensor's mosaic of ``blurred``, with noise
     noise           σ at ``GREY``
-    length          blur [px]; see ``shake.Shake``
+    length          blur [px] of ``path``
     """
 
     blurred: Tensor
@@ -47,6 +47,7 @@ class Shaken:
     noise: float
     length: float
     camera: str
+    path: shake.Shake
 
     def mosaics(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the mosaics (H, W) float32, linear, black 0, white 1: with shake and noise, and sharp without."""
@@ -71,14 +72,16 @@ def draw_length(rng: np.random.Generator) -> float:
     return float(1 + (_LONGEST - 1) * rng.random() ** 1.3)
 
 
-def take(scene: scenes.Scene, facts: CameraFacts, size: int, length: float, rng: np.random.Generator) -> Shaken:
+def take(
+    scene: scenes.Scene, facts: CameraFacts, size: int, length: float, rng: np.random.Generator, *, tries: int = 1
+) -> Shaken:
     """Take a scene of ``size`` × ``size`` px with a shaken camera. Raises ValueError for a photograph too small."""
     optical = shots.draw_optical(facts, rng)
     assert optical.iso is not None
     draw = rng.uniform
     focal = scenes.pixels_per_radian(scene) / draw(*_SHARPNESS) if scene.panorama else size * draw(1, 4)
     path = shake.draw(length, focal, (size, size), rng)
-    still = shake.still_of(scene, path, rng)
+    still = shake.still_of(scene, path, rng, tries=tries)
     inner = shake.FINE * path.reach
     view = still[:, inner:-inner:3, inner:-inner:3]
     gain = float(shots.metered(view, rng)[0].mean() / view.mean().clamp(min=1e-12))
@@ -90,7 +93,7 @@ def take(scene: scenes.Scene, facts: CameraFacts, size: int, length: float, rng:
     blurred, sharp = (camera.projected(each, params, soft) for each in shake.blurred_and_sharp(exposed, path))
     codes = camera.sensed(blurred, params, noise, rng)
     sigma = float(np.sqrt(noise[1, 0] * GREY + noise[1, 1]))
-    return Shaken(blurred, sharp, codes, params, optical, sigma, path.length, facts.name)
+    return Shaken(blurred, sharp, codes, params, optical, sigma, path.length, facts.name, path)
 
 
 def unprocessed(picture: np.ndarray, params: CanonicalParams) -> np.ndarray:
