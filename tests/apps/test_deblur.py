@@ -18,8 +18,6 @@ from paramisp_cli.types import Camera, CanonicalParams, Crop, OpticalParams, Raw
 PARAMETRIC = Settings(model="parametric", camera="Nikon D90")
 MATRIX = np.linalg.inv([[0.9, 0.2, 0], [0.3, 0.9, 0.1], [0, 0.1, 0.9]])
 LEVELS = CanonicalParams("GRBG", 64, 4095, [0.5, 1, 0.7], MATRIX)
-    "GRBG", 64, 4095, [0.5, 1, 0.7], np.linalg.inv([[0.9, 0.2, 0], [0.3, 0.9, 0.1], [0, 0.1, 0.9]])
-)
 
 
 def saved(path, strength):
