@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache, partial
 from pathlib import Path
 
@@ -195,6 +195,31 @@ class Runner:
         height, width = mosaic.shape
         params = self.model.params_of(canonical, optical)
         return pixels, self.run(params, (height, width), self._linear(mosaic, canonical), sink, frame=frame)
+
+    def repair(
+        self,
+        mosaic: np.ndarray,
+        canonical: CanonicalParams,
+        optical: OpticalParams,
+        *,
+        noise: float | None = None,
+    ) -> np.ndarray:
+        """Run a model from mosaic to mosaic (``Direction.RESTORE``); return (H, W) float32, linear, not clipped.
+
+        mosaic    as for ``render``
+        noise     σ of its noise at middle grey; None: it was made of a picture
+        """
+        result = np.empty(mosaic.shape, np.float32)
+
+        def sink(top: int, strip: Tensor) -> None:
+            result[top : top + strip.shape[2]] = devices.codes_from(strip[0, 0], result.dtype)
+
+        params = self.model.params_of(canonical, optical)
+        if noise is not None:
+            params = replace(params, noise=params.iso.new_tensor([noise]))
+        height, width = mosaic.shape
+        self.run(params, (height, width), self._linear(mosaic, canonical), sink)
+        return result
 
     def _linear(self, mosaic: np.ndarray, canonical: CanonicalParams) -> Source:
         """Return the source of a mosaic's rows, linear, black 0, white 1."""

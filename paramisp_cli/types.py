@@ -37,6 +37,7 @@ class Direction(StrEnum):
     UNPROCESS = "unprocess"
     RENDER = "render"
     TRANSFER = "transfer"
+    RESTORE = "restore"
 
     @property
     def input(self) -> Kind:
@@ -53,6 +54,7 @@ _KINDS = {
     Direction.UNPROCESS: (Kind.SRGB, Kind.RAW),
     Direction.RENDER: (Kind.RAW, Kind.SRGB),
     Direction.TRANSFER: (Kind.RAW, Kind.RAW),
+    Direction.RESTORE: (Kind.RAW, Kind.RAW),
 }
 
 ISP_DIRECTIONS = (Direction.UNPROCESS, Direction.RENDER)

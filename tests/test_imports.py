@@ -30,7 +30,7 @@ LAYERS = [
     {"make_raw", "make_picture"},
     {"make_transfer"},
     {"convert"},
-    {"batch"},
+    {"batch", "apps"},
     {"training"},
     {"cli"},
     {"__main__"},
@@ -57,7 +57,18 @@ FORMATS_BASE = {
 # a package's __init__ is its registry.
 SHARED = {
     "batch": {"find"},
-    "cli": {"console", "options", "progress", "convert", "show", "train", "transfer", "weights"},
+    "cli": {
+        "console",
+        "options",
+        "progress",
+        "blur_dataset",
+        "convert",
+        "deblur",
+        "show",
+        "train",
+        "transfer",
+        "weights",
+    },
     "rendition": {"bands", "form", "prior", "fit", "apply", "preview", "look", "develop"},
     "formats": {"exif", "base", "ljpeg", "tiles", *FORMATS_BASE},
     "models": {"base", "regions", "geometry", "foreign", "optics"},
@@ -69,13 +80,14 @@ LAYERS_OF = {
         {"folder", "config"},
         {"dataset"},
         {"crops", "colours", "pairing", "simulated"},
-        {"measure"},
-        {"loop"},
+        {"measure", "blurred"},
+        {"loop", "restoring"},
         {"protocol", "fit", "transfer"},
     ],
     "torch": [{"layouts"}, {"shots"}, {"noise"}, {"modules"}, {"__init__"}],
     "training.pairing": [{"align", "find", "contact_sheet"}, {"overlay"}, {"pairs"}],
-    "training.simulated": [{"scenes", "camera"}, {"shots", "spectral"}],
+    "training.blurred": [{"motion", "video"}, {"sources"}, {"series"}, {"clips", "stills"}, {"make"}],
+    "training.simulated": [{"scenes", "camera"}, {"shake", "shots", "spectral"}, {"shaken"}],
     "training.measure": [
         {"metrics", "chart", "edits", "predictors"},
         {"baselines", "libraw", "scores"},
@@ -89,8 +101,21 @@ RANKS_OF = {
 
 DOORS = {
     "typer": {
-        f"cli/{name}.py" for name in ("app", "console", "convert", "options", "show", "train", "transfer", "weights")
+        f"cli/{name}.py"
+        for name in (
+            "app",
+            "blur_dataset",
+            "console",
+            "convert",
+            "deblur",
+            "options",
+            "show",
+            "train",
+            "transfer",
+            "weights",
+        )
     },
+    "av": {"training/blurred/video.py"},
     "rich": {"cli/console.py", "cli/progress.py"},
     "rawpy": {"formats/libraw.py"},
     "PIL": {"formats/raster_read.py", "formats/raster_write.py", "formats/icc.py"},

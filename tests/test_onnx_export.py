@@ -69,7 +69,7 @@ def trained(direction, **config):
 
 
 @pytest.mark.parametrize("size", [(8, 8), (64, 96), (200, 304)], ids=str)
-@pytest.mark.parametrize("direction", list(ISP_DIRECTIONS))
+@pytest.mark.parametrize("direction", ISP_DIRECTIONS)
 def test_it_is_the_model_of_torch(direction, size, tmp_path):
     for number, config in enumerate(({}, {"widths": (8, 24, 40), "full_white": True})):
         (tmp_path / str(number)).mkdir()
@@ -103,7 +103,7 @@ def test_shipped_weights(name, tmp_path):
 
 
 @pytest.mark.parametrize("cfa", CFA_PATTERNS)
-@pytest.mark.parametrize("direction", list(ISP_DIRECTIONS))
+@pytest.mark.parametrize("direction", ISP_DIRECTIONS)
 def test_the_stated_padding_and_tiles(direction, cfa, tmp_path):
     """The rules of the metadata, followed by another program, give the model's result for any size and CFA."""
     model, size = trained(direction), (150, 214)
@@ -132,7 +132,7 @@ def test_the_stated_padding_and_tiles(direction, cfa, tmp_path):
         assert np.abs(strip - whole[:, :, begin : begin + step]).max() <= 2e-5
 
 
-@pytest.mark.parametrize("direction", list(ISP_DIRECTIONS))
+@pytest.mark.parametrize("direction", ISP_DIRECTIONS)
 def test_the_file_is_valid_and_describes_itself(direction, tmp_path):
     model = trained(direction, lens_shading=[[-0.1, 0, 0]] * 3)
     file = onnx.load(exported(tmp_path, model))

@@ -82,7 +82,7 @@ def test_results_are_those_of_torch(camera, cfa, size, monkeypatch):
     assert off(*shown) < 1e-5
 
 
-@pytest.mark.parametrize("direction", list(ISP_DIRECTIONS))
+@pytest.mark.parametrize("direction", ISP_DIRECTIONS)
 def test_tiles_equal_the_whole(direction, monkeypatch):
     runner, size = both(SHADED, direction)[1], (300, 418)
     mosaic = picture(*size)[..., 0].astype(np.uint16) * 64

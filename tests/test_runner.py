@@ -44,7 +44,7 @@ def run(model, x, channels, tile=None, frame=None, **options):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("direction", list(ISP_DIRECTIONS))
+@pytest.mark.parametrize("direction", ISP_DIRECTIONS)
 @pytest.mark.parametrize("size", [(2, 2), (26, 40), (64, 6), (50, 134)])
 def test_strips_equal_the_whole(direction, size):
     inputs, outputs = direction.input.channels, direction.output.channels
@@ -93,7 +93,7 @@ class Strided(IspModel):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("direction", list(ISP_DIRECTIONS))
+@pytest.mark.parametrize("direction", ISP_DIRECTIONS)
 @pytest.mark.parametrize("size", [(130, 86), (2, 150), (44, 46), (202, 34)])
 def test_tiles_of_a_strided_network_equal_the_whole(direction, size):
     """At sizes and tiles that are no multiple of 8: cut at other rows, this network gives another picture."""

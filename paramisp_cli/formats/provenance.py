@@ -38,6 +38,7 @@ _PHOTOGRAPHS = {
 _PROGRAM = "paramisp"
 _ESTIMATE = "estimated from a picture, not measured by a sensor"
 _COMPUTED = "computed from the samples of another camera's sensor"
+_RESTORED = "changed by a network, no longer as measured by the sensor"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,21 @@ def _altered(packet: bytes | None, direction: Direction, facts: dict[str, Any]) 
         text = "left out of the DNG, which tells only of its own making"
         notice = Notice(f"{error}: {text}", f"the XMP is damaged: {text}")
         return xmp.merged(None, _event(direction, facts), ALTERED), (notice,)
+
+
+def restored(packet: bytes | None, source: str, how: Mapping[str, Any]) -> tuple[bytes, tuple[str, ...]]:
+    """Return the XMP of a RAW or picture that a network restored, and notices; see ``unprocessed``."""
+    facts: dict[str, Any] = {"source": source, "data": _RESTORED, **how}
+    try:
+        terms = xmp.read(packet).source_types if packet else []
+        replaced = all(_term(value) in _PHOTOGRAPHS for value in terms)
+        if terms and replaced:
+            facts["digital_source_type"] = terms[0]
+        return xmp.merged(packet, _event(Direction.RESTORE, facts), ALTERED if replaced else None), ()
+    except FormatError as error:
+        text = "left out of the result, which tells only of its own making"
+        notice = Notice(f"{error}: {text}", f"the XMP is damaged: {text}")
+        return xmp.merged(None, _event(Direction.RESTORE, facts), ALTERED), (notice,)
 
 
 def rendered(packet: bytes | None, how: Mapping[str, Any]) -> bytes | None:

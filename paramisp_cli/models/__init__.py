@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
 from paramisp_cli.errors import ConfigError
-from paramisp_cli.types import Direction
+from paramisp_cli.types import ISP_DIRECTIONS, Direction
 
 if TYPE_CHECKING:
     from paramisp_cli.models.base import IspModel, Params
@@ -64,19 +64,22 @@ REGISTRY: tuple[Entry, ...] = (
         stages=("restored",),
     ),
     Entry("splines", "paramisp_cli.models.splines:Splines", directions=(Direction.TRANSFER,), automatic=False),
+    Entry("deblur", "paramisp_cli.models.deblur:Deblur", directions=(Direction.RESTORE,)),
 )
 """Every architecture, best first; those for comparisons stand last."""
 
 
 def names(*, needs_weights: bool | None = None, stage: str | None = None) -> tuple[str, ...]:
-    """Return the names of the architectures, best first: all, or only those that need weights, or need none.
+    """Return the names of the ISP's architectures, best first: all, or only those that need weights, or need none.
 
     With ``stage``, only those that can stop there.
     """
     return tuple(
         each.name
         for each in REGISTRY
-        if needs_weights in (None, each.needs_weights) and (stage is None or stage in each.stages)
+        if {*ISP_DIRECTIONS} & {*each.directions}
+        and needs_weights in (None, each.needs_weights)
+        and (stage is None or stage in each.stages)
     )
 
 
@@ -94,7 +97,7 @@ def check_stage(name: str, stage: str) -> None:
 
 def automatic() -> tuple[str, ...]:
     """Return the names of the architectures whose weights the search picks by itself, best first."""
-    return tuple(each.name for each in REGISTRY if each.automatic)
+    return tuple(name for name in names() if entry(name).automatic)
 
 
 def entry(name: str) -> Entry:

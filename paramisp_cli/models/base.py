@@ -32,7 +32,8 @@ class Params:
 
     wb_gains (N, 3), G = 1 · cam_to_srgb (N, 3, 3), white-balanced camera RGB → linear sRGB, rows scaled as the
     checkpoint expects · iso, exposure_time [s], f_number, focal_length [mm], each (N,) · cfa, one for the batch ·
-    thumbnail (N, 3, side, side) of each whole picture, for models that look at one; None: the image is the picture.
+    thumbnail (N, 3, side, side) of each whole picture, for models that look at one; None: the image is the picture ·
+    noise (N,), the σ of the mosaic's noise at middle grey, for models that restore; None: a mosaic made of a picture.
     """
 
     wb_gains: Tensor
@@ -43,6 +44,7 @@ class Params:
     focal_length: Tensor
     cfa: str = "RGGB"
     thumbnail: Tensor | None = None
+    noise: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.cfa not in CFA_PATTERNS:
@@ -93,18 +95,26 @@ class Params:
         thumbnails = [p.thumbnail for p in several if p.thumbnail is not None]
         if len(thumbnails) not in (0, len(several)):
             raise ConfigError("a batch has a thumbnail for each of its shots, or for none")
-        return cls(**joined, cfa=several[0].cfa, thumbnail=torch.cat(thumbnails) if thumbnails else None)
+        noises = [p.noise for p in several if p.noise is not None]
+        if len(noises) not in (0, len(several)):
+            raise ConfigError("a batch has the noise of each of its shots, or of none")
+        return cls(
+            **joined,
+            cfa=several[0].cfa,
+            thumbnail=torch.cat(thumbnails) if thumbnails else None,
+            noise=torch.cat(noises) if noises else None,
+        )
 
     def to(self, device: torch.device | str) -> Params:
         """Return the parameters on another device."""
         thumbnail = None if self.thumbnail is None else self.thumbnail.to(device)
         moved = {name: getattr(self, name).to(device) for name in tensor_names()}
-        return replace(self, **moved, thumbnail=thumbnail)
+        return replace(self, **moved, thumbnail=thumbnail, noise=None if self.noise is None else self.noise.to(device))
 
 
 def tensor_names() -> list[str]:
     """Return the names of the fields of ``Params`` that always hold a tensor, in order."""
-    return [f.name for f in fields(Params) if f.name not in ("cfa", "thumbnail")]
+    return [f.name for f in fields(Params) if f.name not in ("cfa", "thumbnail", "noise")]
 
 
 class StoredRows(Protocol):

@@ -34,7 +34,7 @@ def shot(n=1, cfa="RGGB"):
 
 @peers.NO_PARITY
 @pytest.mark.parametrize("seed", peers.seeds("ciexyz"))
-@pytest.mark.parametrize("direction", list(ISP_DIRECTIONS))
+@pytest.mark.parametrize("direction", ISP_DIRECTIONS)
 def test_parity_with_the_published_network(seed, direction, tmp_path):
     model = peers.model(f"ciexyz_{seed}", direction, tmp_path)
     arrays = peers.stored(f"ciexyz_{seed}_{direction}")
@@ -98,7 +98,7 @@ def test_the_sample_takes_whole_pixels():
 
 
 @pytest.mark.parametrize("cfa", CFA_PATTERNS)
-@pytest.mark.parametrize("direction", list(ISP_DIRECTIONS))
+@pytest.mark.parametrize("direction", ISP_DIRECTIONS)
 def test_a_survey_in_strips_takes_the_sample_of_the_whole(direction, cfa, monkeypatch):
     monkeypatch.setattr(ciexyz, "_SURVEY_PIXELS", 1)
     model, params = fresh(direction), shot(cfa=cfa)

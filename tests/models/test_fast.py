@@ -47,7 +47,7 @@ def smooth(height: int, width: int) -> np.ndarray:
     return np.stack(planes, -1).astype(np.float32)
 
 
-@pytest.mark.parametrize("direction", list(ISP_DIRECTIONS))
+@pytest.mark.parametrize("direction", ISP_DIRECTIONS)
 def test_the_rendition_is_that_of_numpy(direction: Direction) -> None:
     model = Fast(direction)
     generator = np.random.default_rng(0)
@@ -62,7 +62,7 @@ def test_the_rendition_is_that_of_numpy(direction: Direction) -> None:
     assert np.abs(got - applied(made, source)).max() < 2e-3  # the tables of both are straight between their points
 
 
-@pytest.mark.parametrize("direction", list(ISP_DIRECTIONS))
+@pytest.mark.parametrize("direction", ISP_DIRECTIONS)
 def test_it_starts_as_its_rendition(direction: Direction) -> None:
     model, x = Fast(direction).eval(), torch.rand(1, 3, 32, 48)
     zero, params = torch.zeros(1, 3), shot()
@@ -79,7 +79,7 @@ def test_it_starts_as_its_rendition(direction: Direction) -> None:
 
 
 @pytest.mark.parametrize("cfa", CFA_PATTERNS)
-@pytest.mark.parametrize("direction", list(ISP_DIRECTIONS))
+@pytest.mark.parametrize("direction", ISP_DIRECTIONS)
 def test_tiles_equal_the_whole(direction: Direction, cfa: str) -> None:
     model, size = trained(direction), (230, 202)
     x = torch.rand(1, 3 if direction == Direction.UNPROCESS else 1, *size)
@@ -127,7 +127,7 @@ def test_cost() -> None:
         assert 0.2e6 < sum(p.numel() for p in model.parameters()) < 0.3e6
 
 
-@pytest.mark.parametrize("direction", list(ISP_DIRECTIONS))
+@pytest.mark.parametrize("direction", ISP_DIRECTIONS)
 def test_a_flat_colour_stays_flat(direction: Direction) -> None:
     """The way up draws no grid: away from the border, every site of a colour has one value."""
     model = trained(direction)

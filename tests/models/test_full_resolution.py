@@ -151,7 +151,7 @@ def test_files_of_prime_sides(size, cfa, make_jpeg, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
-@pytest.mark.parametrize("direction", list(ISP_DIRECTIONS))
+@pytest.mark.parametrize("direction", ISP_DIRECTIONS)
 @pytest.mark.parametrize(
     "name", [name for name in names(needs_weights=True) if weights.find("generic", Direction.RENDER, name)]
 )

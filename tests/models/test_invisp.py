@@ -31,7 +31,7 @@ def shot(n=1, cfa="RGGB"):
 
 @peers.NO_PARITY
 @pytest.mark.parametrize("seed", peers.seeds("invisp"))
-@pytest.mark.parametrize("direction", list(ISP_DIRECTIONS))
+@pytest.mark.parametrize("direction", ISP_DIRECTIONS)
 def test_parity_with_the_published_network(seed, direction, tmp_path):
     model = peers.model(f"invisp_{seed}", direction, tmp_path)
     arrays = peers.stored(f"invisp_{seed}_{direction}")

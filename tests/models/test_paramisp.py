@@ -137,7 +137,7 @@ def test_mask_is_of_the_first_image():
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("direction", list(ISP_DIRECTIONS))
+@pytest.mark.parametrize("direction", ISP_DIRECTIONS)
 def test_fresh_weights_do_little_but_a_displays_gamma(direction):
     model = network(direction)
     model.initialise(torch.Generator().manual_seed(0))
@@ -178,7 +178,7 @@ def test_the_phase_global_leaves_localnet_out():
     ],
     ids=str,
 )
-@pytest.mark.parametrize("direction", list(ISP_DIRECTIONS))
+@pytest.mark.parametrize("direction", ISP_DIRECTIONS)
 def test_ablations_run_both_ways(config, direction, tmp_path):
     model = network(direction, **config)
     x = torch.rand(1, 3 if direction == Direction.UNPROCESS else 1, 88, 90)
@@ -234,7 +234,7 @@ def test_odd_sizes_are_refused():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("direction", list(ISP_DIRECTIONS))
+@pytest.mark.parametrize("direction", ISP_DIRECTIONS)
 @pytest.mark.parametrize("size", [(88, 88), (92, 100), (150, 96)], ids=str)
 def test_streamed_equals_plain_at_any_strip_height(direction, size):
     model = network(direction)
@@ -252,7 +252,7 @@ def test_streamed_equals_plain_at_any_strip_height(direction, size):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("direction", list(ISP_DIRECTIONS))
+@pytest.mark.parametrize("direction", ISP_DIRECTIONS)
 @pytest.mark.parametrize("plan", ["whole", "bands", "disk", "host"])
 @pytest.mark.parametrize("size", [(150, 202), (374, 86)], ids=str)
 def test_every_memory_plan_gives_the_whole(direction, plan, size, monkeypatch):

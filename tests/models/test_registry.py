@@ -64,6 +64,7 @@ def test_directions_name_what_goes_in_and_out(direction):
         Direction.UNPROCESS: (Kind.SRGB, Kind.RAW),
         Direction.RENDER: (Kind.RAW, Kind.SRGB),
         Direction.TRANSFER: (Kind.RAW, Kind.RAW),
+        Direction.RESTORE: (Kind.RAW, Kind.RAW),
     }
     assert (direction.input, direction.output) == kinds[direction]
     assert (Kind.SRGB.channels, Kind.RAW.channels) == (3, 1)

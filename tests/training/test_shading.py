@@ -15,7 +15,7 @@ from paramisp_cli.training import crops
 from paramisp_cli.training import dataset as data
 from paramisp_cli.training.dataset import Pair, Region
 from paramisp_cli.training.measure import shading
-from paramisp_cli.types import CFA_PATTERNS, CanonicalParams, Direction, OpticalParams
+from paramisp_cli.types import CFA_PATTERNS, ISP_DIRECTIONS, CanonicalParams, Direction, OpticalParams
 
 TRUE = [[-0.1, -0.3, 0.1], [-0.1, -0.3, 0.1], [-0.05, -0.25, 0.05]]
 SIZE = (240, 320)
@@ -61,7 +61,7 @@ def test_a_part_has_the_gains_of_its_place(cfa: str) -> None:
     torch.testing.assert_close(part, whole[..., 10:26, 8:38])
 
 
-@pytest.mark.parametrize("direction", Direction)
+@pytest.mark.parametrize("direction", ISP_DIRECTIONS)
 def test_strips_take_shading_out_and_put_it_back(direction: Direction) -> None:
     item = shot(None, 0)
     assert item.pair.canonical is not None

@@ -37,7 +37,7 @@ batch = 1
 """
 
 
-@pytest.mark.parametrize("direction", list(ISP_DIRECTIONS))
+@pytest.mark.parametrize("direction", ISP_DIRECTIONS)
 def test_mixed_precision_learns_the_same(dataset: Path, tmp_path: Path, direction: Direction) -> None:
     exact = config.parse(TINY, "tiny")
     sampler = crops.Sampler(data.load(dataset))
@@ -101,7 +101,7 @@ class _StopError(Exception):
     pass
 
 
-@pytest.mark.parametrize("direction", list(ISP_DIRECTIONS))
+@pytest.mark.parametrize("direction", ISP_DIRECTIONS)
 def test_resuming_gives_the_same_numbers(dataset: Path, tmp_path: Path, direction: Direction) -> None:
     recipe = config.parse(TINY, "tiny")
     sampler = crops.Sampler(data.load(dataset))
@@ -155,9 +155,7 @@ def test_a_recipe_may_build_on_another() -> None:
 
 def test_a_direction_alone_may_have_its_own_values() -> None:
     recipe = config.parse(f"{TINY}[unprocess]\nlr = 1e-4\nseed = 5", "split")
-    alone, other, joint = (
-        recipe.of(each) for each in ([Direction.UNPROCESS], [Direction.RENDER], list(ISP_DIRECTIONS))
-    )
+    alone, other, joint = (recipe.of(each) for each in ([Direction.UNPROCESS], [Direction.RENDER], ISP_DIRECTIONS))
     assert (alone.lr, alone.seed) == (1e-4, 5)
     assert (other.lr, other.seed) == (joint.lr, joint.seed) == (recipe.lr, recipe.seed) != (1e-4, 5)
     assert alone.record().keys() == recipe.record().keys()  # so that checkpoints of either resume

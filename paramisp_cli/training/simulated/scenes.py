@@ -196,15 +196,20 @@ def view(scene: Scene, size: int, focal_length: float, rng: np.random.Generator)
     """
     for _ in range(_TRIES):
         pixels = _perspective(scene, size, focal_length, rng) if scene.panorama else _crop(scene, size, rng)
-        luminance = pixels[:, ::4, ::4].mean(0)
-        if float(torch.log2(luminance + 0.01 * luminance.mean() + 1e-12).std()) > _TEXTURE:
+        if is_textured(pixels[:, ::4, ::4]):
             break
     return pixels.flip(2) if rng.random() < 0.5 else pixels
 
 
+def is_textured(pixels: Tensor) -> bool:
+    """Tell whether a view (3, H, W) has some texture."""
+    luminance = pixels.mean(0)
+    return float(torch.log2(luminance + 0.01 * luminance.mean() + 1e-12).std()) > _TEXTURE
+
+
 def _perspective(scene: Scene, size: int, focal_length: float, rng: np.random.Generator) -> Tensor:
     """Project a random view of a panorama."""
-    height, width = scene.radiance.shape[1], scene.radiance.shape[2] - 2
+    width = scene.radiance.shape[2] - 2
     sharpest = 360 / width * size / _COARSEST
     degrees = min(max(2 * np.degrees(np.arctan(_FRAME / 2 / focal_length)), sharpest), _WIDEST)
     yaw, pitch = rng.uniform(-np.pi, np.pi), np.radians(rng.uniform(-_STEEPEST, _STEEPEST))
@@ -216,11 +221,36 @@ def _perspective(scene: Scene, size: int, focal_length: float, rng: np.random.Ge
     ahead = np.cos(pitch) - y * np.sin(pitch)
     longitude = torch.atan2(x, ahead) + yaw
     latitude = torch.atan2(up, torch.hypot(x, ahead))
+    return F.avg_pool2d(_sampled(scene, longitude, latitude), 2)[0]
+
+
+def _sampled(scene: Scene, longitude: Tensor, latitude: Tensor) -> Tensor:
+    """Sample a panorama at angles [radians] (H, W) → (1, 3, H, W)."""
+    height, width = scene.radiance.shape[1], scene.radiance.shape[2] - 2
     column = torch.remainder(longitude / (2 * np.pi) + 0.5, 1) * width
     row = (0.5 - latitude / np.pi) * height
     grid = torch.stack([(column + 1) / (width + 2) * 2 - 1, row / height * 2 - 1], -1)
-    samples = F.grid_sample(scene.radiance[None], grid[None].float(), padding_mode="border", align_corners=False)
-    return F.avg_pool2d(samples, 2)[0]
+    return F.grid_sample(scene.radiance[None], grid[None].float(), padding_mode="border", align_corners=False)
+
+
+def seen(scene: Scene, size: tuple[int, int], focal: float, rotation: np.ndarray) -> Tensor:
+    """Return a panorama as a camera sees it: (3, H, W) linear, without antialiasing.
+
+    size      (H, W) [px]
+    focal     focal length [px]
+    rotation  (3, 3) camera → panorama; the camera looks along z, x is right and y is down
+    """
+    height, width = size
+    x = ((torch.arange(width) + 0.5 - width / 2) / focal).expand(height, width)
+    y = ((torch.arange(height) + 0.5 - height / 2) / focal)[:, None].expand(height, width)
+    rays = torch.stack([x, y, torch.ones_like(x)])
+    right, down, ahead = torch.einsum("ij,jhw->ihw", torch.tensor(rotation, dtype=torch.float32), rays)
+    return _sampled(scene, torch.atan2(right, ahead), torch.atan2(-down, torch.hypot(right, ahead)))[0]
+
+
+def pixels_per_radian(scene: Scene) -> float:
+    """Return the pixels of a panorama to a radian along its horizon."""
+    return (scene.radiance.shape[2] - 2) / (2 * np.pi)
 
 
 def _crop(scene: Scene, size: int, rng: np.random.Generator) -> Tensor:

@@ -1,0 +1,1 @@
+"""Data sets of blurred and sharp pictures: sources (frames, video, stills), motion between frames, making."""
