@@ -1,0 +1,1 @@
+"""Data sets of noisy and clean RAW made from folders of pictures (``paramisp synth``)."""
