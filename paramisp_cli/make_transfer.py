@@ -33,6 +33,8 @@ def complete(image: SrgbImage | RawImage, settings: Settings) -> Conversion:
     conversion = parameters.complete(image, own)
     camera, canonical, origin = conversion.camera, conversion.canonical, dict(conversion.origin)
     is_raw, has_matrix = isinstance(image, RawImage), target.has_own_matrix(origin.get("color_matrix", ""))
+    if isinstance(image, RawImage) and image.colours_of is not None and settings.camera is None:
+        camera = target.camera_of(image)
     if is_raw and not has_matrix and not target.is_same(other, camera):
         shown = camera.name if camera else "its camera, which it does not name,"
         raise MetadataError(f"no colour matrix of {shown} is known; pass `camera` or `like`")

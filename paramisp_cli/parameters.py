@@ -237,6 +237,9 @@ def _has_trained_weights(camera: Camera | None, known: cameras.CameraFacts | Non
 
 
 def _of_raw(raw: RawImage, settings: Settings) -> Conversion:
+    if raw.colours_of is not None and settings.camera is None:  # facts and weights of the camera of its colours
+        inner = _of_raw(replace(raw, camera=target.camera_of(raw), colours_of=None), settings)
+        return replace(inner, camera=raw.camera)
     found = references(settings)
     like = nearest(raw, found)
     origin = dict(raw.origin)

@@ -96,6 +96,14 @@ def has_own_matrix(origin: str) -> bool:
     return not origin.startswith(_AVERAGE)
 
 
+def camera_of(raw: RawImage) -> Camera | None:
+    """Return the camera whose colours a RAW has: that of an earlier transfer, else the one that took it."""
+    if raw.colours_of is None:
+        return raw.camera
+    facts = cameras.find_by_name(raw.colours_of)
+    return Camera(facts.exif_make, facts.exif_model) if facts else Camera("", raw.colours_of)
+
+
 def is_same(target: Target, camera: Camera | None) -> bool:
     """Tell whether the target is the camera that took the picture."""
     if camera is None:

@@ -255,6 +255,24 @@ def test_the_dng_says_where_it_comes_from(tmp_path: Path) -> None:
         assert lines[2] == "OK"
 
 
+def test_a_transferred_file_is_the_other_cameras(tmp_path: Path) -> None:
+    """Read again, it goes back to the first camera and not to itself, and is rendered by the other camera's weights."""
+    raw = flat(colours())
+    paramisp.write(transferred(raw), tmp_path / "b.dng", paramisp.WriteOptions(profile="adobe"))
+    seen = paramisp.read(tmp_path / "b.dng")
+    assert (seen.colours_of, seen.camera) == (B, Camera("Canon", A))
+    assert np.array_equal(transferred(seen, B).mosaic, seen.mosaic)
+    back = transferred(seen, A)
+    assert np.abs(patches(back) - patches(raw)).max() < 1e-4
+    assert back.colours_of is None
+    assert np.allclose(back.canonical.color_matrix, CANON.color_matrix)
+    third = transferred(seen, "Canon EOS 60D")
+    assert third.colours_of == "Canon EOS 60D"
+    conversion = make_transfer.complete(third, Settings())
+    assert conversion.checkpoint.name == "canon-eos-60d.render.safetensors"
+    assert conversion.camera == Camera("Canon", A)
+
+
 def test_a_made_up_raw_stays_made_up(make_jpeg, tmp_path: Path) -> None:
     """A RAW of a picture that is transferred still tells of the picture."""
     photo = make_jpeg(tmp_path / "photo.jpg")

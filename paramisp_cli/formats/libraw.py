@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -36,7 +37,7 @@ _ORIENTATION_OF_FLIP = {0: 1, 1: 2, 2: 4, 3: 3, 4: 5, 5: 8, 6: 6, 7: 7}
 # TIFF and DNG tags.
 _SUBFILE_TYPE, _WIDTH, _HEIGHT, _PHOTOMETRIC, _SAMPLES, _SOFTWARE, _XMP = 254, 256, 257, 262, 277, 305, 700
 _CFA, _LINEAR_RAW = 32803, 34892
-_DNG_VERSION, _COLOR_MATRIX_1, _COLOR_MATRIX_2, _ANALOG_BALANCE = 50706, 50721, 50722, 50727
+_DNG_VERSION, _UNIQUE_MODEL, _COLOR_MATRIX_1, _COLOR_MATRIX_2, _ANALOG_BALANCE = 50706, 50708, 50721, 50722, 50727
 _CALIBRATION_1, _CALIBRATION_2, _AS_SHOT_NEUTRAL, _AS_SHOT_WHITE_XY = 50723, 50724, 50728, 50729
 _BLACK_LEVEL, _WHITE_LEVEL = 50714, 50717
 _BASELINE_EXPOSURE, _ILLUMINANT_1, _ILLUMINANT_2 = 50730, 50778, 50779
@@ -246,8 +247,15 @@ def _from_libraw(path: Path, head: bytes, raw: rawpy.RawPy) -> RawImage:
         baseline_exposure=float(np.clip(exposure[0], -10, 10)) if exposure is not None else 0.0,
         noise_profile=noise.reshape(3, 2) if noise is not None else None,
         model=made.model if made else version,
+        colours_of=_colours_of(main) if software.startswith("paramisp") else None,
         notes=tuple(notes),
     )
+
+
+def _colours_of(main: Ifd) -> str | None:
+    """Return the other camera of a file that `paramisp transfer` wrote (``formats.dng``), None of other files."""
+    match = re.fullmatch(r"(.+) \(from .+\)", main[_UNIQUE_MODEL].text()) if _UNIQUE_MODEL in main else None
+    return match[1] if match else None
 
 
 def _check_length(path: Path, ifds: list[Ifd]) -> None:

@@ -23,7 +23,8 @@ _REDUCTION = 8
 _DILATIONS = (1, 2, 4)
 _LIGHTS = 11
 """Lights of the closed form (``spectra.lights("fitted")``)."""
-_FLOOR = 1e-4
+_FLOOR, _AWAY = 1e-4, 5.0
+"""Least light of a hue, and a factor of the way from the fitted lights, which is small beside the other inputs."""
 
 
 class Splines(IspModel):
@@ -34,6 +35,9 @@ class Splines(IspModel):
     """
 
     name = "splines"
+    coefficients: Tensor
+    neutral: Tensor
+    known: Tensor
     directions = (Direction.TRANSFER,)
     geometry = Geometry(
         multiple=2 * _REDUCTION, halo=_REDUCTION * (sum(_DILATIONS) + 2) + isp.DEMOSAIC_REACH, smallest=2 * _REDUCTION
@@ -42,14 +46,13 @@ class Splines(IspModel):
     def __init__(self, direction: Direction = Direction.TRANSFER, channels: int = 24) -> None:
         super().__init__(direction)
         self.channels = int(channels)
-        self.enter = nn.Conv2d(3 + 6, channels, 1)
+        self.enter = nn.Conv2d(3 + 2 + 6, channels, 1)
         self.around = nn.ModuleList(
             nn.Conv2d(channels, channels, 3, padding=reach, dilation=reach, padding_mode="replicate")
             for reach in _DILATIONS
         )
         self.leave = nn.Conv2d(channels, 9 * BASES, 1)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
+        self._begin()
         identity = torch.zeros(3, 6, 6)
         identity[:, :3, 0] = torch.eye(3)
         self.register_buffer("coefficients", identity)
@@ -63,9 +66,11 @@ class Splines(IspModel):
     def initialise(self, generator: torch.Generator) -> None:
         """Draw fresh weights; the last layer begins at 0, where the network is the closed form."""
         super().initialise(generator)
-        with torch.no_grad():
-            self.leave.weight.zero_()
-            self.leave.bias.zero_()
+        self._begin()
+
+    def _begin(self) -> None:
+        for parameter in self.leave.parameters():
+            nn.init.zeros_(parameter)
 
     def set_base(self, coefficients: Tensor, neutral: Tensor, known: Tensor) -> None:
         """Take a closed form: ``spectra.Fit``'s three arrays, of a root-polynomial, with ``_LIGHTS`` lights."""
@@ -87,7 +92,8 @@ class Splines(IspModel):
         terms, logs = self._light(params)
         matrix = torch.einsum("ctl,nl->nct", self.coefficients, terms)
         colours = torch.einsum("nct,nthw->nchw", matrix, _root_terms(balanced))
-        colours = colours + self._correction(balanced, terms)
+        away = (logs - terms[:, 1:3]) * _AWAY
+        colours = colours + self._correction(balanced, torch.cat([away, terms], 1))
         ratio = torch.exp(torch.einsum("cl,nl->nc", self.neutral, terms) + logs)
         other = torch.stack([ratio[:, 0], torch.ones_like(ratio[:, 0]), ratio[:, 1]], 1)
         return isp.apply_gains(colours, other)
@@ -102,21 +108,25 @@ class Splines(IspModel):
         u, v = feet[torch.arange(len(own), device=own.device), nearest].unbind(1)
         return torch.stack([torch.ones_like(u), u, v, u * u, u * v, v * v], 1), own
 
-    def _correction(self, balanced: Tensor, terms: Tensor) -> Tensor:
-        """Return the splines' values (N, 3, H, W), in units of the light."""
+    def _correction(self, balanced: Tensor, about: Tensor) -> Tensor:
+        """Return the splines' values (N, 3, H, W), in units of the light.
+
+        ``about`` (N, 8) is the light: the way from the nearest fitted light, and that light's terms.
+        """
         light = balanced.mean(1, keepdim=True).clamp(min=_FLOOR)
         shares = (balanced / (3 * light)).clamp(0, 1)
         small = F.avg_pool2d(balanced, _REDUCTION)
         dark = small.mean(1, keepdim=True).clamp(min=_FLOOR)
         hues = torch.log((small / dark).clamp(0.05, 20))
-        lights = terms[:, :, None, None].expand(-1, -1, *small.shape[2:])
+        lights = about[:, :, None, None].expand(-1, -1, *small.shape[2:])
         features = F.silu(self.enter(torch.cat([hues, lights], 1)))
         for layer in self.around:
             features = features + F.silu(layer(features))
         weights = self.leave(features)
         weights = F.interpolate(weights, scale_factor=_REDUCTION, mode="bilinear", align_corners=False)
-        weights = weights.unflatten(1, (3, 3 * BASES))
-        return (weights * bases(shares)[:, None]).sum(2) * light
+        weights = torch.unflatten(weights, 1, (3, 3 * BASES))
+        correction: Tensor = (weights * bases(shares)[:, None]).sum(2) * light
+        return correction
 
 
 def _root_terms(balanced: Tensor) -> Tensor:

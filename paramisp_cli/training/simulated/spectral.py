@@ -43,7 +43,7 @@ class Shot:
     """A shot of both cameras. Neutrals are (3,), G = 1: RGB of white in the mean light.
 
     test   scene, reflectances and lights that no training sees
-    light  the light, for people; ``kind`` is one of ``KINDS``
+    light  name of the light; ``kind`` is one of ``KINDS``
     """
 
     name: str
@@ -159,10 +159,10 @@ def shoot(
     neutrals = [np.zeros(3) for _ in sensors]
     for (light, _), share in zip(drawn, shares, strict=True):
         power = light / (light @ spectra.observer()[:, 1])  # lights of one luminance
-        for each, picture, white in zip(sensors, pictures, neutrals, strict=True):
+        for number, each in enumerate(sensors):
             weights = each.sensitivity * power[:, None]
-            picture += share[..., None] * (mixture @ (surfaces @ weights))
-            white += share.mean() * weights.sum(0)
+            pictures[number] += share[..., None] * (mixture @ (surfaces @ weights))
+            neutrals[number] += share.mean() * weights.sum(0)
     scale = rng.uniform(0.6, 0.98) / max(
         float((picture / white[1]).max()) for picture, white in zip(pictures, neutrals, strict=True)
     )
@@ -191,7 +191,8 @@ def _mixture(view: np.ndarray, surfaces: np.ndarray, rng: np.random.Generator) -
     luminance = np.maximum(view @ color.SRGB_TO_XYZ[1], 0)
     # Lamps in the view would leave all else dark: compress the range, which changes no hue.
     luminance = luminance / (luminance + 2 * np.median(luminance) + 1e-9)
-    return mixture * luminance[..., None]
+    shares: np.ndarray = mixture * luminance[..., None]
+    return shares
 
 
 def _repainted(hue: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -204,7 +205,8 @@ def _repainted(hue: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _hue(rgb: np.ndarray) -> np.ndarray:
-    return np.log(rgb[..., [0, 2]] / rgb[..., 1:2])
+    hue: np.ndarray = np.log(rgb[..., [0, 2]] / rgb[..., 1:2])
+    return hue
 
 
 def _smooth(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
