@@ -22,7 +22,7 @@ from paramisp_cli.types import Direction, Metadata, RawImage, SrgbImage
 
 ARCHITECTURE = "deblur"
 GREY = 0.18
-"""Light for which the network gets the σ of the noise."""
+"""Light at which the noise is stated."""
 _CLIPPED = 0.98
 """Light of a site, of the sensor's white, from which it counts as clipped."""
 _AROUND = 12
