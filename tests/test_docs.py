@@ -36,7 +36,8 @@ EXAMPLES = [name for name in PROSE if name == "README.md" or name.startswith("do
 RUNS = "<!-- runs -->\n"
 COMMANDS = (
     "unprocess", "render", "transfer", "inspect", "cameras", "weights list", "weights info", "weights verify",
-    "weights import", "weights export", "doctor", "fit", "pairs", "simulate", "train", "evaluate",
+    "weights import", "weights export", "doctor", "deblur", "blur-dataset", "synth", "fit", "pairs", "simulate", "train",
+    "evaluate",
 )  # fmt: skip
 FOREIGN = ("pytest", "python ", "python3 ", "make", "pip ", "uv ", "find ", "ruff", "parallel ")
 """Beginnings of code whose options are another program's."""
@@ -221,7 +222,7 @@ def test_every_command_is_documented(helps: dict[str, str]) -> None:
     listed = {line.split()[0] for text in sections for line in text.splitlines() if re.match(r"  \w", line)}
     assert listed == {name.split()[0] for name in COMMANDS}, "a new command needs a section, and its name in COMMANDS"
     for text in MARKDOWN.values():
-        used = {*re.findall(r"`paramisp ([a-z]+)\b", text), *(line.split()[0] for line in command_lines(text))}
+        used = {*re.findall(r"`paramisp ([a-z][a-z-]*)\b", text), *(line.split()[0] for line in command_lines(text))}
         assert used - {"--version"} <= listed
 
 

@@ -51,7 +51,7 @@ def test_every_command_and_exit_code_is_in_both(generate):
     man, llms = MAN.read_text(encoding="utf-8"), generate.llms()
     for words in commands:
         assert any(re.search(rf"`(paramisp )?{words}\b", heading) for heading in documented), words
-        assert f".SS paramisp {words}\n" in man
+        assert f".SS paramisp {generate.roff(words)}\n" in man
         assert f"### paramisp {words}\n" in llms
     assert [code for code, _ in generate.exit_codes()] == [0, 1, 2, 3, 4, 5, 6, 7, 8, 130]
 

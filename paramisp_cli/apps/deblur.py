@@ -1,7 +1,7 @@
 """Take mild camera shake out of photographs, in RAW: a RAW file gives a RAW, a picture gives a picture.
 
 A picture goes through its camera's RAW: output = picture + render(deblurred RAW) − render(RAW). So light that the
-network does not change stays as it is, and errors of the way to RAW and back cancel. The network knows no camera.
+network leaves alone does not change, and errors of the way to RAW and back cancel. The network knows no camera.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from paramisp_cli.types import Direction, Metadata, RawImage, SrgbImage
 
 ARCHITECTURE = "deblur"
 GREY = 0.18
-"""Light at which the network is told the noise."""
+"""Light at which the noise is stated."""
 _CLIPPED = 0.98
 """Light of a site, of the sensor's white, from which it counts as clipped."""
 _AROUND = 12
@@ -36,7 +36,7 @@ class Choices:
     """Choices for a deblurring.
 
     strength        0 (no change) to 1: share of the network's change, in RAW
-    mask_saturated  leave clipped light and its surroundings as they are
+    mask_saturated  do not change clipped light and its surroundings
     weights         file or name of the network's weights; None: the shipped ones
     """
 
@@ -62,7 +62,7 @@ def network(choices: Choices) -> Path:
     """Return the file of the network's weights. Raises WeightsError."""
     found = weights.find(None, Direction.RESTORE, ARCHITECTURE, choices.weights)
     if found is None:
-        raise WeightsError("there are no weights of `deblur`; `paramisp weights list` shows what there is")
+        raise WeightsError("there are no weights of `deblur`; `paramisp weights list` shows all")
     return found.path
 
 
@@ -151,7 +151,7 @@ def _codes(linear: np.ndarray, black: np.ndarray, white: float) -> np.ndarray:
 
 
 def _picture(image: SrgbImage, settings: Settings, choices: Choices, file: Path, report: Progress) -> Deblurred:
-    """Deblur a picture by way of its RAW."""
+    """Deblur a picture through its RAW."""
     own = replace(settings, kept_raw=False, gain_map="off", bit_depth=32)
     conversion = convert.prepare(image, _planned(image, own), own)
     raw = convert.run(image, conversion, own, lambda share: report(0.3 * share))

@@ -62,7 +62,7 @@ def deblur(
         typer.Option(
             "--mask-saturated/--no-mask-saturated",
             rich_help_panel=OUTPUT,
-            help="Leave clipped light and its surroundings as they are.",
+            help="Do not change clipped light and its surroundings.",
         ),
     ] = True,
     format_name: Annotated[
@@ -71,7 +71,7 @@ def deblur(
     ] = None,
     quality: Annotated[
         int, typer.Option("--quality", min=1, max=100, rich_help_panel=OUTPUT, help="JPEG quality.")
-    ] = 95,
+    ] = 98,
     deblur_weights: Annotated[
         str | None,
         typer.Option(
@@ -284,3 +284,8 @@ def _show(outcome: Outcome, batch: BatchOptions, progress: Progress) -> None:
     elif not batch.quiet:
         for notice in outcome.all_notices:
             progress.say(f"{outcome.job.source}: {with_flags(notice)}")
+        if outcome.conversion is not None and batch.verbose:
+            for key, value in outcome.conversion.describe().items():
+                if key not in ("origin", "notices", "made_by"):
+                    source = outcome.conversion.origin.get({"wb_gains": "wb"}.get(key, key))
+                    progress.say(f"  {key}: {value}" + (f"  [{source}]" if source else ""))

@@ -76,7 +76,7 @@ class Deblur(IspModel):
     """See the module's docstring.
 
     width   channels at half the mosaic's size; doubled at each level
-    down    blocks of the levels on the way down, and as many levels; ``middle`` and ``up`` likewise
+    down    blocks of the levels on the way down, and as many levels; ``middle`` and ``up`` are the other blocks
     """
 
     name = "deblur"

@@ -66,7 +66,7 @@ def make_pair(
     """Make a pair; it follows from its number and the seed.
 
     Where the camera's own JPEG is the source and there is next to no shake, the target is the input itself: a sharp
-    photograph stays as it is, with its grain.
+    photograph does not change, nor does its grain.
     """
     rng = np.random.default_rng((schedule.seed, number))
     scene = sources[int(rng.integers(len(sources)))]

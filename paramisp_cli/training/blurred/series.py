@@ -30,7 +30,7 @@ class Series:
     """Everything that decides a data set; raises ConfigError for values out of range.
 
     cameras     drawn for each clip and each still
-    model       the ISP: "parametric", or another one for which there are weights
+    model       the ISP: "parametric", or one that has weights
     count       pairs in all; a clip ends earlier
     frames      least and most frames of a blur, both odd
     exposure    exposure time of a blur [s], instead of ``frames``; needs the rate of the frames

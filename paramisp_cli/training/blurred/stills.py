@@ -21,7 +21,7 @@ from paramisp_cli.training.simulated import camera, scenes, shake, shots
 from paramisp_cli.types import CanonicalParams, OpticalParams
 
 _TRIES = 8
-"""Views that are looked at for texture."""
+"""Most views drawn until one has texture."""
 
 
 def blurs(source: Source, missing: set[int], series: Series) -> Iterator[Shot | str]:

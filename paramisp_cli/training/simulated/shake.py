@@ -22,7 +22,7 @@ from paramisp_cli.training.simulated import scenes
 FINE = 2
 """Samples to a pixel, across and down, of the picture that is turned."""
 _PREVIEW = 4
-"""Reduction of a view that is looked at for texture."""
+"""Reduction of a view for the measure of its texture."""
 _FEWEST, _MOST = 9, 65
 """Fewest and most views of a path."""
 _POINTS = np.array([(x, y, 1.0) for y in (-0.5, 0, 0.5) for x in (-0.5, 0, 0.5)])

@@ -31,7 +31,7 @@ STILLEST = 0.7
 
 @dataclass(frozen=True, slots=True)
 class Shaken:
-    """A pair: what a sensor got, and what it would have got without shake and noise.
+    """A pair: the light on a sensor with shake, and without.
 
     blurred, sharp  light on the sensor (1, 3, H, W) as ``camera.projected`` returns it, not clipped
     codes           (H, W) uint16: the sensor's mosaic of ``blurred``, with noise
