@@ -36,8 +36,8 @@ EXAMPLES = [name for name in PROSE if name == "README.md" or name.startswith("do
 RUNS = "<!-- runs -->\n"
 COMMANDS = (
     "unprocess", "render", "transfer", "inspect", "cameras", "weights list", "weights info", "weights verify",
-    "weights import", "weights export", "doctor", "deblur", "blur-dataset", "synth", "fit", "pairs", "simulate", "train",
-    "evaluate",
+    "weights import", "weights export", "doctor", "deblur", "blur-dataset", "synth", "fit", "pairs", "simulate",
+    "train", "evaluate",
 )  # fmt: skip
 FOREIGN = ("pytest", "python ", "python3 ", "make", "pip ", "uv ", "find ", "ruff", "parallel ")
 """Beginnings of code whose options are another program's."""
