@@ -29,7 +29,7 @@ LAYERS = [
     {"machine"},
     {"make_raw", "make_picture"},
     {"convert"},
-    {"batch"},
+    {"batch", "apps"},
     {"training"},
     {"cli"},
     {"__main__"},
@@ -55,6 +55,7 @@ FORMATS_BASE = {
 # Files in one folder that others beside them may import: exif and base serve all formats, base and regions all models;
 # a package's __init__ is its registry.
 SHARED = {
+    "apps": {"fusion"},
     "batch": {"find"},
     "cli": {"console", "options", "progress", "convert", "show", "train", "weights"},
     "rendition": {"bands", "form", "prior", "fit", "apply", "preview", "look"},

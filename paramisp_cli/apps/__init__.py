@@ -1,0 +1,1 @@
+"""Applications: functions over conversions, one module for each; no command line."""
