@@ -50,6 +50,7 @@ FORMATS_BASE = {
     "raster_tiff",
     "raster_read",
     "raster_write",
+    "gainmap",
 }
 
 # Files in one folder that others beside them may import: exif and base serve all formats, base and regions all models;
@@ -96,6 +97,7 @@ DOORS = {
     "safetensors": {"checkpoint.py"},
     "platformdirs": {"weights.py"},
     "onnxruntime": {"onnx_runner.py"},
+    "OpenEXR": {"formats/exr.py"},
 }
 
 

@@ -105,7 +105,7 @@ def _measured(picture: np.ndarray, first: int, last: int, exponents: tuple[float
     weight = np.ones((last - first, picture.shape[1]), np.float32)
     contrast, saturation, exposedness = exponents
     if contrast:
-        grey = sum(plane * np.float32(share) for plane, share in zip(planes, _GREY, strict=True))
+        grey = np.tensordot(np.array(_GREY, np.float32), np.stack(planes), 1)
         grey = np.pad(grey, ((0, 0), (1, 1)), mode="reflect")
         around = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
         weight *= _power(np.abs(around - 4 * grey[1:-1, 1:-1]), contrast)
@@ -219,7 +219,7 @@ def _halved(plane: np.ndarray) -> np.ndarray:
 def _taps(strip: np.ndarray, count: int) -> np.ndarray:
     """Return ``count`` rows: 5 taps around every second row of a strip of at least 2 · count + 3 rows."""
     end = 2 * count
-    total = strip[1 : end + 1 : 2] + strip[3 : end + 3 : 2]
+    total: np.ndarray = strip[1 : end + 1 : 2] + strip[3 : end + 3 : 2]
     total *= np.float32(4)
     total += strip[0:end:2]
     total += strip[4 : end + 4 : 2]
@@ -233,7 +233,8 @@ def _reflected(rows: np.ndarray, height: int) -> np.ndarray:
     if height == 1:
         return np.zeros_like(rows)
     rows = np.mod(rows, 2 * height - 2)
-    return np.where(rows >= height, 2 * height - 2 - rows, rows)
+    inside: np.ndarray = np.where(rows >= height, 2 * height - 2 - rows, rows)
+    return inside
 
 
 def _add_up(small: np.ndarray, plane: np.ndarray, sign: int = 1) -> None:
