@@ -57,8 +57,8 @@ FORMATS_BASE = {
 # a package's __init__ is its registry.
 SHARED = {
     "apps": {"fusion"},
-    "batch": {"find"},
-    "cli": {"console", "options", "progress", "convert", "show", "train", "weights"},
+    "batch": {"find", "run"},
+    "cli": {"console", "options", "progress", "convert", "hdr", "show", "train", "weights"},
     "rendition": {"bands", "form", "prior", "fit", "apply", "preview", "look"},
     "formats": {"exif", "base", "ljpeg", "tiles", *FORMATS_BASE},
     "models": {"base", "regions", "geometry", "foreign", "optics"},
@@ -88,7 +88,7 @@ RANKS_OF = {
 }
 
 DOORS = {
-    "typer": {f"cli/{name}.py" for name in ("app", "console", "convert", "options", "show", "train", "weights")},
+    "typer": {f"cli/{name}.py" for name in ("app", "console", "convert", "hdr", "options", "show", "train", "weights")},
     "rich": {"cli/console.py", "cli/progress.py"},
     "rawpy": {"formats/libraw.py"},
     "PIL": {"formats/raster_read.py", "formats/raster_write.py", "formats/icc.py"},

@@ -101,7 +101,8 @@ def hdr(
     gains   factors of the RAW's light
     fusion  exponents of contrast, saturation and well-exposedness
 
-    Without ``model`` and ``weights`` in the settings a camera without weights of its own gets the parametric model.
+    Without ``model`` and ``weights`` in the settings a camera without weights of its own gets the parametric model for
+    "fused", and generic weights for the other kinds.
     Raises ConfigError for wrong arguments, and otherwise a ParamispError that names the file.
     """
     options = Options(kind, tuple(gains), fusion)
@@ -117,7 +118,7 @@ def plan(image: SrgbImage | RawImage, settings: Settings, options: Options) -> P
         if options.kind == "ultra-hdr":
             _refuse_map(image, settings)
         own = replace(settings, exposure=None)  # the exposure counts for the rendering
-        conversion = _own_model(image, parameters.complete(image, own), own)
+        conversion = _own_model(image, parameters.complete(image, own), own, options)
         if conversion.architecture in ("parametric", CAMERA_LOOK, GAIN_MAP) and own.cfa is None and not own.kept_raw:
             # Three colours a pixel: a mosaic would cost detail, and no network needs one.
             full = replace(own, linear=True, kept_raw=False)
@@ -126,7 +127,7 @@ def plan(image: SrgbImage | RawImage, settings: Settings, options: Options) -> P
             conversion = replace(parameters.complete(image, full), notices=conversion.notices, origin=conversion.origin)
             return Plan(image, conversion, replace(full, exposure=settings.exposure), options)
         return Plan(image, conversion, settings, options)
-    return Plan(image, _own_model(image, parameters.complete(image, settings), settings), settings, options)
+    return Plan(image, _own_model(image, parameters.complete(image, settings), settings, options), settings, options)
 
 
 def run(plan: Plan, progress: Progress | None = None, keep: Keep | None = None) -> SrgbImage | LinearImage | HdrImage:
@@ -167,12 +168,13 @@ class _Steps:
 # The model -----------------------------------------------------------------------------------------------------------
 
 
-def _own_model(image: SrgbImage | RawImage, conversion: Conversion, settings: Settings) -> Conversion:
-    """Return the conversion, by the parametric model if the user chose none and the camera has no weights of its own.
+def _own_model(image: SrgbImage | RawImage, conversion: Conversion, settings: Settings, options: Options) -> Conversion:
+    """Return the conversion, for fused exposures by the parametric model if the camera has no weights of its own.
 
-    Generic weights have learned the mean of many looks, and they are slower.
+    Its two directions are exact inverses, and it is fast. But its tone curve compresses no highlights, so that it finds
+    no light above white: for the other kinds generic weights count, which have learned a mean of many curves.
     """
-    chosen = settings.model is not None or settings.weights is not None
+    chosen = settings.model is not None or settings.weights is not None or options.kind != "fused"
     if chosen or conversion.checkpoint is None:
         return conversion
     names = parameters.known_as(conversion.camera, cameras.find(conversion.camera))

@@ -117,6 +117,10 @@ def assign(
     direction: Direction,
     on_exists: OnExists,
     protected: Sequence[str | Path] = (),
+    *,
+    command: str | None = None,
+    written: Sequence[str] = (),
+    stem: str = "",
 ) -> list[Job]:
     """Give every input its output.
 
@@ -124,9 +128,13 @@ def assign(
     or .jpg. ``protected`` are other files that the batch reads, such as the file of ``like``: no output replaces them.
     Raises ConfigError for an ``output`` that does not fit, OutputExistsError if two inputs share an output or an output
     is an input or a protected file.
+
+    For a ``command`` other than a direction, ``written`` are the suffixes that it writes, and ``stem`` is added to the
+    names of its outputs, which may have the suffix of their inputs.
     """
     output = None if output is None else Path(output)
-    is_file = output is not None and _is_output_file(paths, inputs, output, suffix, direction)
+    allowed = tuple(written) or ((".dng",) if direction == Direction.UNPROCESS else formats.SRGB_WRITE_SUFFIXES)
+    is_file = output is not None and _is_output_file(paths, inputs, output, suffix, command or direction, allowed)
     ending = suffix or (".dng" if direction == Direction.UNPROCESS else ".jpg")
     sources = {real_path(each.source) for each in inputs}
     guarded = {real_path(Path(path)): Path(path) for path in protected}
@@ -140,6 +148,7 @@ def assign(
             target = output
         else:
             target = (output / each.name if output is not None else each.source).with_suffix(ending)
+            target = target.with_name(f"{target.stem}{stem}{ending}") if stem else target
         if on_exists == OnExists.RENAME:
             target = _free(target, assigned, sources, guarded)
         real = real_path(target)
@@ -160,10 +169,14 @@ def assign(
 
 
 def _is_output_file(
-    paths: Sequence[str | Path], inputs: Sequence[Input], output: Path, suffix: str | None, direction: Direction
+    paths: Sequence[str | Path],
+    inputs: Sequence[Input],
+    output: Path,
+    suffix: str | None,
+    command: str,
+    allowed: Sequence[str],
 ) -> bool:
     """Tell whether ``output`` names a file rather than a folder. Raises ConfigError if it can be neither."""
-    allowed = (".dng",) if direction == Direction.UNPROCESS else formats.SRGB_WRITE_SUFFIXES
     if os.path.isdir(output):  # noqa: PTH112 – False for a name too long, where Path raises
         return False
     names_a_file = output.suffix.lower() in allowed
@@ -171,7 +184,7 @@ def _is_output_file(
         if names_a_file:
             raise ConfigError(f"-o {output}: must be a folder when there are several inputs or a folder")
     elif output.suffix and not names_a_file and not os.path.lexists(output):
-        raise ConfigError(f"-o {output}: {direction} writes {', '.join(allowed)}; a folder must exist already")
+        raise ConfigError(f"-o {output}: {command} writes {', '.join(allowed)}; a folder must exist already")
     if os.path.lexists(output) and not names_a_file:
         raise ConfigError(f"-o {output}: is a file, and must be a folder or end in {', '.join(allowed)}")
     if names_a_file and suffix is not None and formats.writer(suffix) is not formats.writer(output.suffix):

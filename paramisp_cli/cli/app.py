@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from paramisp_cli import __version__
-from paramisp_cli.cli import convert, show, train, weights
+from paramisp_cli.cli import convert, hdr, show, train, weights
 from paramisp_cli.cli.console import open_streams, say, worded
 from paramisp_cli.cli.options import Group
 from paramisp_cli.errors import FileAccessError, ParamispError
@@ -28,6 +28,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 convert.register(app)
+hdr.register(app)
 show.register(app)
 weights.register(app)
 train.register(app)

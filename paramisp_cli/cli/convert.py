@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -44,7 +44,7 @@ paramisp render shot.cr2 --stop-at restored    # writes shot.tif: linear light, 
 paramisp render raws -r -o pictures --format png --bits 16"""
 
 
-_LONG, _VERY_LONG = 3, 20
+LONG, VERY_LONG = 3, 20
 """Seconds from which the expected time is announced, and from which a faster model is named."""
 
 
@@ -96,7 +96,7 @@ def unprocess(
 
     options = WriteOptions(compression=compression, profile=profile, embed_jpeg=embed_jpeg, verify=verify)
     try:
-        chosen = replace(_settings(settings), kept_raw=kept_raw, gain_map=gain_map, linear=linear)
+        chosen = replace(settings_of(settings), kept_raw=kept_raw, gain_map=gain_map, linear=linear)
     except ConfigError as error:
         fail(error)
     _convert(Direction.UNPROCESS, inputs, ".dng", None, chosen, options, batch)
@@ -155,7 +155,7 @@ def render(
     if stop_at is not None:
         _check_linear(stop_at, format_name, batch.output, options)
         suffix = suffix or ".tif"
-    _convert(Direction.RENDER, inputs, suffix or ".jpg", suffix, _settings(settings, stop_at), options, batch)
+    _convert(Direction.RENDER, inputs, suffix or ".jpg", suffix, settings_of(settings, stop_at), options, batch)
 
 
 def _check_linear(stop_at: str, format_name: str | None, output: Path | None, options: WriteOptions) -> None:
@@ -174,7 +174,8 @@ def _check_linear(stop_at: str, format_name: str | None, output: Path | None, op
         fail_usage(f"{linear}: leave out --keep-raw, which is for a JPEG")
 
 
-def _settings(options: SettingsOptions, stop_at: str | None = None) -> Settings:
+def settings_of(options: SettingsOptions, stop_at: str | None = None) -> Settings:
+    """Return the settings of the options; end with a usage error for values out of range."""
     from paramisp_cli.parameters import Settings
 
     try:
@@ -214,7 +215,7 @@ def _convert(
     outputs = {job.target for job in jobs}
     if not batch.quiet and (others := [path for path in selection.left_out if path not in outputs]):
         say(left_out(others))
-    report = _Report(batch, single, len(jobs))
+    report = Report(batch, single, len(jobs))
     raise typer.Exit(report.run(jobs, direction, settings, options))
 
 
@@ -269,7 +270,7 @@ def left_out(files: Sequence[Path]) -> str:
 
 
 @dataclass(slots=True)
-class _Report:
+class Report:
     """Report of a batch: paths or JSON on stdout, messages on stderr, each notice once for all its files."""
 
     batch: BatchOptions
@@ -283,22 +284,31 @@ class _Report:
         from paramisp_cli.batch import run
         from paramisp_cli.batch.find import OnExists
 
+        policy = run.Policy(OnExists(self.batch.on_exists), self.batch.overwrite_foreign, self.batch.dry_run)
+
+        def outcomes(progress: Progress) -> Iterator[Outcome]:
+            return run.run(
+                jobs,
+                direction,
+                settings,
+                options,
+                policy,
+                started=progress.started,
+                progress=progress.share,
+                prepared=self._announcer(settings, progress),
+            )
+
+        return self.follow(outcomes, lambda: self._hint(direction, jobs))
+
+    def follow(self, outcomes: Callable[[Progress], Iterator[Outcome]], hint: Callable[[], None]) -> int:
+        """Report outcomes as they come, ``hint`` after the last, and return the exit code."""
+        from paramisp_cli.batch import run
+
         batch, tally = self.batch, run.Tally()
-        policy = run.Policy(OnExists(batch.on_exists), batch.overwrite_foreign, batch.dry_run)
         with Progress(self.total, quiet=batch.quiet) as progress:
             try:
                 with interruptible() as check:
-                    announce = self._announcer(settings, progress)
-                    for outcome in run.run(
-                        jobs,
-                        direction,
-                        settings,
-                        options,
-                        policy,
-                        started=progress.started,
-                        progress=progress.share,
-                        prepared=announce,
-                    ):
+                    for outcome in outcomes(progress):
                         tally.add(outcome)
                         progress.finished()
                         self._show(outcome, progress, "" if self.single else f"[{tally.count}/{self.total}] ")
@@ -311,7 +321,7 @@ class _Report:
                 return 130
         self._show_notices()
         if tally.done and not batch.quiet and not batch.json_lines:
-            self._hint(direction, jobs)
+            hint()
         if not self.single and not batch.quiet:
             verb = "planned" if batch.dry_run else "done"
             untried = f", {self.total - tally.count} not tried" if tally.count < self.total else ""
@@ -358,12 +368,12 @@ class _Report:
             from paramisp_cli import convert
 
             seconds = convert.expected_seconds(conversion, settings, image.size)
-            if seconds < _LONG:
+            if seconds < LONG:
                 return
             chosen = f"{conversion.architecture} ({conversion.checkpoint.name.split('.')[0]})"
             megapixels = image.size[0] * image.size[1] / 1e6
             faster = "fast" if conversion.architecture != "fast" and conversion.stop_at is None else "parametric"
-            hint = f"; --model {faster} takes less" if seconds > _VERY_LONG else ""
+            hint = f"; --model {faster} takes less" if seconds > VERY_LONG else ""
             progress.say(f"{job.source.name}: {chosen}, {megapixels:.1f} megapixels, about {seconds:.0f} s{hint}")
 
         return announce
