@@ -19,8 +19,10 @@ _FEW = 500
 _OFFSET = 1 / 64
 """Offset of the gain: see ``types.HdrImage``."""
 _RISE = (0.18, 0.5)
-"""Light of the picture from which the gain begins to count, and from which it counts in full. Middle grey and darker
-tones stay as they are: there a tone curve adds contrast, which a gain map would take away."""
+"""Luminance of the picture from which the gain begins to count, and from which it counts in full.
+
+Middle grey and darker tones stay as they are: there a tone curve adds contrast, which a gain map would take away.
+"""
 _MOST = 3.0
 """Greatest gain [EV] of a map."""
 _BRIGHTEST = 99.9
@@ -72,10 +74,8 @@ def gain_map(light: np.ndarray, shown: np.ndarray, scale: float) -> tuple[np.nda
     def work(first: int, last: int) -> None:
         rows = slice(first * factor, min(last * factor, height))
         own = _means(light[rows] @ _LUMA, factor)
-        base = decoded(shown[rows])
-        target = _means(base @ _LUMA, factor)
-        brightest = _means(base.max(-1), factor)
-        share = np.clip((brightest - _RISE[0]) / (_RISE[1] - _RISE[0]), 0, 1)
+        target = _means(decoded(shown[rows]) @ _LUMA, factor)
+        share = np.clip((target - _RISE[0]) / (_RISE[1] - _RISE[0]), 0, 1)
         share *= share * (3 - 2 * share)
         gains[first:last] = share * np.log2((own * np.float32(scale) + _OFFSET) / (target + _OFFSET))
         luma[first:last] = color.srgb_encode(np.clip(target, 0, 1))

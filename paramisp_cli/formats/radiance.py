@@ -46,9 +46,9 @@ def encoded(pixels: np.ndarray) -> np.ndarray:
     top = light.max(-1)
     mantissa, exponent = np.frexp(top)
     # A mantissa that would round up to 256 takes the next exponent.
-    exponent = np.where(mantissa * 256 >= 255.5, exponent + 1, exponent).astype(np.int32)
-    out = np.zeros((*top.shape, 4), np.uint8)
     visible = top >= _LEAST
+    exponent = np.where(visible, exponent + (mantissa * 256 >= 255.5), 0).astype(np.int32)
+    out = np.zeros((*top.shape, 4), np.uint8)
     scale = np.where(visible, np.ldexp(np.float32(1), 8 - exponent), 0).astype(np.float32)
     out[..., :3] = np.rint(light * scale[..., None])
     out[..., 3] = np.where(visible, exponent + 128, 0)
