@@ -227,19 +227,12 @@ def exposed(raw: RawImage, gain: float) -> RawImage:
     black, white, cfa = raw.canonical.black_level, raw.canonical.white_level, raw.canonical.cfa
     brighter = 2.0**raw.baseline_exposure if raw.model is not None else 1.0
     gains = raw.canonical.wb_gains
-    caps = gains.min() / gains if gain < 1 else np.ones(3)
-    factor = np.float32(gain * brighter)
     if raw.linear is not None:
         light = _light(raw.linear, bayer.by_color(black, cfa), white)
-        np.clip(light, 0, caps.astype(np.float32), out=light)
-        light *= factor
-        np.minimum(light, 1, out=light)
+        bayer.expose(light, None, gains, gain * brighter)
         return replace(raw, mosaic=bayer.sampled(light, cfa), linear=light, baseline_exposure=0.0)
     light = bayer.linear(raw.mosaic, black, white) if raw.mosaic.dtype == np.uint16 else raw.mosaic.copy()
-    for plane, letter in zip(bayer.sites(light), cfa, strict=True):
-        np.clip(plane, 0, np.float32(caps["RGB".index(letter)]), out=plane)
-    light *= factor
-    np.minimum(light, 1, out=light)
+    bayer.expose(light, cfa, gains, gain * brighter)
     return replace(raw, mosaic=light, baseline_exposure=0.0)
 
 
