@@ -14,6 +14,7 @@ from importlib import import_module as _import_module
 __version__ = "0.1.0"
 
 if _typing.TYPE_CHECKING:
+    from paramisp_cli.apps.hdr import hdr
     from paramisp_cli.convert import render, unprocess
     from paramisp_cli.errors import (
         ConfigError,
@@ -33,6 +34,7 @@ if _typing.TYPE_CHECKING:
         CanonicalParams,
         Crop,
         Direction,
+        HdrImage,
         LinearImage,
         Metadata,
         OpticalParams,
@@ -49,6 +51,7 @@ _HOME = {
     "Direction": "types",
     "FileAccessError": "errors",
     "FormatError": "errors",
+    "HdrImage": "types",
     "InputMissingError": "errors",
     "IspModel": "models.base",
     "LinearImage": "types",
@@ -63,6 +66,7 @@ _HOME = {
     "SrgbImage": "types",
     "WeightsError": "errors",
     "WriteOptions": "formats",
+    "hdr": "apps.hdr",
     "load_model": "weights",
     "read": "formats",
     "render": "convert",
@@ -78,6 +82,7 @@ __all__ = [
     "Direction",
     "FileAccessError",
     "FormatError",
+    "HdrImage",
     "InputMissingError",
     "IspModel",
     "LinearImage",
@@ -92,6 +97,7 @@ __all__ = [
     "SrgbImage",
     "WeightsError",
     "WriteOptions",
+    "hdr",
     "load_model",
     "read",
     "render",

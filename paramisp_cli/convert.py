@@ -115,7 +115,7 @@ def render(
             raise ConfigError("a mosaic without a file needs canonical=CanonicalParams(...): CFA, levels and colour")
         raw = _described(RawImage(mosaic, canonical), own)
     result = run(raw, prepare(raw, parameters.complete(raw, settings), settings), settings)
-    assert not isinstance(result, RawImage)
+    assert isinstance(result, SrgbImage | LinearImage)
     return result
 
 

@@ -16,7 +16,7 @@ from paramisp_cli.parameters import Conversion, Settings
 from paramisp_cli.rendition import develop, parametric
 from paramisp_cli.types import LinearImage, Metadata, Notice, RawImage, SrgbImage
 
-_PIXEL_TYPES: dict[int, type[np.generic]] = {8: np.uint8, 16: np.uint16, 32: np.float32}
+PIXEL_TYPES: dict[int, type[np.generic]] = {8: np.uint8, 16: np.uint16, 32: np.float32}
 
 
 def rendered(
@@ -27,8 +27,8 @@ def rendered(
     raw = replace(raw, canonical=canonical, optical=optical, camera=camera).cropped()
     crop = raw.crop
     assert crop is not None
-    dtype, plan = _PIXEL_TYPES[settings.bit_depth], None
-    exposure, notices = _render_exposure(raw, conversion, settings)
+    dtype, plan = PIXEL_TYPES[settings.bit_depth], None
+    exposure, notices = render_exposure(raw, conversion, settings)
     if raw.linear is not None and conversion.checkpoint is not None:
         text = "has three colours a pixel, of which a network sees one (`model` parametric uses all three)"
         notices = (*notices, text)
@@ -113,7 +113,7 @@ def _stopped(
     return pixels[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width], plan
 
 
-def _render_exposure(
+def render_exposure(
     raw: RawImage, conversion: Conversion, settings: Settings
 ) -> tuple[float, tuple[str, ...]]:  # fmt: skip
     """Return the digital gain [EV] and notices.

@@ -86,6 +86,23 @@ def of_mosaics(mosaics: Mapping[str, np.ndarray]) -> np.ndarray:
     return colours
 
 
+def expose(light: np.ndarray, cfa: str | None, wb_gains: np.ndarray, gain: float) -> None:
+    """Make linear light, in place, what a sensor would have seen with ``gain`` times the light: clipped to [0, 1].
+
+    ``light`` is a mosaic (H, W) with a ``cfa``, or three colours a pixel (H, W, 3) without one; float32, black 0, white
+    1. In a darker exposure the channels are first clipped where green clips: a blown highlight is grey there, and not
+    magenta.
+    """
+    caps = wb_gains.min() / wb_gains if gain < 1 else np.ones(3)
+    if cfa is None:
+        np.clip(light, 0, caps.astype(light.dtype), out=light)
+    else:
+        for plane, letter in zip(sites(light), cfa, strict=True):
+            np.clip(plane, 0, light.dtype.type(caps["RGB".index(letter)]), out=plane)
+    light *= light.dtype.type(gain)
+    np.minimum(light, 1, out=light)
+
+
 def by_color(values: np.ndarray, cfa: str) -> np.ndarray:
     """Return the mean (3,) of values by site (2, 2) over each colour's sites."""
     return np.array([np.ravel(values)[[letter == color for letter in cfa]].mean() for color in "RGB"])

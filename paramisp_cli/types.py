@@ -273,6 +273,43 @@ class LinearImage:
 
 
 @dataclass(frozen=True, slots=True)
+class HdrImage:
+    """A picture with a gain map: how much brighter than the picture each place of its HDR rendition is (Ultra HDR).
+
+    The HDR rendition is H = (S + 1/64) · 2^(stops · g) − 1/64. S is the picture's linear light, its white is 1; g is
+    the map in [0, 1], interpolated between the centres of its pixels. One gain serves all channels.
+
+    base   the picture; if its ``metadata.jpeg`` is there, the file is this JPEG with its coded pixels unchanged, and
+           its ``metadata.xmp`` replaces the JPEG's
+    codes  (h, w) uint8, 255 g, oriented as ``base.pixels``
+    stops  EV of the code 255, above 0 and at most 8
+    notes  remarks for the user, one sentence each
+    """
+
+    base: SrgbImage
+    codes: np.ndarray
+    stops: float
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.codes.ndim != 2 or 0 in self.codes.shape or self.codes.dtype != np.uint8:
+            raise MetadataError(f"a gain map must be (h, w) uint8, got {self.codes.shape} {self.codes.dtype}")
+        if not 0 < self.stops <= 8:
+            raise MetadataError(f"the stops of a gain map must lie above 0 and at most at 8, got {self.stops:g}")
+        object.__setattr__(self, "codes", _read_only(self.codes))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Size (height, width) of the picture, as stored."""
+        return self.base.size
+
+    @property
+    def metadata(self) -> Metadata:
+        """Metadata of the picture."""
+        return self.base.metadata
+
+
+@dataclass(frozen=True, slots=True)
 class RawImage:
     """A Bayer mosaic with its parameters and metadata, as stored (orientation is *not* applied).
 
@@ -378,7 +415,7 @@ class RawImage:
         )
 
 
-Output = SrgbImage | LinearImage | RawImage
+Output = SrgbImage | LinearImage | HdrImage | RawImage
 """The result of a conversion: an image that a file can hold."""
 
 

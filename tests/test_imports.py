@@ -51,25 +51,20 @@ FORMATS_BASE = {
     "raster_tiff",
     "raster_read",
     "raster_write",
+    "gainmap",
 }
+
+CLI = {
+    "blur_dataset", "console", "convert", "deblur", "hdr", "options", "progress", "show", "synth", "train", "transfer",
+    "weights",
+}  # fmt: skip
 
 # Files in one folder that others beside them may import: exif and base serve all formats, base and regions all models;
 # a package's __init__ is its registry.
 SHARED = {
-    "batch": {"find"},
-    "cli": {
-        "console",
-        "options",
-        "progress",
-        "blur_dataset",
-        "convert",
-        "deblur",
-        "show",
-        "synth",
-        "train",
-        "transfer",
-        "weights",
-    },
+    "apps": {"fusion"},
+    "batch": {"find", "run"},
+    "cli": set(CLI),
     "rendition": {"bands", "form", "prior", "fit", "apply", "preview", "look", "develop"},
     "formats": {"exif", "base", "ljpeg", "tiles", *FORMATS_BASE},
     "models": {"base", "regions", "geometry", "foreign", "optics"},
@@ -102,22 +97,7 @@ RANKS_OF = {
 }
 
 DOORS = {
-    "typer": {
-        f"cli/{name}.py"
-        for name in (
-            "app",
-            "blur_dataset",
-            "console",
-            "convert",
-            "deblur",
-            "options",
-            "show",
-            "synth",
-            "train",
-            "transfer",
-            "weights",
-        )
-    },
+    "typer": {f"cli/{name}.py" for name in CLI - {"progress"} | {"app"}},
     "av": {"training/blurred/video.py"},
     "rich": {"cli/console.py", "cli/progress.py"},
     "rawpy": {"formats/libraw.py"},
@@ -127,6 +107,7 @@ DOORS = {
     "safetensors": {"checkpoint.py"},
     "platformdirs": {"weights.py"},
     "onnxruntime": {"onnx_runner.py"},
+    "OpenEXR": {"formats/exr.py"},
 }
 
 

@@ -117,19 +117,26 @@ def assign(
     direction: Direction,
     on_exists: OnExists,
     protected: Sequence[str | Path] = (),
-    tail: str = "",
+    *,
+    command: str | None = None,
+    written: Sequence[str] = (),
+    stem: str = "",
 ) -> list[Job]:
     """Give every input its output.
 
     ``paths`` are the arguments of `search`. ``suffix`` None means the suffix of ``output`` if it is a file, else .dng
-    or .jpg. ``tail`` follows the name of an output beside its input or in a folder. ``protected`` are other files that
-    the batch reads, such as the file of ``like``: no output replaces them.
+    or .jpg. ``protected`` are other files that the batch reads, such as the file of ``like``: no output replaces them.
 
     Raises ConfigError for an ``output`` that does not fit, OutputExistsError if two inputs share an output or an output
     is an input or a protected file.
+
+    ``written`` are the suffixes that a ``command`` other than a direction writes. ``stem`` is added to the names of
+    outputs beside their inputs or in a folder.
     """
     output = None if output is None else Path(output)
-    is_file = output is not None and _is_output_file(paths, inputs, output, suffix, direction)
+    writes_raw = direction == Direction.UNPROCESS or suffix == ".dng"
+    allowed = tuple(written) or ((".dng",) if writes_raw else formats.SRGB_WRITE_SUFFIXES)
+    is_file = output is not None and _is_output_file(paths, inputs, output, suffix, command or direction, allowed)
     ending = suffix or (".dng" if direction == Direction.UNPROCESS else ".jpg")
     sources = {real_path(each.source) for each in inputs}
     guarded = {real_path(Path(path)): Path(path) for path in protected}
@@ -143,7 +150,7 @@ def assign(
             target = output
         else:
             beside = output / each.name if output is not None else each.source
-            target = beside.with_name(f"{beside.stem}{tail}{ending}")
+            target = beside.with_name(f"{beside.stem}{stem}{ending}")
         if on_exists == OnExists.RENAME:
             target = _free(target, assigned, sources, guarded)
         real = real_path(target)
@@ -164,11 +171,14 @@ def assign(
 
 
 def _is_output_file(
-    paths: Sequence[str | Path], inputs: Sequence[Input], output: Path, suffix: str | None, direction: Direction
+    paths: Sequence[str | Path],
+    inputs: Sequence[Input],
+    output: Path,
+    suffix: str | None,
+    command: str,
+    allowed: Sequence[str],
 ) -> bool:
     """Tell whether ``output`` names a file rather than a folder. Raises ConfigError if it can be neither."""
-    writes_raw = direction == Direction.UNPROCESS or suffix == ".dng"
-    allowed = (".dng",) if writes_raw else formats.SRGB_WRITE_SUFFIXES
     if os.path.isdir(output):  # noqa: PTH112 – False for a name too long, where Path raises
         return False
     names_a_file = output.suffix.lower() in allowed
@@ -176,7 +186,7 @@ def _is_output_file(
         if names_a_file:
             raise ConfigError(f"-o {output}: must be a folder when there are several inputs or a folder")
     elif output.suffix and not names_a_file and not os.path.lexists(output):
-        raise ConfigError(f"-o {output}: {direction} writes {', '.join(allowed)}; a folder must exist already")
+        raise ConfigError(f"-o {output}: {command} writes {', '.join(allowed)}; a folder must exist already")
     if os.path.lexists(output) and not names_a_file:
         raise ConfigError(f"-o {output}: is a file, and must be a folder or end in {', '.join(allowed)}")
     if names_a_file and suffix is not None and formats.writer(suffix) is not formats.writer(output.suffix):

@@ -309,9 +309,9 @@ class _Work:
             self.swept.add(target.parent)
             atomic.sweep(target.parent)
         is_itself = real_path(target) == real_path(job.source)
-        if os.path.lexists(target) and not is_itself and self._existing(target):
+        if os.path.lexists(target) and not is_itself and skips(target, self.policy):
             return Outcome(job, "skipped", target=target)
-        with _naming(job.source, self.settings):
+        with naming(job.source, self.settings):
             image = parameters.read(job.source, self.settings)
             self._check_kind(job.source, image, target)
             if isinstance(image, SrgbImage):
@@ -333,18 +333,6 @@ class _Work:
         remedy = "convert RAW files and pictures separately" if transfers else f"`paramisp {other}` converts it"
         raise FormatError(f"{source}: is {kind}; {remedy}")
 
-    def _existing(self, target: Path) -> bool:
-        """Tell whether to skip an output that exists. Raises OutputExistsError if it must not be replaced."""
-        policy = self.policy
-        if policy.on_exists == OnExists.ERROR:
-            raise OutputExistsError(f"{target}: exists already; pass `on_exists` skip, overwrite or rename")
-        if policy.on_exists == OnExists.OVERWRITE and not policy.overwrite_foreign and not formats.is_own(target):
-            raise OutputExistsError(
-                f"{target}: was not made by paramisp (it may be the camera's own file) and is not overwritten; "
-                "pass another -o, `on_exists` rename, or `overwrite_foreign`"
-            )
-        return policy.on_exists == OnExists.SKIP
-
     def _make(self, step: _Step) -> Outcome | None:
         assert step.job.target is not None
         assert step.image is not None
@@ -352,14 +340,14 @@ class _Work:
         settings, image = self._settings(step.job.target), step.image
         borrows = self.pool is not None and convert.borrows_look(image, settings)
         if step.conversion.architecture == CAMERA_LOOK or borrows:
-            with _naming(step.job.source, self.settings):
+            with naming(step.job.source, self.settings):
                 step.conversion = convert.prepare(image, step.conversion, settings, self.pool)
         if machine.is_free_of_torch(step.conversion, settings):  # no device
             self.ahead = 1
             self._convert(settings, step, image)
             return None
         if not self.devices and machine.runs_on_onnx(step.conversion, settings):
-            with _naming(step.job.source, self.settings):
+            with naming(step.job.source, self.settings):
                 step.conversion = convert.affordable(step.conversion, settings, image.size)
             self.ahead = 0
             self._convert(settings, step, image)
@@ -380,7 +368,7 @@ class _Work:
     def _make_on(self, settings: Settings, step: _Step, image: SrgbImage | RawImage) -> None:
         assert step.job.target is not None
         assert step.conversion is not None
-        with _naming(step.job.source, self.settings):
+        with naming(step.job.source, self.settings):
             step.conversion = convert.prepare(image, step.conversion, settings)
             from paramisp_cli import devices
 
@@ -396,7 +384,7 @@ class _Work:
         assert step.conversion is not None
         self.prepared(step.job, step.conversion, image)
         # Create the folder first: it may fail, and the conversion takes long.
-        with _created(step.job.target.parent) as step.folders, _naming(step.job.source, self.settings):
+        with created(step.job.target.parent) as step.folders, naming(step.job.source, self.settings):
             self.folders += step.folders
             progress = self.progress if len(self.devices) < 2 else None
             step.result = convert.run(image, step.conversion, settings, progress)
@@ -408,7 +396,7 @@ class _Work:
         job, result = step.job, step.result
         assert job.target is not None
         assert result is not None
-        with _created(job.target.parent, step.folders):
+        with created(job.target.parent, step.folders):
             try:
                 overwrite = self.policy.on_exists == OnExists.OVERWRITE
                 formats.write(result, job.target, self.options, overwrite=overwrite, raw=step.raw)
@@ -419,8 +407,20 @@ class _Work:
         return Outcome(job, "done", target=job.target, conversion=step.conversion, notices=result.notes)
 
 
+def skips(target: Path, policy: Policy) -> bool:
+    """Tell whether to skip an output that exists. Raises OutputExistsError if it must not be replaced."""
+    if policy.on_exists == OnExists.ERROR:
+        raise OutputExistsError(f"{target}: exists already; pass `on_exists` skip, overwrite or rename")
+    if policy.on_exists == OnExists.OVERWRITE and not policy.overwrite_foreign and not formats.is_own(target):
+        raise OutputExistsError(
+            f"{target}: was not made by paramisp (it may be the camera's own file) and is not overwritten; "
+            "pass another -o, `on_exists` rename, or `overwrite_foreign`"
+        )
+    return policy.on_exists == OnExists.SKIP
+
+
 @contextmanager
-def _naming(source: Path, settings: Settings) -> Iterator[None]:
+def naming(source: Path, settings: Settings) -> Iterator[None]:
     """Begin every error with the file's name, and turn lack of memory into a FileAccessError with a remedy."""
     try:
         yield
@@ -436,7 +436,7 @@ def _naming(source: Path, settings: Settings) -> Iterator[None]:
 
 
 @contextmanager
-def _created(folder: Path, earlier: Sequence[Path] = ()) -> Iterator[Sequence[Path]]:
+def created(folder: Path, earlier: Sequence[Path] = ()) -> Iterator[Sequence[Path]]:
     """Create a folder with its parents and yield the new folders; on failure remove them and the ``earlier`` ones."""
     created = [*earlier, *(above for above in (folder, *folder.parents) if not os.path.lexists(above))]
     try:

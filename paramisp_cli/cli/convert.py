@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -44,7 +44,7 @@ paramisp render shot.cr2 --stop-at restored    # writes shot.tif: linear light, 
 paramisp render raws -r -o pictures --format png --bits 16"""
 
 
-_LONG, _VERY_LONG = 3, 20
+LONG, VERY_LONG = 3, 20
 """Seconds from which the expected time is announced, and from which a faster model is named."""
 
 
@@ -186,11 +186,11 @@ def settings_of(options: SettingsOptions, stop_at: str | None = None) -> Setting
 
 def convert_files(
     direction: Direction, inputs: list[Path], ending: str, suffix: str | None, settings: Settings,
-    options: WriteOptions, batch: BatchOptions, tail: str = "",
+    options: WriteOptions, batch: BatchOptions, stem: str = "",
 ) -> None:  # fmt: skip
     """Run a batch, report it and end with the exit code. ``suffix`` comes from --format, ``ending`` is its default.
 
-    ``tail`` follows the names of outputs.
+    ``stem`` follows the names of outputs.
     """
     from paramisp_cli import convert, formats, sources
     from paramisp_cli.batch import find
@@ -206,7 +206,7 @@ def convert_files(
         protected = [*settings.like_paths, *([settings.look_from] if settings.look_from else [])]
         protected += [settings.to] if settings.to is not None and Path(settings.to).is_file() else []
         selection = find.search(inputs, suffixes, recursive=batch.recursive)
-        jobs = find.assign(inputs, selection.inputs, batch.output, suffix, direction, on_exists, protected, tail)
+        jobs = find.assign(inputs, selection.inputs, batch.output, suffix, direction, on_exists, protected, stem=stem)
         jobs = find.shard(jobs, selection.inputs, batch.shard) if batch.shard else jobs
     except ParamispError as error:
         fail(error)
@@ -220,7 +220,7 @@ def convert_files(
     outputs = {job.target for job in jobs}
     if not batch.quiet and (others := [path for path in selection.left_out if path not in outputs]):
         say(left_out(others))
-    report = _Report(batch, single, len(jobs))
+    report = Report(batch, single, len(jobs))
     raise typer.Exit(report.run(jobs, direction, settings, options))
 
 
@@ -275,7 +275,7 @@ def left_out(files: Sequence[Path]) -> str:
 
 
 @dataclass(slots=True)
-class _Report:
+class Report:
     """Report of a batch: paths or JSON on stdout, messages on stderr, each notice once for all its files."""
 
     batch: BatchOptions
@@ -289,22 +289,31 @@ class _Report:
         from paramisp_cli.batch import run
         from paramisp_cli.batch.find import OnExists
 
+        policy = run.Policy(OnExists(self.batch.on_exists), self.batch.overwrite_foreign, self.batch.dry_run)
+
+        def outcomes(progress: Progress) -> Iterator[Outcome]:
+            return run.run(
+                jobs,
+                direction,
+                settings,
+                options,
+                policy,
+                started=progress.started,
+                progress=progress.share,
+                prepared=self._announcer(settings, progress),
+            )
+
+        return self.follow(outcomes, lambda: self._hint(direction, jobs))
+
+    def follow(self, outcomes: Callable[[Progress], Iterator[Outcome]], hint: Callable[[], None]) -> int:
+        """Report outcomes as they come, ``hint`` after the last, and return the exit code."""
+        from paramisp_cli.batch import run
+
         batch, tally = self.batch, run.Tally()
-        policy = run.Policy(OnExists(batch.on_exists), batch.overwrite_foreign, batch.dry_run)
         with Progress(self.total, quiet=batch.quiet) as progress:
             try:
                 with interruptible() as check:
-                    announce = self._announcer(settings, progress)
-                    for outcome in run.run(
-                        jobs,
-                        direction,
-                        settings,
-                        options,
-                        policy,
-                        started=progress.started,
-                        progress=progress.share,
-                        prepared=announce,
-                    ):
+                    for outcome in outcomes(progress):
                         tally.add(outcome)
                         progress.finished()
                         self._show(outcome, progress, "" if self.single else f"[{tally.count}/{self.total}] ")
@@ -317,7 +326,7 @@ class _Report:
                 return 130
         self._show_notices()
         if tally.done and not batch.quiet and not batch.json_lines:
-            self._hint(direction, jobs)
+            hint()
         if not self.single and not batch.quiet:
             verb = "planned" if batch.dry_run else "done"
             untried = f", {self.total - tally.count} not tried" if tally.count < self.total else ""
@@ -364,12 +373,12 @@ class _Report:
             from paramisp_cli import convert
 
             seconds = convert.expected_seconds(conversion, settings, image.size)
-            if seconds < _LONG:
+            if seconds < LONG:
                 return
             chosen = f"{conversion.architecture} ({conversion.checkpoint.name.split('.')[0]})"
             megapixels = image.size[0] * image.size[1] / 1e6
             faster = "fast" if conversion.architecture != "fast" and conversion.stop_at is None else "parametric"
-            hint = f"; --model {faster} takes less" if seconds > _VERY_LONG else ""
+            hint = f"; --model {faster} takes less" if seconds > VERY_LONG else ""
             progress.say(f"{job.source.name}: {chosen}, {megapixels:.1f} megapixels, about {seconds:.0f} s{hint}")
 
         return announce

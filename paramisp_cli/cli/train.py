@@ -146,6 +146,13 @@ def simulate(
         bool,
         typer.Option("--spectral", help="RAW colours of two cameras (--camera A --camera B) on the same spectra."),
     ] = False,
+    exposures: Annotated[
+        bool,
+        typer.Option(
+            "--with-exposures",
+            help="Store a darker or brighter exposure of each shot, too, for recipes with `exposures`.",
+        ),
+    ] = False,
     json_lines: Json = False,
 ) -> None:
     """Make a training set of shots by simulated cameras. Their looks depend on the settings."""
@@ -154,7 +161,7 @@ def simulate(
         return
     from paramisp_cli.training.simulated import shots
 
-    series = or_fail(lambda: shots.Series(count, size, seed, shots.pick_cameras(camera or ()), light))
+    series = or_fail(lambda: shots.Series(count, size, seed, shots.pick_cameras(camera or ()), light, exposures))
     good, refused = _printed(shots.make(scenes, output, series), json_lines)
     scenes_refused = f", {refused} scenes refused" if refused else ""
     say(f"{good} shots{scenes_refused}; look at {output / 'contact_sheet.jpg'}")
@@ -234,7 +241,14 @@ def train(
         if init is not None:
             recipe = replace(recipe, init="" if init == "none" else init)
         light = protocol.takes_light(recipe)
-        loaded = load(dataset, camera, leave_out or (), simulated=recipe.simulated > 0, light=light)
+        loaded = load(
+            dataset,
+            camera,
+            leave_out or (),
+            simulated=recipe.simulated > 0,
+            light=light,
+            exposures=recipe.exposures > 0,
+        )
         learned, held_out = (loaded, []) if hold_out is None else protocol.hold_out(loaded, hold_out)
         recipe, changes = protocol.fitted(recipe, learned)
         shading = protocol.lens_shading(recipe, learned)

@@ -113,7 +113,7 @@ def transfer(
     except ParamispError as error:
         fail(error)
     ending, suffix = (".jpg", None) if of_pictures else (".dng", ".dng")
-    convert_files(Direction.TRANSFER, inputs, ending, suffix, settings, options, batch, tail=f"-{other.slug}")
+    convert_files(Direction.TRANSFER, inputs, ending, suffix, settings, options, batch, stem=f"-{other.slug}")
 
 
 def _takes_pictures(inputs: list[Path], *, recursive: bool) -> bool:

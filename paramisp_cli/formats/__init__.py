@@ -20,11 +20,11 @@ from paramisp_cli.errors import (
     MetadataError,
     OutputExistsError,
 )
-from paramisp_cli.formats import dng, exif, isolated, jpeg, kept, libraw, raster
+from paramisp_cli.formats import dng, exif, exr, isolated, jpeg, kept, libraw, provenance, radiance, raster
 from paramisp_cli.formats.base import MAX_PIXELS, Format, WriteOptions
 from paramisp_cli.formats.kinds import KNOWN_UNREADABLE, unreadable
 from paramisp_cli.formats.verify import check_raw
-from paramisp_cli.types import LinearImage, Output, RawImage, SrgbImage
+from paramisp_cli.types import HdrImage, LinearImage, Output, RawImage, SrgbImage
 
 
 def _verify_dng(image: Output, path: Path, options: WriteOptions) -> None:
@@ -40,18 +40,22 @@ SRGB_SUFFIXES = tuple(suffix for form in raster.FORMATS for suffix in form.suffi
 SRGB_WRITE_SUFFIXES = tuple(suffix for form in raster.FORMATS if form.write for suffix in form.suffixes)
 """Suffixes of pictures that paramisp reads, and suffixes of pictures that it also writes."""
 
-LINEAR_WRITE_SUFFIXES = raster.TIFF.suffixes
-"""Suffixes of linear pictures, which paramisp writes and does not read."""
+LINEAR_FORMATS = (exr.FORMAT, radiance.FORMAT)
+"""Formats of linear pictures alone, which paramisp writes and does not read as pictures."""
+LINEAR_WRITE_SUFFIXES = (*raster.TIFF.suffixes, *(suffix for form in LINEAR_FORMATS for suffix in form.suffixes))
+"""Suffixes of linear pictures."""
 _WRITTEN: dict[type, tuple[str, tuple[str, ...]]] = {
     RawImage: ("a RAW image", dng.FORMAT.suffixes),
     SrgbImage: ("an sRGB picture", SRGB_WRITE_SUFFIXES),
     LinearImage: ("a linear picture", LINEAR_WRITE_SUFFIXES),
+    HdrImage: ("an Ultra HDR picture", raster.JPEG.suffixes),
 }
 """Kind of an image → its name in messages, the suffixes of its files."""
 
 __all__ = [
     "FORMATS",
     "KNOWN_UNREADABLE",
+    "LINEAR_FORMATS",
     "LINEAR_WRITE_SUFFIXES",
     "MAX_PIXELS",
     "RAW_SUFFIXES",
@@ -151,7 +155,8 @@ def read(path: str | Path, *, max_pixels: int = MAX_PIXELS, isolate: bool = Fals
 
 def writer(suffix: str) -> Format | None:
     """Return the format that writes files with this suffix (".dng", ".jpg", …), or None."""
-    return next((form for form in FORMATS if form.write and suffix.lower() in form.suffixes), None)
+    forms = (*FORMATS, *LINEAR_FORMATS)
+    return next((form for form in forms if form.write and suffix.lower() in form.suffixes), None)
 
 
 def write(
@@ -174,7 +179,9 @@ def write(
     form = writer(path.suffix)
     noun, known = next((names for kind, names in _WRITTEN.items() if isinstance(image, kind)), ("", ()))
     if not noun:
-        raise FormatError(f"{path}: write takes a RawImage, SrgbImage or LinearImage, got {type(image).__name__}")
+        raise FormatError(
+            f"{path}: write takes a RawImage, SrgbImage, LinearImage or HdrImage, got {type(image).__name__}"
+        )
     if form is None or path.suffix.lower() not in known:
         raise FormatError(f"{path}: {noun} is written as {', '.join(known)}, not {path.suffix or 'without a suffix'}")
     if not overwrite and os.path.lexists(path):
@@ -214,9 +221,14 @@ def _verify(
 
 
 def is_own(path: Path) -> bool:
-    """Tell whether paramisp made a file: the Software tag (0x0131) of its EXIF or TIFF begins with "paramisp"."""
+    """Tell whether paramisp made a file: the Software tag (0x0131) of its EXIF or TIFF begins with "paramisp".
+
+    An Ultra HDR JPEG has the EXIF of the photograph; the history in its XMP tells.
+    """
     try:
         with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            if data[:2] == b"\xff\xd8" and provenance.is_hdr(jpeg.xmp_packet(data)):
+                return True
             block = _exif_block(data)
             entry = exif.parse(block).ifd0.get(0x0131) if block else None
             return entry is not None and entry.text().startswith("paramisp")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import mmap
+import re
 import struct
 from collections.abc import Iterator
 
+XMP = b"http://ns.adobe.com/xap/1.0/\0"
+"""Beginning of a segment with an XMP packet."""
 _SOI = b"\xff\xd8"
 _APP1, _APP14, _SOF0, _SOS, _EOI = 0xE1, 0xEE, 0xC0, 0xDA, 0xD9
 _NOT_FRAMES = (0xC4, 0xC8, 0xCC)  # among 0xC0–0xCF: Huffman tables, reserved, arithmetic conditioning
@@ -34,10 +37,39 @@ def placed_segments(jpeg: bytes | mmap.mmap) -> Iterator[tuple[int, int, bytes]]
         at += 2 + length
 
 
+_AFTER_SCAN = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]", re.DOTALL)
+"""A marker that ends the coded data of a scan: neither a stuffed byte nor a restart marker."""
+
+
+def end_of_picture(jpeg: bytes) -> int | None:
+    """Return the place after the first picture's EOI marker, None if it has none; further pictures may follow."""
+    at = 2
+    while jpeg[:2] == _SOI and at + 2 <= len(jpeg) and jpeg[at] == 0xFF:
+        marker = jpeg[at + 1]
+        if marker == 0xFF:  # a fill byte
+            at += 1
+            continue
+        if marker == _EOI:
+            return at + 2
+        at += 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
+        if marker == _SOS:
+            found = _AFTER_SCAN.search(jpeg, at)
+            if found is None:
+                return None
+            at = found.start()
+    return None
+
+
 def exif_block(jpeg: bytes | mmap.mmap) -> bytes | None:
     """Return the EXIF block (TIFF structure) of a JPEG, None if it has none."""
     contents = (content for marker, content in segments(jpeg) if marker == _APP1)
     return next((content[6:] for content in contents if content[:6] == b"Exif\0\0"), None)
+
+
+def xmp_packet(jpeg: bytes | mmap.mmap) -> bytes | None:
+    """Return the XMP packet of a JPEG, None if it has none."""
+    contents = (content for marker, content in segments(jpeg) if marker == _APP1)
+    return next((content[len(XMP) :] for content in contents if content.startswith(XMP)), None)
 
 
 def frame_size(jpeg: bytes | mmap.mmap) -> tuple[int, int] | None:
@@ -46,6 +78,14 @@ def frame_size(jpeg: bytes | mmap.mmap) -> tuple[int, int] | None:
         if 0xC0 <= marker <= 0xCF and marker not in _NOT_FRAMES and len(content) >= 5:
             height, width = struct.unpack(">HH", content[1:5])
             return (height, width) if height and width else None
+    return None
+
+
+def frame_components(jpeg: bytes | mmap.mmap) -> int | None:
+    """Return the number of colour components of a JPEG, None if it has no frame."""
+    for marker, content in segments(jpeg):
+        if 0xC0 <= marker <= 0xCF and marker not in _NOT_FRAMES and len(content) >= 6:
+            return content[5]
     return None
 
 

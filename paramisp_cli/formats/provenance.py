@@ -36,6 +36,8 @@ _PHOTOGRAPHS = {
 }  # fmt: skip
 """Terms that ``ALTERED`` replaces: they describe a photograph, which the DNG no longer is."""
 _PROGRAM = "paramisp"
+_HDR = "hdr"
+"""Operation of the events that ``hdr`` adds."""
 _ESTIMATE = "estimated from a picture, not measured by a sensor"
 _COMPUTED = "computed from the samples of another camera's sensor"
 _RESTORED = "changed by a network, no longer as measured by the sensor"
@@ -121,6 +123,29 @@ def rendered(packet: bytes | None, how: Mapping[str, Any]) -> bytes | None:
         return packet
 
 
+def hdr(packet: bytes | None, how: Mapping[str, Any]) -> tuple[bytes, tuple[str, ...]]:
+    """Return the XMP of an HDR result of one photograph with this packet, and notices: its exposures are computed."""
+    facts: dict[str, Any] = {"data": "exposures computed from one photograph, not taken by a camera", **how}
+    try:
+        terms = xmp.read(packet).source_types if packet else []
+        replaced = all(_term(value) in _PHOTOGRAPHS for value in terms)
+        return xmp.merged(packet, _event(_HDR, facts), ALTERED if replaced else None), ()
+    except FormatError as error:
+        notice = Notice(f"{error}: left it out", "the XMP is damaged: left it out")
+        return xmp.merged(None, _event(_HDR, facts), ALTERED), (notice,)
+
+
+def is_hdr(packet: bytes | None) -> bool:
+    """Tell by its XMP whether paramisp made a picture as an HDR result."""
+    if packet is None or _PROGRAM.encode() not in packet:
+        return False
+    try:
+        events = xmp.read(packet).events
+    except FormatError:
+        return False
+    return any((_facts_of(event) or {}).get("operation") == _HDR for event in events)
+
+
 def made_by(packet: bytes | None) -> Made | None:
     """Return the origin of a RAW by its XMP; None if there is none.
 
@@ -142,20 +167,26 @@ def _term(value: str) -> str:
     return value.strip().rstrip("/").replace(":", "/").rpartition("/")[2]
 
 
-def _event(direction: Direction, facts: Mapping[str, Any]) -> xmp.Event:
-    parameters = json.dumps({"operation": str(direction), **facts}, allow_nan=False)
+def _event(operation: str, facts: Mapping[str, Any]) -> xmp.Event:
+    parameters = json.dumps({"operation": str(operation), **facts}, allow_nan=False)
     return xmp.Event("converted", f"{_PROGRAM} {__version__}", parameters)
 
 
-def _made(event: xmp.Event, direction: Direction) -> Made | None:
-    """Return the facts of an event; None if it is another program's, another operation, or damaged."""
+def _facts_of(event: xmp.Event) -> dict[str, Any] | None:
+    """Return the parameters of an event; None if it is another program's, or damaged."""
     if event.software_agent.partition(" ")[0] != _PROGRAM:
         return None
     try:
         facts = json.loads(event.parameters)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(facts, dict) or facts.get("operation") != direction:
+    return facts if isinstance(facts, dict) else None
+
+
+def _made(event: xmp.Event, direction: Direction) -> Made | None:
+    """Return the facts of an event; None if it is another program's, another operation, or damaged."""
+    facts = _facts_of(event)
+    if facts is None or facts.get("operation") != direction:
         return None
 
     def text(name: str) -> str | None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from paramisp_cli.formats.base import Format, WriteOptions
+from paramisp_cli.formats.gainmap import write as gainmap_write
 from paramisp_cli.formats.icc import srgb_profile
 from paramisp_cli.formats.kinds import JPEG_MAGIC, PNG_MAGIC, TIFF_MAGICS, is_avif, is_webp
 from paramisp_cli.formats.pixels import apply_orientation, to_depth
@@ -13,7 +14,7 @@ from paramisp_cli.formats.raster_read import decode_small, from_pillow, is_pillo
 from paramisp_cli.formats.raster_tiff import read_floats
 from paramisp_cli.formats.raster_write import check_linear_size, encode_jpeg, upright, write
 from paramisp_cli.formats.verify import check_linear, check_picture
-from paramisp_cli.types import LinearImage, Output, SrgbImage
+from paramisp_cli.types import HdrImage, LinearImage, Output, SrgbImage
 
 __all__ = [
     "FORMATS",
@@ -33,9 +34,13 @@ __all__ = [
 
 def _format(name: str, suffixes: tuple[str, ...], sniff: Callable[[bytes], bool], kind: str | None = None) -> Format:
     def put(image: Output, path: Path, options: WriteOptions) -> None:
-        write(image, path, options, kind=kind or "")
+        if isinstance(image, HdrImage):
+            return gainmap_write.write(image, path, options)
+        return write(image, path, options, kind=kind or "")
 
     def check(image: Output, path: Path, options: WriteOptions) -> None:
+        if isinstance(image, HdrImage):
+            return gainmap_write.verify(image, path, read(path, image.base.pixels.size))
         if isinstance(image, LinearImage):
             return check_linear(image.pixels, read_floats(path))
         assert isinstance(image, SrgbImage)  # write checked it

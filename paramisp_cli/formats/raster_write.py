@@ -47,9 +47,14 @@ def write(image: Output, path: Path, options: WriteOptions, *, kind: str) -> Non
         pixels = upright(image, kind, options)
     else:
         raise FormatError(f"a RAW image cannot be written as {kind.upper()}: render it first")
-    xmp = image.metadata.xmp and re.sub(rb"(tiff:Orientation(?:=[\"']|>)\s*)[1-8]", rb"\g<1>1", image.metadata.xmp)
+    xmp = image.metadata.xmp and upright_xmp(image.metadata.xmp)
     writer = {"jpeg": _write_jpeg, "png": _write_png, "tiff": _write_tiff}[kind]
     writer(pixels, image.metadata.exif, xmp, path, options)
+
+
+def upright_xmp(packet: bytes) -> bytes:
+    """Return an XMP packet whose orientation, if it has one, is upright."""
+    return re.sub(rb"(tiff:Orientation(?:=[\"']|>)\s*)[1-8]", rb"\g<1>1", packet)
 
 
 def upright(image: SrgbImage, kind: str, options: WriteOptions) -> np.ndarray:
@@ -95,7 +100,7 @@ def _write_jpeg(
 
 
 def encode_jpeg(pixels: np.ndarray, quality: int, chroma_half: bool) -> bytes:
-    """Encode (H, W, 3) uint8 pixels as a JPEG in memory, without metadata, 4:2:0 if ``chroma_half``, else 4:4:4."""
+    """Encode uint8 pixels (H, W, 3) or grey (H, W) as a JPEG in memory, without metadata; chroma is 4:4:4 or 4:2:0."""
     from PIL import Image
 
     stream = io.BytesIO()

@@ -8,6 +8,7 @@ refused: XMP has none, and its entities can grow without limit.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from xml.parsers import expat
 from xml.sax.saxutils import escape, quoteattr
@@ -101,6 +102,25 @@ def merged(packet: bytes | None, event: Event, source_type: str | None = None) -
     after = read(data)  # the edits should be exact for any packet that expat accepts
     if len(after.events) != len(found.events) + 1 or (source_type is not None and after.source_types != [source_type]):
         raise FormatError("its XMP is written in an unknown way")
+    return data
+
+
+def with_properties(packet: bytes | None, namespaces: Mapping[str, str], properties: str) -> bytes:
+    """Return the packet with a description more; None stands for an empty packet. All other bytes stay.
+
+    namespaces  prefix → namespace of ``properties``
+    properties  elements in RDF/XML, such as ``<hdrgm:Version>1.0</hdrgm:Version>``
+
+    Raises FormatError like ``read``.
+    """
+    data = (packet or _EMPTY).rstrip(b"\0")
+    found = read(data)
+    assert found.root is not None
+    declared = "".join(f" xmlns:{prefix}={quoteattr(name)}" for prefix, name in {"rdf": _RDF, **namespaces}.items())
+    description = f"<rdf:Description rdf:about={quoteattr(found.about)}{declared}>\n{properties}</rdf:Description>\n"
+    first, end, text = _inserted(data, found.root, description)
+    data = data[:first] + text + data[end:]
+    read(data)
     return data
 
 

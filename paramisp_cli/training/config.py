@@ -57,6 +57,9 @@ class Recipe:
                     +2 EV and clipping: errors that an edit of the RAW shows
     loss            "common" to all networks, with the terms above; "own": that of the network's authors, without them
     extremes        share of the crops, 0 to 1, that are the one of four with most clipped whites and deep blacks
+    exposures       share of the simulated crops, 0 to below 1, from computed exposures of −3.5 to 2 EV, if the data set
+                    has them (``simulate --with-exposures``): the network learns to render a RAW that was made darker
+                    or brighter, as ``hdr`` does
     lens_shading    "auto": measured on the photographs of one camera, and taken out if that helps; "none"
     architecture    name of the network (``models.names``)
     model           arguments of the network (ablations)
@@ -89,6 +92,7 @@ class Recipe:
     edits: float = 0.0
     loss: str = "common"
     extremes: float = 0.0
+    exposures: float = 0.0
     lens_shading: str = "auto"
     architecture: str = models.names(needs_weights=True)[0]
     model: Mapping[str, Any] = field(default_factory=dict)
@@ -109,6 +113,8 @@ class Recipe:
                 raise ConfigError(f"recipe {self.name}: {key} must be {' or '.join(allowed)}, got {value!r}")
         if not 0 <= self.simulated < 1:
             raise ConfigError(f"recipe {self.name}: simulated must be in [0, 1), got {self.simulated}")
+        if not 0 <= self.exposures < 1:
+            raise ConfigError(f"recipe {self.name}: exposures must be in [0, 1), got {self.exposures}")
         for key, highest in {"random_balance": 1, "shadows": 10, "rmse": 10, "edits": 10, "extremes": 1}.items():
             if not 0 <= (value := getattr(self, key)) <= highest:
                 raise ConfigError(f"recipe {self.name}: {key} must be in [0, {highest}], got {value}")

@@ -53,7 +53,8 @@ def largest_side(item: LoadedPair) -> int:
 class Sampler:
     """Random crops: each camera as often as any other, and each pair of a camera as often as any other.
 
-    Where a data set holds photographs, simulated pairs give the share ``simulated`` of the crops. A pair none of whose
+    Where a data set holds photographs, simulated pairs give the share ``simulated`` of the crops. Where a camera has
+    computed exposures, they give the share ``exposures`` of its crops. A pair none of whose
     regions holds a crop gives none of that size.
     """
 
@@ -65,6 +66,7 @@ class Sampler:
         simulated: float = 0.0,
         random_balance: float = 0.0,
         extremes: float = 0.0,
+        exposures: float = 0.0,
         thumbnail_of: Callable[[LoadedPair, Kind], Tensor | None] = lambda item, kind: None,
     ) -> None:
         """Store the sources; ``params_of`` and ``lens_shading`` are the model's, and the mosaics come without shading.
@@ -73,6 +75,7 @@ class Sampler:
         """
         self.pairs, self.params_of, self.lens_shading = pairs, params_of, lens_shading
         self.simulated, self.random_balance, self.extremes = simulated, random_balance, extremes
+        self.exposures = exposures
         self.thumbnail_of = cache(thumbnail_of)
         self.with_light = any(item.light is not None for item in pairs)
         self._groups: dict[int, list[list[list[LoadedPair]]]] = {}
@@ -101,6 +104,10 @@ class Sampler:
         for _ in range(count):
             cameras = groups[len(groups) > 1 and float(torch.rand(1, generator=generator)) < self.simulated]
             items = cameras[pick(len(cameras))]
+            if exposed := [item for item in items if item.pair.is_exposed]:  # else no number is drawn
+                plain = [item for item in items if not item.pair.is_exposed]
+                bent = not plain or float(torch.rand(1, generator=generator)) < self.exposures
+                items = exposed if bent else plain
             item = items[pick(len(items))]
             fitting = [r for r in item.pair.regions if min(r.height, r.width) >= crop + _SLACK]
             areas = torch.tensor([float(r.height * r.width) for r in fitting])

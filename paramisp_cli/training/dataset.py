@@ -54,6 +54,7 @@ class Pair:
                "refused"
     reason     why a file was refused, or how the pair is aligned
     canonical  parameters of the stored mosaic
+    gain       factor of the light of another simulated shot, of which this is a computed exposure; 1: a shot itself
     """
 
     name: str
@@ -71,6 +72,12 @@ class Pair:
     regions: tuple[Region, ...] = ()
     size: tuple[int, int] = (0, 0)
     source_hash: str = ""
+    gain: float = 1.0
+
+    @property
+    def is_exposed(self) -> bool:
+        """Whether it is a computed exposure of another pair."""
+        return self.gain != 1.0
 
     @property
     def is_simulated(self) -> bool:
@@ -239,12 +246,14 @@ def load(
     *,
     simulated: bool = False,
     light: bool = False,
+    exposures: bool = False,
 ) -> list[LoadedPair]:
     """Load the usable pairs of a data set; raises ConfigError if there is none.
 
     ``camera``: only cameras whose name contains it. ``leave_out``: leave out pairs whose name contains one of these.
     ``simulated``: load simulated pairs beside photographs; a data set without photographs always gives them. ``light``:
-    load the light of simulated pairs, too, where it is stored; it takes 6 bytes a pixel.
+    load the light of simulated pairs, too, where it is stored; it takes 6 bytes a pixel. ``exposures``: load computed
+    exposures of simulated pairs, too.
     """
     chosen = [
         pair
@@ -252,6 +261,7 @@ def load(
         if pair.status != "refused"
         and (camera is None or (pair.camera is not None and camera.lower() in pair.camera.name.lower()))
         and not any(word in pair.name for word in leave_out)
+        and (exposures or not pair.is_exposed)
     ]
     if not chosen:
         of_camera = f" of {camera}" if camera else ""

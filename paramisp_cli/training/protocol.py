@@ -188,6 +188,7 @@ def sampler(trainer: Trainer, pairs: Sequence[LoadedPair]) -> Sampler:
         recipe.simulated,
         recipe.random_balance,
         recipe.extremes,
+        recipe.exposures,
         thumbnail_of,
     )
 

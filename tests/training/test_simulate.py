@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from paramisp_cli import cameras, drawn, errors, isp
+from paramisp_cli.formats import radiance
 from paramisp_cli.models.base import Params
 from paramisp_cli.models.parametric import Parametric
 from paramisp_cli.training import crops, folder
@@ -84,7 +85,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_hdr(tmp_path: Path, rle: bool) -> None:
     pixels = room(32)
     pixels[3, 4:30] = 0
-    read = scenes.read_hdr(write_hdr(tmp_path / "a.hdr", pixels, rle))
+    read = radiance.read(write_hdr(tmp_path / "a.hdr", pixels, rle))
     assert read.dtype == np.float32
     assert read.shape == pixels.shape
     assert (read[3, 4:30] == 0).all()
@@ -98,7 +99,7 @@ def test_hdr_cut_short(tmp_path: Path, rle: bool, kept: float) -> None:
     path = write_hdr(tmp_path / "a.hdr", room(32), rle)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * kept)])
     with pytest.raises(errors.FormatError, match=r"a\.hdr: the file is cut short|a\.hdr: its run-length"):
-        scenes.read_hdr(path)
+        radiance.read(path)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,7 @@ def test_hdr_damaged(tmp_path: Path, old: bytes, new: bytes, said: str) -> None:
     path = write_hdr(tmp_path / "a.hdr", room(16))
     path.write_bytes(path.read_bytes().replace(old, new, 1))
     with pytest.raises(errors.FormatError, match=said) as caught:
-        scenes.read_hdr(path)
+        radiance.read(path)
     assert len(str(caught.value).splitlines()) == 1
 
 

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from paramisp_cli import formats
 from paramisp_cli.errors import FileAccessError, FormatError, InputMissingError
+from paramisp_cli.formats.radiance import read as read_hdr
 from paramisp_cli.mosaic import linear_sites, superpixels
 from paramisp_cli.types import RawImage
 
 SUFFIXES = (".hdr", *formats.RAW_SUFFIXES)
-_MAX_PIXELS = 200_000_000  # a panorama of 20 000 × 10 000; a larger claim is damage or an attack
 _FRAME = 36.0
 """Width of the frame [mm] to which focal lengths refer."""
 _WIDEST = 100.0
@@ -88,80 +88,6 @@ def _detail(radiance: Tensor) -> float:
     around = luminance[height // 3 : height * 2 // 3]  # without the stretched poles
     steps = torch.log2(around + 0.05 * luminance.mean() + 1e-9).diff(dim=1)
     return float(steps.diff(dim=1).abs().mean() / (steps.abs().mean() + 1e-9))
-
-
-# Radiance RGBE (Ward, "Real Pixels", Graphics Gems II) ----------------------------------------------------------------
-
-
-def read_hdr(path: Path) -> np.ndarray:
-    """Read linear RGB (H, W, 3) float32, ≥ 0, of a Radiance picture, flat or run-length encoded, without scaling.
-
-    Raises FormatError if it is damaged, XYZ, or not stored in rows from the top left; OSError if it cannot be read.
-    """
-    data = path.read_bytes()
-    try:
-        height, width, start = _hdr_header(data)
-        rgbe = _hdr_rows(memoryview(data)[start:], height, width)
-    except FormatError as error:
-        raise FormatError(f"{path}: {error}") from error
-    scale = np.ldexp(np.float32(1), rgbe[..., 3].astype(np.int32) - 136)  # exponent + 128, mantissa of 8 bits
-    scale[rgbe[..., 3] == 0] = 0
-    return rgbe[..., :3] * scale[..., None]
-
-
-def _hdr_header(data: bytes) -> tuple[int, int, int]:
-    """Parse (height, width, offset of the first row)."""
-    end = data.find(b"\n\n")
-    if not data.startswith(b"#?") or end < 0:
-        raise FormatError("not a Radiance .hdr picture, or its header is damaged")
-    kinds = [line.removeprefix(b"FORMAT=") for line in data[:end].splitlines() if line.startswith(b"FORMAT=")]
-    if kinds and kinds[-1].strip() != b"32-bit_rle_rgbe":
-        raise FormatError(f"holds {kinds[-1].decode('ascii', 'replace')[:40]}; only 32-bit_rle_rgbe is read")
-    line = data[end + 2 : end + 102].split(b"\n")[0]
-    words = line.split()
-    if len(words) != 4 or words[0] != b"-Y" or words[2] != b"+X" or not (words[1].isdigit() and words[3].isdigit()):
-        raise FormatError(f"its size reads {line.decode('ascii', 'replace')[:40]!r} and not '-Y height +X width'")
-    height, width = int(words[1]), int(words[3])
-    if not 0 < height * width <= _MAX_PIXELS:
-        raise FormatError(f"claims {width}×{height} pixels; the largest size is {_MAX_PIXELS} pixels")
-    return height, width, end + 2 + len(line) + 1
-
-
-def _hdr_rows(data: memoryview, height: int, width: int) -> np.ndarray:
-    """Decode (H, W, 4) uint8: a row is flat, or its four planes are run-length encoded one after the other."""
-    mark = bytes((2, 2, width >> 8 & 255, width & 255))
-    rows, at = np.empty((height, 4 * width), np.uint8), 0
-    for row in rows:
-        if 8 <= width < 32768 and data[at : at + 4] == mark:
-            planes, at = _hdr_planes(data, at + 4, 4 * width)
-            row[:] = np.frombuffer(planes, np.uint8).reshape(4, width).T.ravel()
-            continue
-        if at + 4 * width > len(data):
-            raise FormatError("the file is cut short, or damaged")
-        row[:] = data[at : at + 4 * width]
-        at += 4 * width
-    return rows.reshape(height, width, 4)
-
-
-def _hdr_planes(data: memoryview, at: int, length: int) -> tuple[bytearray, int]:
-    """Unpack ``length`` bytes → (bytes, offset of the end): a count > 128 repeats a byte, else count bytes follow."""
-    out = bytearray()
-    try:
-        while len(out) < length:
-            count = data[at]
-            if count > 128:
-                out += bytes((data[at + 1],)) * (count - 128)
-                at += 2
-            else:
-                out += data[at + 1 : at + 1 + count]
-                at += 1 + count
-                if count == 0:
-                    raise FormatError("its run-length encoding is damaged")
-    except IndexError:
-        raise FormatError("the file is cut short, or damaged") from None
-    if len(out) > length or at > len(data):
-        raise FormatError("its run-length encoding is damaged")
-    return out, at
 
 
 # RAW photographs -----------------------------------------------------------------------------------------------------

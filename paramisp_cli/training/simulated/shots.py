@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from paramisp_cli import cameras, drawn, formats, isp
+from paramisp_cli import mosaic as bayer
 from paramisp_cli.cameras import CameraFacts
 from paramisp_cli.errors import ConfigError, FormatError, ParamispError
 from paramisp_cli.models.base import Params
@@ -46,6 +47,8 @@ _SIZES = (96, 4096)
 _GREY = 0.18
 _CLIPPED = 0.04
 """Share of a view that may clip before the simulated metering exposes less."""
+_EXPOSURES = (-3.5, 2.0)
+"""Range of computed exposures [EV]: that of `hdr`, and a little more."""
 _REDUCTION = 1.0
 """Largest reduction of the exposure [EV]: in a room with windows, the room counts."""
 _SHEET = 60
@@ -59,6 +62,7 @@ class Series:
     """A series of ``count`` shots of ``size`` × ``size`` px with these cameras; raises ConfigError for bad numbers.
 
     ``light``: store with each shot the light on the sensor, without noise (``dataset``); it changes no other value.
+    ``exposures``: store a computed exposure of each shot as a further pair (``exposed``).
     """
 
     count: int
@@ -66,6 +70,7 @@ class Series:
     seed: int
     cameras: tuple[CameraFacts, ...]
     light: bool = False
+    exposures: bool = False
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -141,6 +146,11 @@ def _made(files: Sequence[Path], dataset: Path, series: Series) -> Generator[Pai
                 if pair.status == "refused":
                     break
                 shots.append(pair)
+                if series.exposures and pair.status == "pair":
+                    yield (bent := _exposed_pair(dataset, series, number, pair))
+                    if bent.name not in places:
+                        places[bent.name] = len(pairs)
+                        pairs.append(bent)
     finally:
         write_index(dataset, pairs)
     if shots:
@@ -199,6 +209,45 @@ def shoot(
         source_hash=hashlib.sha256(name.encode()).hexdigest()[:16],
     )
     return pair, mosaic, srgb, _stored(light) if series.light else None
+
+
+def _exposed_pair(dataset: Path, series: Series, number: int, pair: Pair) -> Pair:
+    """Store the computed exposure of a stored shot, unless it is there, and return its pair."""
+    mosaic, _ = read_arrays(dataset, pair)
+    bent, codes, develop = exposed(series, number, pair, mosaic)
+    if not arrays_path(dataset, bent.name).exists():
+        write_arrays(dataset, bent.name, codes, develop())
+    return bent
+
+
+def exposed(
+    series: Series, number: int, pair: Pair, mosaic: np.ndarray
+) -> tuple[Pair, np.ndarray, Callable[[], np.ndarray]]:
+    """Scale the light of a shot by a random gain, and develop it as its camera would.
+
+    Returns (pair, mosaic (H, W) uint16 in all 16 bits, function that makes the picture (H, W, 3) uint8). The noise is
+    the shot's: a RAW that a user makes darker or brighter has no other.
+    """
+    assert pair.canonical is not None
+    assert pair.camera is not None
+    facts = cameras.find(pair.camera)
+    assert facts is not None  # it took the shot
+    gain = float(2 ** np.random.default_rng((_VERSION, series.seed, number, 1)).uniform(*_EXPOSURES))
+    own = pair.canonical
+    light = bayer.linear(mosaic, own.black_level, own.white_level)
+    bayer.expose(light, own.cfa, own.wb_gains, gain)
+    codes = np.rint(light * 65535).astype(np.uint16)
+    params = replace(own, black_level=np.zeros((2, 2)), white_level=65535.0)
+    bent = replace(
+        pair,
+        name=f"{pair.name}-exposed",
+        reason=f"{pair.reason}, exposed by {np.log2(gain):+.1f} EV",
+        canonical=params,
+        source_hash=hashlib.sha256(f"{pair.name}-exposed".encode()).hexdigest()[:16],
+        gain=gain,
+    )
+    own_look = camera.personality(facts.name, series.seed)
+    return bent, codes, lambda: camera.develop(codes, params, pair.optical, own_look)
 
 
 def _stored(light: Tensor) -> np.ndarray:

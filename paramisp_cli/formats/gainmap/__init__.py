@@ -1,4 +1,4 @@
-"""Gain maps in JPEGs: the light above white that a phone stores behind the picture. Read-only, every bound checked.
+"""Gain maps in JPEGs: the light above white that a phone stores behind the picture. Reading checks every bound.
 
 A gain map is a second, small JPEG in the same file. It tells how much brighter than the picture each place of the HDR
 rendition is. Three kinds of metadata describe it, all read here:
@@ -25,25 +25,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from paramisp_cli.errors import FormatError
-from paramisp_cli.formats import exif, icc
-from paramisp_cli.formats.jpeg import exif_block, frame_size, placed_segments, segments
+from paramisp_cli.formats import icc
+from paramisp_cli.formats.gainmap import numbers
+from paramisp_cli.formats.jpeg import frame_size, placed_segments, segments
 from paramisp_cli.formats.raster_read import decode_plain
-from paramisp_cli.formats.tiff import SRATIONAL, Walker
+from paramisp_cli.formats.tiff import Walker
 
 _APP1, _APP2 = 0xE1, 0xE2
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 _MPF = b"MPF\0"
 _ISO = b"urn:iso:std:iso:ts:21496:-1\0"
 _ICC = b"ICC_PROFILE\0"
-_HDRGM = "{http://ns.adobe.com/hdr-gain-map/1.0/}"
 _CONTAINER = "{http://ns.google.com/photos/1.0/container/}"
 _ITEM = "{http://ns.google.com/photos/1.0/container/item/}"
-_RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
-_APPLE_TYPE = "urn:com:apple:photo:2020:aux:hdrgainmap"
 _MOST_PICTURES = 64
 """Most pictures of an index that are read; real files have up to five."""
-_MOST_STOPS = 8.0
-"""Most EV of a gain and of a headroom: displays and phones reach 6, and more would leave the picture too few codes."""
 _LEAST = 0.01
 """Headroom [EV] below which a map holds no highlights."""
 _FINE = 16
@@ -148,8 +144,8 @@ def find(jpeg: bytes, max_pixels: int) -> GainMap | None:
             reason = f"there is no JPEG at byte {start}, where it should begin"
             continue
         blocks = _blocks(second)
-        numbers = _numbers(blocks, jpeg)
-        if numbers is None:
+        facts = numbers.found(blocks, jpeg)
+        if facts is None:
             continue  # a preview, a depth map, the other eye
         if end > len(jpeg):
             raise FormatError(f"the file ends at byte {len(jpeg)}, the gain map at byte {end}: the file is cut short")
@@ -161,7 +157,7 @@ def find(jpeg: bytes, max_pixels: int) -> GainMap | None:
             pixels = decode_plain(second, most)
         except FormatError as error:
             raise FormatError(f"its pixels cannot be read: {error}") from error
-        return _made(numbers, pixels, _space(jpeg, second, numbers))
+        return _made(facts, pixels, _space(jpeg, second, facts))
     if announced:
         raise FormatError(reason)
     return None
@@ -185,10 +181,10 @@ def _index(jpeg: bytes) -> tuple[bool, list[tuple[int, int]]]:
             by_index += _by_index(content[4:], at + 4)
         elif marker == _APP1 and content.startswith(_XMP):
             try:
-                root = _parsed(content[len(_XMP) :])
+                root = numbers.parsed(content[len(_XMP) :])
             except FormatError:
                 continue  # the XMP of a picture may be anything
-            announced = announced or f"{_HDRGM}Version" in _values(root)
+            announced = announced or f"{numbers.HDRGM}Version" in numbers.values_of(root)
             places = list(_by_directory(root, len(jpeg)))
             announced = announced or bool(places)
             by_directory += places
@@ -250,219 +246,26 @@ def _blocks(second: bytes) -> dict[str, bytes]:
     return blocks
 
 
-def _parsed(xmp: bytes) -> ET.Element:
-    """Parse an XMP packet; FormatError if it is damaged, or defines entities (which can grow without bounds)."""
-    if b"<!" in xmp.replace(b"<!--", b""):
-        raise FormatError("its XMP has a document type or CDATA, which XMP does not allow")
-    try:
-        return ET.fromstring(xmp.strip(b"\0 \r\n\t"))
-    except (ET.ParseError, ValueError, LookupError) as error:
-        raise FormatError(f"its XMP is damaged ({error})") from error
-
-
-def _values(root: ET.Element) -> dict[str, list[str]]:
-    """Return the texts of all properties by qualified name: attributes, and elements with their lists (rdf:Seq)."""
-    values: dict[str, list[str]] = {}
-    for element in root.iter():
-        for name, text in element.attrib.items():
-            values.setdefault(name, [text])
-        items = [item.text or "" for item in element.iter(f"{_RDF}li")]
-        values.setdefault(element.tag, items or [element.text or ""])
-    return values
-
-
-# Numbers -------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Numbers:
-    """The metadata of a map: one value, or three, for each field of ``channels`` (log2, gamma, offsets)."""
-
-    kind: str
-    low: tuple[float, ...] = (0.0,)
-    high: tuple[float, ...] = (1.0,)
-    gamma: tuple[float, ...] = (1.0,)
-    base: tuple[float, ...] = (1 / 64,)
-    hdr: tuple[float, ...] = (1 / 64,)
-    stops: tuple[float, float] = (0.0, 1.0)
-    """Headrooms [EV] of the picture and of the HDR rendition."""
-    own_space: bool = False
-    """Whether the gains apply in the colour space of the map's own profile."""
-    apple: bool = False
-
-
-def _numbers(blocks: dict[str, bytes], jpeg: bytes) -> _Numbers | None:
-    """Return the metadata of a second JPEG, None if it is no gain map; FormatError for absurd numbers."""
-    xmp = None
-    if "xmp" in blocks:
-        try:
-            xmp = _values(_parsed(blocks["xmp"]))
-        except FormatError:
-            if "iso" not in blocks and b"hdr-gain-map" in blocks["xmp"]:
-                raise
-    adobe = xmp is not None and f"{_HDRGM}Version" in xmp
-    if len(blocks.get("iso", b"")) > 4:  # the picture's own has versions alone
-        return _checked(_of_iso(blocks["iso"], "Ultra HDR (XMP, ISO 21496-1)" if adobe else "ISO 21496-1"))
-    if xmp is None:
-        return None
-    if adobe:
-        return _checked(_of_xmp(xmp))
-    if [_APPLE_TYPE] in xmp.values():
-        return _checked(_of_apple(xmp, jpeg))
-    return None
-
-
-def _of_xmp(values: dict[str, list[str]]) -> _Numbers:
-    """Read Adobe's XMP (Ultra HDR Image Format 1.1, "HDR gain map metadata")."""
-
-    def numbers(name: str, default: float | None) -> tuple[float, ...]:
-        texts = values.get(_HDRGM + name)
-        if texts is None:
-            if default is None:
-                raise FormatError(f"its XMP has no hdrgm:{name}")
-            return (default,)
-        try:
-            found = tuple(float(text) for text in texts)
-        except ValueError as error:
-            raise FormatError(f"hdrgm:{name} is {', '.join(texts)[:40]!r}, not a number") from error
-        if len(found) not in (1, 3):
-            raise FormatError(f"hdrgm:{name} has {len(found)} numbers instead of 1 or 3")
-        return found
-
-    if values.get(f"{_HDRGM}BaseRenditionIsHDR", [""])[0].strip().lower() == "true":
-        raise FormatError("the picture itself is the HDR rendition, which paramisp does not read")
-    return _Numbers(
-        "Ultra HDR (XMP)",
-        numbers("GainMapMin", 0.0),
-        numbers("GainMapMax", None),
-        numbers("Gamma", 1.0),
-        numbers("OffsetSDR", 1 / 64),
-        numbers("OffsetHDR", 1 / 64),
-        (numbers("HDRCapacityMin", 0.0)[0], numbers("HDRCapacityMax", None)[0]),
-    )
-
-
-_THREE, _BASE_SPACE, _BASE_IS_HDR, _ONE_DENOMINATOR = 0x80, 0x40, 0x04, 0x08
-
-
-def _of_iso(block: bytes, kind: str) -> _Numbers:
-    """Read the binary block of ISO 21496-1 (big-endian)."""
-    try:
-        version, _, flags = struct.unpack(">HHB", block[:5])
-        if version:
-            raise FormatError(f"it needs a reader of version {version} of ISO 21496-1; paramisp reads version 0")
-        if flags & _BASE_IS_HDR:
-            raise FormatError("the picture itself is the HDR rendition, which paramisp does not read")
-        at, common = 5, 0
-        if flags & _ONE_DENOMINATOR:
-            (common,) = struct.unpack(">I", block[5:9])
-            at = 9
-
-        def fraction(letter: str) -> float:
-            nonlocal at
-            size = 4 if common else 8
-            over, under = (*struct.unpack(f">{letter}", block[at : at + 4]), common)
-            if not flags & _ONE_DENOMINATOR:
-                over, under = struct.unpack(f">{letter}I", block[at : at + 8])
-            at += size
-            return over / under if under else math.nan
-
-        if flags & _ONE_DENOMINATOR and not common:
-            raise FormatError("its ISO 21496-1 block has the denominator 0")
-        stops = fraction("I"), fraction("I")
-        channels = [tuple(fraction(letter) for letter in "iiIii") for _ in range(3 if flags & _THREE else 1)]
-    except struct.error as error:
-        raise FormatError(f"its ISO 21496-1 block of {len(block)} bytes is cut short") from error
-    low, high, gamma, base, hdr = zip(*channels, strict=True)
-    return _Numbers(kind, low, high, gamma, base, hdr, stops, own_space=not flags & _BASE_SPACE)
-
-
-def _of_apple(values: dict[str, list[str]], jpeg: bytes) -> _Numbers:
-    """Read Apple's XMP, and the MakerNote of the picture if the XMP tells no headroom."""
-    texts = next((texts for name, texts in values.items() if name.endswith("}HDRGainMapHeadroom")), None)
-    if texts is not None:
-        try:
-            headroom = float(texts[0])
-        except ValueError as error:
-            raise FormatError(f"HDRGainMapHeadroom is {texts[0][:40]!r}, not a number") from error
-        if not (math.isfinite(headroom) and headroom > 0):
-            raise FormatError(f"HDRGainMapHeadroom is {headroom:g}, not a positive number")
-        stops = max(math.log2(headroom), 0.0)
-    else:
-        stops = apple_stops(exif_block(jpeg))
-    return _Numbers("Apple", high=(stops,), base=(0.0,), hdr=(0.0,), stops=(0.0, stops), apple=True)
-
-
-def apple_stops(block: bytes | None) -> float:
-    """Return the headroom [EV] by the tags 33 (HDRHeadroom) and 48 (HDRGain) of Apple's MakerNote in an EXIF block.
-
-    The formula is Apple's ("Applying Apple HDR effect to your photos"). FormatError without the tags.
-    """
-    try:
-        note = exif.parse(block or b"").exif.get(0x927C)
-    except FormatError:
-        note = None
-    if note is None or not note.data.startswith(b"Apple iOS\0"):
-        raise FormatError("its headroom is unknown: the picture has no MakerNote by Apple")
-    # A header of TIFF in place of the first letters: offsets count from the beginning of the note.
-    entries = Walker(b"MM\0*" + struct.pack(">I", 14) + note.data[8:]).ifd(14)[0]
-    found = []
-    for tag in (33, 48):
-        entry = entries.get(tag)
-        value = entry.values()[0] if entry is not None and entry.type == SRATIONAL else math.nan
-        if not math.isfinite(value):
-            raise FormatError(f"its headroom is unknown: tag {tag} of Apple's MakerNote is missing or no number")
-        found.append(float(value))
-    headroom, gain = found
-    if headroom < 1:
-        stops = 1.8 - 20 * gain if gain <= 0.01 else 1.601 - 0.101 * gain
-    else:
-        stops = 3.0 - 70 * gain if gain <= 0.01 else 2.303 - 0.303 * gain
-    return max(stops, 0.0)
-
-
-def _checked(numbers: _Numbers) -> _Numbers:
-    """Return the numbers; FormatError if they make no sense."""
-    names = {"low": "least gain", "high": "greatest gain", "gamma": "gamma", "base": "offset", "hdr": "offset"}
-    for name, label in names.items():
-        for value in getattr(numbers, name):
-            if not math.isfinite(value):
-                raise FormatError(f"its {label} is {value:g}, not a number that can be used")
-    for label, value in zip(("headroom of the picture", "headroom"), numbers.stops, strict=True):
-        if not math.isfinite(value) or not 0 <= value <= _MOST_STOPS:
-            raise FormatError(f"its {label} is {value:g} EV, not between 0 and {_MOST_STOPS:g}")
-    if max(map(abs, (*numbers.low, *numbers.high))) > _MOST_STOPS:
-        raise FormatError(f"its gains reach {max(numbers.high):g} EV, more than the {_MOST_STOPS:g} of any display")
-    if min(numbers.gamma) < 1e-3 or max(numbers.gamma) > 1e3:
-        raise FormatError(f"its gamma is {min(numbers.gamma):g}, not between 0.001 and 1000")
-    if max(map(abs, (*numbers.base, *numbers.hdr))) > 1:
-        raise FormatError("its offsets are above 1, the picture's white")
-    lows, highs = (np.broadcast_to(np.asarray(values), 3) for values in (numbers.low, numbers.high))
-    if (lows > highs).any():
-        raise FormatError(f"its least gain, {max(numbers.low):g} EV, is above its greatest, {min(numbers.high):g} EV")
-    return numbers
-
-
-def _space(jpeg: bytes, second: bytes, numbers: _Numbers) -> np.ndarray:
+def _space(jpeg: bytes, second: bytes, facts: numbers.Numbers) -> np.ndarray:
     """Return (3, 3) linear RGB in which the gains apply → linear sRGB: the picture's space, or the map's own."""
-    return icc.to_srgb_matrix(_blocks(second if numbers.own_space else jpeg).get("icc"))
+    return icc.to_srgb_matrix(_blocks(second if facts.own_space else jpeg).get("icc"))
 
 
-def _made(numbers: _Numbers, pixels: np.ndarray, to_srgb: np.ndarray) -> GainMap:
+def _made(facts: numbers.Numbers, pixels: np.ndarray, to_srgb: np.ndarray) -> GainMap:
     """Make the map from checked numbers and decoded pixels."""
     if pixels.ndim == 3 and (pixels[..., :1] == pixels).all():
         pixels = pixels[..., 0]  # a grey map in three channels
     code = np.linspace(0, 1, 255 * _FINE + 1)
-    if numbers.apple:
+    if facts.apple:
         decoded = np.where(code < 0.081, code / 4.5, ((code + 0.099) / 1.099) ** (1 / 0.45))  # Rec. 709
-        table = (1 + (2.0 ** numbers.high[0] - 1) * decoded)[None]
+        table = (1 + (2.0 ** facts.high[0] - 1) * decoded)[None]
     else:
-        triples = zip(*np.broadcast_arrays(numbers.low, numbers.high, numbers.gamma), strict=True)
+        triples = zip(*np.broadcast_arrays(facts.low, facts.high, facts.gamma), strict=True)
         table = np.array([2.0 ** (code ** (1 / gamma) * (high - low) + low) for low, high, gamma in triples])
-    offsets = np.array(np.broadcast_arrays(numbers.base, numbers.hdr))
+    offsets = np.array(np.broadcast_arrays(facts.base, facts.hdr))
     if (table == table[:1]).all() and (offsets == offsets[:, :1]).all():
         table, offsets = table[:1], offsets[:, :1]  # equal numbers for all channels
-    headroom = min(numbers.stops[1] - numbers.stops[0], max(numbers.high))
+    headroom = min(facts.stops[1] - facts.stops[0], max(facts.high))
     return GainMap(
-        numbers.kind, np.ascontiguousarray(pixels), table.astype(np.float32), offsets, max(headroom, 0.0), to_srgb
+        facts.kind, np.ascontiguousarray(pixels), table.astype(np.float32), offsets, max(headroom, 0.0), to_srgb
     )
