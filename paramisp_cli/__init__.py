@@ -14,7 +14,7 @@ from importlib import import_module as _import_module
 __version__ = "0.1.0"
 
 if _typing.TYPE_CHECKING:
-    from paramisp_cli.convert import render, unprocess
+    from paramisp_cli.convert import render, transfer, unprocess
     from paramisp_cli.errors import (
         ConfigError,
         FileAccessError,
@@ -66,6 +66,7 @@ _HOME = {
     "load_model": "weights",
     "read": "formats",
     "render": "convert",
+    "transfer": "convert",
     "unprocess": "convert",
     "write": "formats",
 }
@@ -95,6 +96,7 @@ __all__ = [
     "load_model",
     "read",
     "render",
+    "transfer",
     "unprocess",
     "write",
 ]
