@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 
 if _typing.TYPE_CHECKING:
     from paramisp_cli.apps.hdr import hdr
-    from paramisp_cli.convert import render, unprocess
+    from paramisp_cli.convert import render, transfer, unprocess
     from paramisp_cli.errors import (
         ConfigError,
         FileAccessError,
@@ -70,6 +70,7 @@ _HOME = {
     "load_model": "weights",
     "read": "formats",
     "render": "convert",
+    "transfer": "convert",
     "unprocess": "convert",
     "write": "formats",
 }
@@ -101,6 +102,7 @@ __all__ = [
     "load_model",
     "read",
     "render",
+    "transfer",
     "unprocess",
     "write",
 ]

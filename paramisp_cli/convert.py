@@ -1,4 +1,4 @@
-"""The library's ``unprocess`` and ``render``, from a file, image, array, tensor or PIL picture to an image."""
+"""The library's ``unprocess``, ``render`` and ``transfer``, from a file, image, array, tensor or PIL picture."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from paramisp_cli import arrays, make_picture, make_raw, make_transfer, parameters, sources
-from paramisp_cli.errors import ConfigError, FormatError, MetadataError
+from paramisp_cli.errors import ConfigError, FormatError, MetadataError, ParamispError
 from paramisp_cli.formats import raster
 from paramisp_cli.machine import runner_of, runs_on_onnx
 from paramisp_cli.parameters import CAMERA_LOOK, Conversion, Settings
@@ -117,6 +117,30 @@ def render(
     result = run(raw, prepare(raw, parameters.complete(raw, settings), settings), settings)
     assert isinstance(result, SrgbImage | LinearImage)
     return result
+
+
+def transfer(
+    source: str | os.PathLike[str] | RawImage | SrgbImage, settings: Settings
+) -> RawImage | SrgbImage | LinearImage:
+    """Turn a RAW into the RAW that the camera ``settings.to`` would have recorded, or a picture into its picture.
+
+    source       a path, a ``RawImage`` or an ``SrgbImage``
+
+    The result of a RAW has the other camera's colour matrix and neutral, and the settings and the camera of the shot;
+    ``colours_of`` names the other camera. Raises ConfigError without ``to`` or for one that is not known, WeightsError
+    for the picture of a camera without render weights, and otherwise a ParamispError that names the file.
+    """
+    if settings.to is None:
+        raise ConfigError("transfer needs `to`, the other camera")
+    if isinstance(source, RawImage | SrgbImage):
+        return run(source, make_transfer.complete(source, settings), settings)
+    if not isinstance(source, str | os.PathLike):
+        raise ConfigError(f"transfer takes a path, a RawImage or an SrgbImage, got {type(source).__name__}")
+    image = parameters.read(Path(source), settings)
+    try:
+        return run(image, make_transfer.complete(image, settings), settings)
+    except ParamispError as error:
+        raise error.named(source) from error
 
 
 # --- conversion -------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ def is_free_of_torch(conversion: Conversion, settings: Settings) -> bool:
     """Tell whether a conversion runs in numpy: a look, a RAW given back, a gain map, another camera's
     RAW, the parametric model on a CPU.
     """
-    if conversion.direction == Direction.TRANSFER:
+    if conversion.direction == Direction.TRANSFER and conversion.checkpoint is None:
         return True
     if conversion.rendition is not None or conversion.kept_raw is not None:
         return True

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from paramisp_cli import make_picture, make_raw, mosaic, parameters, target, weights
-from paramisp_cli.errors import MetadataError, WeightsError
+from paramisp_cli import cameras, make_picture, make_raw, mosaic, onnx_runner, parameters, target, weights
+from paramisp_cli.errors import ConfigError, MetadataError, WeightsError
 from paramisp_cli.formats import exif, provenance
-from paramisp_cli.machine import facts_of
+from paramisp_cli.machine import facts_of, runner_of
 from paramisp_cli.parameters import Conversion, Settings
 from paramisp_cli.rendition import transfer
-from paramisp_cli.types import Direction, LinearImage, RawImage, SrgbImage
+from paramisp_cli.types import Camera, Direction, LinearImage, RawImage, SrgbImage
 
 Progress = Callable[[float], None]
 
@@ -38,10 +40,19 @@ def complete(image: SrgbImage | RawImage, settings: Settings) -> Conversion:
     if is_raw and not has_matrix and not target.is_same(other, camera):
         shown = camera.name if camera else "its camera, which it does not name,"
         raise MetadataError(f"no colour matrix of {shown} is known; pass `camera` or `like`")
-    transform, notices = target.transform(other, camera, canonical, settings.method)
+    by_network = isinstance(image, RawImage) and settings.weights is not None
+    transform, notices = target.transform(
+        other, camera, canonical, "conditioned" if by_network else settings.method
+    )  # fmt: skip
     notices = (*conversion.notices, *notices)
     if isinstance(image, RawImage):
         same = target.is_same(other, camera)
+        if by_network and not same:
+            path = _network(image, camera, other, settings)
+            return replace(
+                conversion, direction=Direction.TRANSFER, architecture=weights.architecture_of(path), checkpoint=path,
+                origin={**origin, "model": "--weights"}, notices=notices, target=other, transform=transform,
+            )  # fmt: skip
         name = "identity" if same else settings.method
         origin["model"] = "the camera itself" if same else "--method"
         return replace(
@@ -56,6 +67,25 @@ def complete(image: SrgbImage | RawImage, settings: Settings) -> Conversion:
             "have weights; pass `weights`)"
         )
     return replace(conversion, notices=notices, target=other, transform=transform, rendering=checkpoint.path)
+
+
+def _network(raw: RawImage, camera: Camera | None, other: target.Target, settings: Settings) -> Path:
+    """Return the checkpoint of the setting ``weights``; raises WeightsError unless it is for these two cameras."""
+    if raw.linear is not None or settings.target_cfa:
+        what = "a RAW of three colours a pixel" if raw.linear is not None else "the other camera's filters"
+        raise ConfigError(f"`weights`: a network gives no {what}; leave it out")
+    found = weights.find(None, Direction.TRANSFER, None, settings.weights, generic=False)
+    assert found is not None  # `find` raises for a checkpoint that it does not find
+    header = weights.info(found.path)
+    try:
+        pair = [header["camera"], json.loads(header["training"])["to"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{found.path} (`weights`) does not state its two cameras") from error
+    own = [cameras.find_by_name(str(name)) for name in pair]
+    if own[0] is None or own[0] is not cameras.find(camera) or own[1] is None or own[1] is not other.facts:
+        shown = camera.name if camera else "an unknown camera"
+        raise WeightsError(f"{found.path} (`weights`) is for {' to '.join(pair)}, not for {shown} to {other.name}")
+    return found.path
 
 
 def of_raw(raw: RawImage, conversion: Conversion, settings: Settings, progress: Progress | None) -> RawImage:
@@ -81,7 +111,13 @@ def of_raw(raw: RawImage, conversion: Conversion, settings: Settings, progress: 
         notices = (*notices, f"is by {other.name} itself: the samples do not change")
     else:
         dtype: type[np.generic] = np.float32 if settings.bit_depth == 32 else np.uint16
-        raw = transfer.transferred(raw, transform, cfa, gain=2.0**exposure, dtype=dtype, progress=progress)
+        if conversion.checkpoint is None:
+            raw = transfer.transferred(raw, transform, cfa, gain=2.0**exposure, dtype=dtype, progress=progress)
+        else:
+            runner = runner_of(conversion, settings, progress=progress)
+            assert not isinstance(runner, onnx_runner.OnnxRunner)  # it has `fast` alone
+            light, _ = runner.transfer(raw.mosaic, raw.canonical, conversion.optical)
+            raw = transfer.with_samples(raw, transform, light, gain=2.0**exposure, dtype=dtype)
         raw = replace(raw, canonical=replace(raw.canonical, color_matrix=other.color_matrix))
         origin |= dict.fromkeys(("black_level", "white_level"), "16 bits, with room below black for noise")
         origin |= {"color_matrix": other.origin, "wb": f"of {other.name} in the light of the shot"}
@@ -127,7 +163,7 @@ def of_picture(
     raw = make_raw.unprocessed(image, replace(conversion, target=None), own, _part(progress, 0, 0.5))
     seen = of_raw(
         raw,
-        replace(conversion, canonical=raw.canonical, notices=raw.notes),
+        replace(conversion, canonical=raw.canonical, notices=raw.notes, architecture=settings.method, checkpoint=None),
         replace(settings, bit_depth=32, target_cfa=True),
         None,
     )

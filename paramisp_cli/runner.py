@@ -221,6 +221,21 @@ class Runner:
         self.run(params, (height, width), self._linear(mosaic, canonical), sink)
         return result
 
+    def transfer(
+        self, mosaic: np.ndarray, canonical: CanonicalParams, optical: OpticalParams
+    ) -> tuple[np.ndarray, str]:
+        """Run the model over a mosaic; return another camera's, (H, W) float32, linear, and the memory plan used.
+
+        mosaic    as for ``render``
+        """
+        out = np.empty(mosaic.shape, np.float32)
+
+        def sink(top: int, strip: Tensor) -> None:
+            out[top : top + strip.shape[2]] = devices.codes_from(strip[0, 0], out.dtype)
+
+        params, (height, width) = self.model.params_of(canonical, optical), mosaic.shape
+        return out, self.run(params, (height, width), self._linear(mosaic, canonical), sink)
+
     def _linear(self, mosaic: np.ndarray, canonical: CanonicalParams) -> Source:
         """Return the source of a mosaic's rows, linear, black 0, white 1."""
         black = torch.tensor(canonical.black_level, dtype=torch.float32, device=self.device)

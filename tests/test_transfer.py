@@ -191,6 +191,19 @@ def test_three_colours_a_pixel() -> None:
     assert np.abs(light - image @ matrix.T).max() < 1e-4
 
 
+def test_the_library(tmp_path: Path) -> None:
+    raw = flat(colours())
+    paramisp.write(raw, tmp_path / "a.dng")
+    settings = Settings(to=B)
+    one = paramisp.transfer(tmp_path / "a.dng", settings)
+    assert np.array_equal(one.mosaic, transferred(paramisp.read(tmp_path / "a.dng")).mosaic)
+    assert np.array_equal(one.mosaic, paramisp.transfer(raw, settings).mosaic)
+    with pytest.raises(paramisp.ConfigError, match="needs `to`"):
+        paramisp.transfer(raw, Settings())
+    with pytest.raises(paramisp.ConfigError, match="got ndarray"):
+        paramisp.transfer(raw.mosaic, settings)
+
+
 # --- the methods on spectra -------------------------------------------------------------------------------------------
 
 

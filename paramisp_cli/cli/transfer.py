@@ -98,8 +98,6 @@ def transfer(
     of_pictures = _takes_pictures(inputs, recursive=batch.recursive)
     if of_pictures and (exposure is not None or cfa != "keep"):
         fail_usage(f"{'--exposure' if exposure is not None else '--cfa target'}: for RAW files; leave it out")
-    if not of_pictures and weights is not None:
-        fail_usage("--weights: for pictures, which the other camera's weights render; leave it out")
     # No profile: its curve would replace the look that a reader has for RAW files.
     options = WriteOptions(compression=compression, profile="adobe", embed_jpeg=False, quality=quality, verify=verify)
     try:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from paramisp_cli.mosaic import sampled
+from paramisp_cli.mosaic import linear, sampled
 from paramisp_cli.rendition.bands import Progress, in_bands
 from paramisp_cli.rendition.develop import SITES, colour_planes, demosaiced, site_planes
 from paramisp_cli.types import RawImage
@@ -108,7 +108,7 @@ def transferred(
     is more, after white balance, so that highlights stay neutral. A pixel of which all colours clip becomes white.
     """
     top = saturation(raw)
-    linear = np.empty((*raw.mosaic.shape, 3), dtype) if raw.linear is not None else None
+    picture = np.empty((*raw.mosaic.shape, 3), dtype) if raw.linear is not None else None
     mosaic = np.empty(raw.mosaic.shape, dtype)
 
     def work(first: int, last: int) -> None:
@@ -121,12 +121,12 @@ def transferred(
                     colours = colour_planes(raw, raw.linear[2 * first + y : 2 * last : 2, x::2], balanced=False)
                 lifted, white = _without_clipping(colours, transform.neutral_a, top)
                 rows, columns = slice(2 * first + y, 2 * last, 2), slice(x, None, 2)
-                if linear is None:
+                if picture is None:
                     channel = "RGB".index(cfa[2 * y + x])
                     mosaic[rows, columns] = _codes(transform, lifted, white, channel, gain, dtype)
                 else:
                     for channel in range(3):
-                        linear[rows, columns, channel] = _codes(transform, lifted, white, channel, gain, dtype)
+                        picture[rows, columns, channel] = _codes(transform, lifted, white, channel, gain, dtype)
 
     in_bands(work, raw.mosaic.shape[0] // 2, max(SITES // (raw.mosaic.shape[1] // 2), 1), threads, progress)
     black, level = (BLACK, WHITE) if dtype == np.uint16 else (0, 1)
@@ -134,9 +134,42 @@ def transferred(
         raw.canonical, cfa=cfa, black_level=np.full((2, 2), float(black)), white_level=level,
         as_shot_neutral=transform.neutral_b,
     )  # fmt: skip
-    samples = mosaic if linear is None else sampled(linear, cfa)
+    samples = mosaic if picture is None else sampled(picture, cfa)
     noise = None if raw.noise_profile is None else noise_of(raw.noise_profile, transform, gain)
-    return replace(raw, mosaic=samples, linear=linear, canonical=canonical, noise_profile=noise)
+    return replace(raw, mosaic=samples, linear=picture, canonical=canonical, noise_profile=noise)
+
+
+def with_samples(
+    raw: RawImage, transform: Transform, light: np.ndarray, *, gain: float = 1.0, dtype: type[np.generic] = np.uint16
+) -> RawImage:
+    """Return the RAW with samples that a network computed (H, W), linear; levels and parameters as ``transferred``.
+
+    A network has not learned clipping: where samples clip, ``transform`` replaces it, with a soft border.
+    """
+    closed = transferred(raw, transform, raw.canonical.cfa, gain=gain, dtype=np.float32)
+    share = _clipped_share(raw)
+    light = np.clip(light * np.float32(gain), 0 if dtype != np.uint16 else -BLACK / (WHITE - BLACK), 1)
+    light = light + share * (closed.mosaic - light)
+    if dtype != np.uint16:
+        return replace(closed, mosaic=light.astype(dtype))
+    codes = np.clip(np.rint(light * np.float32(WHITE - BLACK) + np.float32(BLACK)), 0, WHITE).astype(np.uint16)
+    canonical = replace(closed.canonical, black_level=np.full((2, 2), float(BLACK)), white_level=WHITE)
+    return replace(closed, mosaic=codes, canonical=canonical)
+
+
+def _clipped_share(raw: RawImage) -> np.ndarray:
+    """Return 1 within 4 pixels of a clipped sample, falling to 0 over 4 more: (H, W) float32."""
+    samples = raw.mosaic
+    if samples.dtype == np.uint16:
+        samples = linear(samples, raw.canonical.black_level, raw.canonical.white_level)
+    clipped = (samples > _CLIPS[0] * saturation(raw)).astype(np.float32)
+    for axis in (0, 1):
+        padded = np.pad(clipped, [(6, 6) if number == axis else (0, 0) for number in (0, 1)], mode="edge")
+        clipped = np.lib.stride_tricks.sliding_window_view(padded, 13, axis).max(-1)
+    for axis in (0, 1):
+        padded = np.pad(clipped, [(2, 2) if number == axis else (0, 0) for number in (0, 1)], mode="edge")
+        clipped = np.lib.stride_tricks.sliding_window_view(padded, 5, axis).mean(-1, dtype=np.float32)
+    return clipped
 
 
 def _without_clipping(camera: np.ndarray, neutral: np.ndarray, top: float) -> tuple[np.ndarray, np.ndarray]:
@@ -167,8 +200,8 @@ def _codes(
     light *= np.float32(transform.neutral_b[channel] * gain)
     light += white * np.maximum(1 - light, 0)
     if dtype != np.uint16:
-        linear: np.ndarray = np.clip(light, 0, 1).astype(dtype)
-        return linear
+        clipped: np.ndarray = np.clip(light, 0, 1).astype(dtype)
+        return clipped
     light *= np.float32(WHITE - BLACK)
     light += np.float32(BLACK)
     codes: np.ndarray = np.clip(np.rint(light), 0, WHITE).astype(np.uint16)

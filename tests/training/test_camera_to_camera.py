@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import paramisp_cli as paramisp
-from paramisp_cli import checkpoint, mosaic
+from paramisp_cli import cameras, checkpoint, convert, make_transfer, mosaic
 from paramisp_cli.cameras import spectra
 from paramisp_cli.models import splines
 from paramisp_cli.models.base import Params
@@ -215,6 +215,29 @@ def test_a_short_training_improves_the_closed_form(dataset: Path, tmp_path: Path
         transfer.load(path, replace(series, a=B, b=A))
 
 
+def raw_of_a(path: Path) -> Path:
+    """Write a RAW of camera A, 128 × 64, clipped in its lower half, and beside it camera B's by the closed form."""
+    matrix = spectral_facts().color_matrix
+    neutral = spectra.neutral(spectral.sensor(A).sensitivity, spectra.daylight(5200))
+    canonical = paramisp.CanonicalParams("RGGB", np.full((2, 2), 512.0), 15871, neutral, matrix)
+    rows = np.where(np.arange(128) < 80, np.linspace(0.1, 0.4, 128), 3)[:, None, None]
+    camera = np.minimum(rows * neutral * np.linspace(0.8, 1.2, 64)[:, None], 1)
+    codes = np.rint(camera * 15359 + 512).astype(np.uint16)
+    raw = paramisp.RawImage(mosaic.sampled(codes, "RGGB"), canonical, camera=paramisp.Camera("SONY", "ILCE-7RM3"))
+    paramisp.write(raw, path, paramisp.WriteOptions(profile="adobe"))
+    settings = paramisp.Settings(to=B, method="conditioned")
+    closed = convert.run(raw, make_transfer.complete(raw, settings), settings)
+    paramisp.write(closed, path.with_name("closed.dng"), paramisp.WriteOptions(profile="adobe"))
+    return path
+
+
+def spectral_facts() -> cameras.CameraFacts:
+    """Return the table's facts of camera A."""
+    facts = cameras.find_by_name(A)
+    assert facts is not None
+    return facts
+
+
 @pytest.mark.slow
 def test_the_commands(dataset: Path, tmp_path: Path) -> None:
     def run(*words: object) -> subprocess.CompletedProcess[str]:
@@ -232,6 +255,23 @@ def test_the_commands(dataset: Path, tmp_path: Path) -> None:
     told = run("evaluate", out, "--direction", "transfer", "--weights", trained.stdout.strip())
     assert told.returncode == 0, told.stderr
     assert "| network `sony-ilce-7rm3-to-canon-eos-5d-mark-iv` |" in told.stdout
+    shot = raw_of_a(tmp_path / "shot.dng")
+    path = trained.stdout.strip()
+    done = run("transfer", shot, "--to", B, "--weights", path, "--json")
+    assert done.returncode == 0, done.stderr
+    told_so = json.loads(done.stdout)
+    assert (told_so["model"], told_so["to"], Path(told_so["weights"]).name) == ("splines", B, Path(path).name)
+    own, closed = (paramisp.read(tmp_path / name) for name in ("shot-canon-eos-5d-mark-iv.dng", "closed.dng"))
+    assert np.abs(own.mosaic[:64].astype(int) - closed.mosaic[:64]).max() < 600  # two steps from the closed form
+    assert np.array_equal(own.mosaic[96:], closed.mosaic[96:])  # clipped: the closed form itself
+    assert np.array_equal(own.canonical.as_shot_neutral, closed.canonical.as_shot_neutral)
+    for words, text in (
+        (("--to", "Nikon D850"), "not for SONY ILCE-7RM3 to Nikon D850"),
+        (("--to", B, "--cfa", "target"), "leave it out"),
+    ):
+        refused = run("transfer", shot, *words, "--weights", path)
+        assert refused.returncode in (2, 8)
+        assert text in refused.stderr
     for words, text in (
         (("simulate", tmp_path, "--spectral", "--camera", A, "-o", tmp_path / "x"), "takes two cameras"),
         (("train", out, "--direction", "render", "--steps", 3, "-o", tmp_path / "y"), "--steps"),
