@@ -238,3 +238,38 @@ def test_a_dry_run_writes_nothing(paramisp, files, changing):
     code, out, _ = paramisp(*command(changing, files / "a.jpg", "--dry-run"))
     assert (code, out) == (0, [str(files / "a-deblurred.jpg")])
     assert not (files / "a-deblurred.jpg").exists()
+
+
+# The shipped weights --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_shipped_weights_bring_a_shaken_mosaic_nearer_to_the_sharp_one():
+    from paramisp_cli.training.measure.metrics import psnr
+    from paramisp_cli.training.simulated import scenes, shaken, shots
+
+    grain = torch.rand(3, 90, 110, generator=torch.Generator().manual_seed(0)) ** 2
+    smooth = torch.nn.functional.interpolate(grain[None], scale_factor=4, mode="bicubic")[0].clamp(0)
+    scene = scenes.Scene(smooth, False)
+    facts = shots.pick_cameras(["Nikon D90"])[0]
+    gains = []
+    for seed in range(4):
+        taken = shaken.take(scene, facts, 128, 3.0, np.random.default_rng(seed))
+        seen, sharp = taken.mosaics()
+        profile = facts.noise_profile(taken.optical.iso)
+        raw = RawImage(np.ascontiguousarray(seen), taken.canonical, taken.optical, noise_profile=profile)
+        made = deblur.deblur(raw, Settings(), deblur.Choices(mask_saturated=False)).image.mosaic
+        gains.append(psnr(made.clip(0, 1), sharp) - psnr(seen.clip(0, 1), sharp))
+    assert min(gains) > 0
+    assert np.mean(gains) > 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["Canon_PowerShot_G6_IMG_0002.JPG", "Olympus_C-3000_PA250003.JPG"])
+def test_a_sharp_photograph_is_unharmed(shared, name, tmp_path):
+    image = formats.read(shared / "jpegs" / name)
+    made = deblur.deblur(image, Settings(model="parametric")).image
+    formats.write(made, tmp_path / "out.jpg", formats.WriteOptions(quality=98))
+    for after in (made.pixels, formats.read(tmp_path / "out.jpg").pixels):
+        error = np.mean(np.square(after - image.pixels.astype(float)))
+        assert 10 * np.log10(255**2 / error) > 45
