@@ -35,7 +35,7 @@ README, OPTIONS = MARKDOWN["README.md"], MARKDOWN["docs/options.md"]
 EXAMPLES = [name for name in PROSE if name == "README.md" or name.startswith("docs/")]
 RUNS = "<!-- runs -->\n"
 COMMANDS = (
-    "unprocess", "render", "inspect", "cameras", "weights list", "weights info", "weights verify", "weights import",
+    "unprocess", "render", "hdr", "inspect", "cameras", "weights list", "weights info", "weights verify", "weights import",
     "weights export", "doctor", "fit", "pairs", "simulate", "train", "evaluate",
 )  # fmt: skip
 FOREIGN = ("pytest", "python ", "python3 ", "make", "pip ", "uv ", "find ", "ruff", "parallel ")
@@ -234,7 +234,7 @@ def test_each_example_uses_its_commands_own_options(helps: dict[str, str]) -> No
             name = " ".join(words[: 2 if words[0] == "weights" else 1])
             assert options(" ".join(words)) <= options(helps[name]), f"{document}: {line}"
             seen.add(name)
-    assert seen >= {"unprocess", "render", "inspect", "pairs", "train", "evaluate", "simulate", "weights import"}
+    assert seen >= {"unprocess", "render", "hdr", "inspect", "pairs", "train", "evaluate", "simulate", "weights import"}
 
 
 def test_commands_of_scripts_exist() -> None:
