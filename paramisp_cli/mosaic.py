@@ -87,7 +87,7 @@ def of_mosaics(mosaics: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def expose(light: np.ndarray, cfa: str | None, wb_gains: np.ndarray, gain: float) -> None:
-    """Make linear light, in place, what a sensor would have seen with ``gain`` times the light: clipped to [0, 1].
+    """Multiply linear light by ``gain``, in place, and clip it to [0, 1], as a sensor would with so much more light.
 
     ``light`` is a mosaic (H, W) with a ``cfa``, or three colours a pixel (H, W, 3) without one; float32, black 0, white
     1. In a darker exposure the channels are first clipped where green clips: a blown highlight is grey there, and not

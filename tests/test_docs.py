@@ -35,7 +35,7 @@ README, OPTIONS = MARKDOWN["README.md"], MARKDOWN["docs/options.md"]
 EXAMPLES = [name for name in PROSE if name == "README.md" or name.startswith("docs/")]
 RUNS = "<!-- runs -->\n"
 COMMANDS = (
-    "unprocess", "render", "transfer", "inspect", "cameras", "weights list", "weights info", "weights verify",
+    "unprocess", "render", "transfer", "hdr", "inspect", "cameras", "weights list", "weights info", "weights verify",
     "weights import", "weights export", "doctor", "deblur", "blur-dataset", "synth", "fit", "pairs", "simulate",
     "train", "evaluate",
 )  # fmt: skip
@@ -235,7 +235,7 @@ def test_each_example_uses_its_commands_own_options(helps: dict[str, str]) -> No
             name = " ".join(words[: 2 if words[0] == "weights" else 1])
             assert options(" ".join(words)) <= options(helps[name]), f"{document}: {line}"
             seen.add(name)
-    assert seen >= {"unprocess", "render", "inspect", "pairs", "train", "evaluate", "simulate", "weights import"}
+    assert seen >= {"unprocess", "render", "hdr", "inspect", "pairs", "train", "evaluate", "simulate", "weights import"}
 
 
 def test_commands_of_scripts_exist() -> None:

@@ -62,7 +62,7 @@ CLI = {
 # Files in one folder that others beside them may import: exif and base serve all formats, base and regions all models;
 # a package's __init__ is its registry.
 SHARED = {
-    "apps": {"fusion"},
+    "apps": {"brightness", "fusion"},
     "batch": {"find", "run"},
     "cli": set(CLI),
     "rendition": {"bands", "form", "prior", "fit", "apply", "preview", "look", "develop"},

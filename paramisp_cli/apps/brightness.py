@@ -21,7 +21,7 @@ _OFFSET = 1 / 64
 _RISE = (0.18, 0.5)
 """Luminance of the picture from which the gain begins to count, and from which it counts in full.
 
-Middle grey and darker tones stay as they are: there a tone curve adds contrast, which a gain map would take away.
+Middle grey and darker tones do not change: there a tone curve adds contrast, which a gain map would take away.
 """
 _MOST = 3.0
 """Greatest gain [EV] of a map."""
@@ -64,7 +64,7 @@ def gain_map(light: np.ndarray, shown: np.ndarray, scale: float) -> tuple[np.nda
     """Return (codes (h, w) uint8, EV of the code 255) of the map from a picture to light; 0 EV if there is no gain.
 
     ``light`` (H, W, 3), times ``scale``, and ``shown`` (H, W, 3) are as for ``scale_between``. The map has a half or a
-    quarter of the picture's side. It never darkens, and it is smooth but for the picture's edges.
+    quarter of the picture's side. It never darkens, and it is smooth between the picture's edges.
     """
     height, width = shown.shape[:2]
     factor = 4 if height * width > _LARGE else 2
@@ -103,7 +103,7 @@ def _means(plane: np.ndarray, factor: int) -> np.ndarray:
 
 
 def guided(values: np.ndarray, guide: np.ndarray, radius: int, edge: float) -> np.ndarray:
-    """Smooth (h, w) float32 but for the edges of a guide (h, w) (He, Sun, Tang, "Guided Image Filtering", 2010).
+    """Smooth (h, w) float32 between the edges of a guide (h, w) (He, Sun, Tang, "Guided Image Filtering", 2010).
 
     ``edge`` is the variance of the guide from which a place counts as an edge.
     """

@@ -106,8 +106,8 @@ def hdr(
 ) -> None:
     """Make HDR results of single photographs: darker and brighter exposures are computed and fused.
 
-    Shadows and compressed highlights open up. A JPEG gives no new highlights: what is blown stays blown, at every
-    exposure. A RAW file, or a phone's gain map, has highlights of its own.
+    Shadows and compressed highlights open up. A JPEG gives no new highlights: a blown place stays blown, at
+    every exposure. A RAW file, or a phone's gain map, has highlights of its own.
     """
     from paramisp_cli.formats import WriteOptions
 

@@ -56,7 +56,7 @@ def encoded(pixels: np.ndarray) -> np.ndarray:
 
 
 def _packed(values: np.ndarray) -> bytes:
-    """Run-length encode (n,) uint8: a count above 128 repeats one byte, a smaller count precedes literal bytes."""
+    """Encode runs of (n,) uint8: a count above 128 repeats one byte, a smaller count precedes literal bytes."""
     starts = np.flatnonzero(np.diff(values, prepend=int(values[0]) ^ 1))
     lengths = np.diff(starts, append=len(values))
     long = lengths >= 4  # a shorter run costs more than it saves

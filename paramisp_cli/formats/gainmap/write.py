@@ -83,8 +83,8 @@ def coded(jpeg: bytes) -> bytes:
 def assembled(jpeg: bytes, codes: np.ndarray, stops: float, packet: bytes | None) -> tuple[bytes, tuple[str, ...]]:
     """Return (the file's bytes, notices) of a picture's JPEG with a gain map.
 
-    jpeg    bytes of the picture's JPEG: of its segments only XMP, MPF and ISO 21496-1 are replaced; what follows the
-            picture is left out
+    jpeg    bytes of the picture's JPEG: of its segments only XMP, MPF and ISO 21496-1 are replaced; bytes behind the
+            picture are left out
     codes   (h, w) uint8, stops: EV of the code 255, as in ``HdrImage``
     packet  XMP for the picture, or None
 
