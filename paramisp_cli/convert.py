@@ -119,9 +119,7 @@ def render(
     return result
 
 
-def transfer(
-    source: str | os.PathLike[str] | RawImage | SrgbImage, settings: Settings
-) -> RawImage | SrgbImage | LinearImage:
+def transfer(source: str | os.PathLike[str] | RawImage | SrgbImage, settings: Settings) -> RawImage | SrgbImage:
     """Turn a RAW into the RAW that the camera ``settings.to`` would have recorded, or a picture into its picture.
 
     source       a path, a ``RawImage`` or an ``SrgbImage``
@@ -133,14 +131,20 @@ def transfer(
     if settings.to is None:
         raise ConfigError("transfer needs `to`, the other camera")
     if isinstance(source, RawImage | SrgbImage):
-        return run(source, make_transfer.complete(source, settings), settings)
+        return _transferred(source, settings)
     if not isinstance(source, str | os.PathLike):
         raise ConfigError(f"transfer takes a path, a RawImage or an SrgbImage, got {type(source).__name__}")
     image = parameters.read(Path(source), settings)
     try:
-        return run(image, make_transfer.complete(image, settings), settings)
+        return _transferred(image, settings)
     except ParamispError as error:
         raise error.named(source) from error
+
+
+def _transferred(image: RawImage | SrgbImage, settings: Settings) -> RawImage | SrgbImage:
+    result = run(image, make_transfer.complete(image, settings), settings)
+    assert isinstance(result, RawImage | SrgbImage)
+    return result
 
 
 # --- conversion -------------------------------------------------------------------------------------------------------

@@ -142,7 +142,7 @@ Weights = Annotated[
     ),
 ]
 Model = Annotated[
-    Literal["fast", "paramisp", "parametric", "invisp", "ciexyz", "cycleisp", "cameranet", "splines"] | None,
+    Literal["fast", "paramisp", "parametric", "invisp", "ciexyz", "cycleisp", "cameranet"] | None,
     _option(MODEL, "--model", help="Architecture. Default: a trained network if there are weights, else parametric."),
 ]
 Device = Annotated[
