@@ -10,7 +10,15 @@ from paramisp_cli import drawn
 from paramisp_cli.cameras import CameraFacts
 from paramisp_cli.errors import FormatError
 from paramisp_cli.training.blurred import motion, sources, video
-from paramisp_cli.training.blurred.series import WHITE, Series, Shot, noisy, random_of, unprocessed
+from paramisp_cli.training.blurred.series import (
+    Series,
+    Shot,
+    clipped_sites,
+    noisy,
+    random_of,
+    unprocessed,
+    white_sites,
+)
 from paramisp_cli.training.blurred.sources import Kind, Source
 from paramisp_cli.types import CanonicalParams, OpticalParams
 
@@ -97,9 +105,11 @@ class _Window:
         clipped = np.zeros_like(total)
         for number in numbers:
             total += self._mosaic(number)
-            clipped += self._mosaic(number) >= WHITE
+            clipped += clipped_sites(self.frames[number], self.params)
         alpha = float(rng.uniform(*self.series.saturation))
-        blurred = np.clip(total / count + alpha * clipped / count, 0, 1).astype(np.float32)
+        blurred = np.clip(total / count + alpha * clipped / count * white_sites(self.params, total.shape), 0, 1).astype(
+            np.float32
+        )
         told = {
             "frames": [numbers[0], count], "alpha": alpha, "motion": round(float(sum(steps)), 2),
             "step": round(max(steps), 2),

@@ -16,8 +16,8 @@ from paramisp_cli.settings import Settings
 from paramisp_cli.training.blurred.sources import Source
 from paramisp_cli.types import Camera, CanonicalParams, OpticalParams, SrgbImage
 
-WHITE = 0.99
-"""Light of a mosaic from which it counts as clipped."""
+_CLIPPED = 254
+"""Code of a picture from which it counts as clipped."""
 _VERSION = 1
 """Version of the pairs, in their names: raise it when the same numbers give other pixels."""
 BORDER = 4
@@ -116,13 +116,29 @@ def random_of(source: Source, number: int, series: Series) -> np.random.Generato
 
 
 def unprocessed(pixels: np.ndarray, params: CanonicalParams, facts: CameraFacts, series: Series) -> np.ndarray:
-    """Return the linear mosaic (H, W) float32 in [0, 1] of a picture (H, W, 3) uint8 with even sides."""
+    """Return the linear mosaic (H, W) float32 of a picture (H, W, 3) uint8 with even sides.
+
+    No site exceeds its white (``white_sites``), so that sums of light stay neutral: models bring the white of a picture
+    to the sensor's full scale in all channels. No rendering shows the difference.
+    """
     red, green, blue = (float(gain) for gain in params.wb_gains)
     settings = replace(settings_of(series, facts), wb=(red, green, blue), cfa=params.cfa, bit_depth=32)
     raw = convert.unprocess(SrgbImage(pixels, camera=camera_of(facts)), settings)
     height, width = pixels.shape[:2]
-    mosaic: np.ndarray = raw.mosaic[:height, :width]
+    mosaic: np.ndarray = np.minimum(raw.mosaic[:height, :width], white_sites(params, (height, width)))
     return mosaic
+
+
+def white_sites(params: CanonicalParams, size: tuple[int, int]) -> np.ndarray:
+    """Return the light (H, W) float32 of a neutral white at each site: 1 at green ones."""
+    whites: np.ndarray = bayer.repeated(bayer.by_site(1 / params.wb_gains, params.cfa), size).astype(np.float32)
+    return np.minimum(whites, 1)
+
+
+def clipped_sites(pixels: np.ndarray, params: CanonicalParams) -> np.ndarray:
+    """Return where a picture (H, W, 3) uint8 is clipped, at the sites of its mosaic: (H, W) float32, 0 or 1."""
+    clipped: np.ndarray = bayer.sampled((pixels >= _CLIPPED).astype(np.float32), params.cfa)
+    return clipped
 
 
 def noisy(

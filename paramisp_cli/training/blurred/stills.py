@@ -15,7 +15,16 @@ from paramisp_cli.cameras import CameraFacts
 from paramisp_cli.errors import FormatError
 from paramisp_cli.formats import raster
 from paramisp_cli.training.blurred import sources
-from paramisp_cli.training.blurred.series import BORDER, WHITE, Series, Shot, noisy, random_of, unprocessed
+from paramisp_cli.training.blurred.series import (
+    BORDER,
+    Series,
+    Shot,
+    clipped_sites,
+    noisy,
+    random_of,
+    unprocessed,
+    white_sites,
+)
 from paramisp_cli.training.blurred.sources import Source
 from paramisp_cli.training.simulated import camera, scenes, shake, shots
 from paramisp_cli.types import CanonicalParams, OpticalParams
@@ -82,13 +91,14 @@ def _of_picture(
     reach = path.reach
     if min(half) < 4 * reach:
         raise FormatError(f"{source.path}: {width}×{height} px are too few for a blur of {length:.1f} px")
-    clipped = (planes >= WHITE).astype(np.float32)
+    clipped = np.stack(bayer.sites(clipped_sites(pixels[:height, :width], params)))
+    white = np.stack(bayer.sites(white_sites(params, (2, 2))))
     alpha = float(rng.uniform(*series.saturation))
     path = replace(path, size=(half[0] - 2 * reach, half[1] - 2 * reach))
     fine = (shake.FINE * half[0], shake.FINE * half[1])
     enlarged = F.interpolate(torch.from_numpy(np.concatenate([planes, clipped]))[None], size=fine, mode="nearest")[0]
     blurred, sharp = (each.numpy() for each in shake.blurred_and_sharp(enlarged, path))
-    light = np.clip(blurred[:4] + alpha * blurred[4:], 0, 1)
+    light = np.clip(blurred[:4] + alpha * blurred[4:] * white, 0, 1)
     linear, silent = bayer.joined(list(light)), bayer.joined(list(np.clip(sharp[:4], 0, 1)))
     seen = noisy(linear, params, facts, iso, rng) if series.noise else linear
     told = {"length": round(2 * path.length, 2), "alpha": alpha}
