@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).parents[1] / "paramisp_cli"
 LAYERS = [
     {"errors", "color", "mosaic", "memory", "atomic", "onnx_file"},
     {"types", "scratch", "look_table"},
-    {"isp", "cameras"},
+    {"isp", "cameras", "patches"},
     {"formats", "torch_pickle", "devices"},
     {"torch_zip", "torch_legacy", "look", "rendition", "companion"},
     {"models", "white_balance"},
@@ -50,12 +50,13 @@ FORMATS_BASE = {
     "raster_tiff",
     "raster_read",
     "raster_write",
+    "array_record",
 }
 
 # Files in one folder that others beside them may import: exif and base serve all formats, base and regions all models;
 # a package's __init__ is its registry.
 SHARED = {
-    "batch": {"find"},
+    "batch": {"find", "outputs"},
     "cli": {"console", "options", "progress", "convert", "show", "train", "weights"},
     "rendition": {"bands", "form", "prior", "fit", "apply", "preview", "look"},
     "formats": {"exif", "base", "ljpeg", "tiles", *FORMATS_BASE},

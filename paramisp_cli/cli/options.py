@@ -260,6 +260,30 @@ class SettingsOptions:
     exposure: Annotated[float | None, _option(SHOT, "--exposure", metavar="EV", help="Digital gain.")] = None
 
 
+@dataclass(frozen=True, slots=True)
+class ArrayOptions:
+    """Options of `unprocess` for the format of its outputs, and for arrays."""
+
+    format_name: Annotated[
+        Literal["dng", "npy", "npz", "tif", "tiff"] | None,
+        _option(OUTPUT, "--format", help="A DNG, or an array with its parameters. Default: that of -o, else dng."),
+    ] = None
+    layout: Annotated[
+        Literal["mosaic", "packed", "rgb"] | None,
+        _option(OUTPUT, "--layout", help="Of an array: (H, W), (H/2, W/2, 4: R Gr Gb B), (H, W, 3). Default: mosaic."),
+    ] = None
+    bits: Annotated[
+        int | None,
+        _option(OUTPUT, "--bits", help="Of an array: 16 (camera codes, the default), 32 (black 0, white 1)."),
+    ] = None
+    patch: Annotated[
+        int | None, _option(OUTPUT, "--patch", metavar="SIZE", help="Cut into patches of SIZE×SIZE samples.")
+    ] = None
+    stride: Annotated[
+        int | None, _option(OUTPUT, "--stride", metavar="STEP", help="From patch to patch. Default: --patch.")
+    ] = None
+
+
 def grouped(function: Callable[..., None]) -> Callable[..., None]:
     """Make a command of a function whose parameters include option groups: each field becomes an option."""
     hints = get_type_hints(function, include_extras=True)

@@ -104,6 +104,31 @@ def made_by(packet: bytes | None) -> Made | None:
     return next((made for event in reversed(events) if (made := _made(event)) is not None), None)
 
 
+def history_of(packet: bytes | None) -> dict[str, Any] | None:
+    """Return the program and the facts of the event that made a RAW of a picture, and its source type; None without it.
+
+    ``packet_of`` makes a packet of them. Nothing else in the packet is returned: it may be private.
+    """
+    if packet is None or made_by(packet) is None:
+        return None
+    found = xmp.read(packet)
+    event = next(event for event in reversed(found.events) if _made(event) is not None)
+    types = {"source_type": found.source_types[0]} if found.source_types else {}
+    return {"software": event.software_agent, **types, **json.loads(event.parameters)}
+
+
+def packet_of(history: Mapping[str, Any]) -> bytes:
+    """Return an XMP packet with the facts of ``history_of`` and nothing else; FormatError if they make no sense."""
+    facts = dict(history)
+    software, source_type = facts.pop("software", None), facts.pop("source_type", ALTERED)
+    if not isinstance(software, str) or not isinstance(source_type, str):
+        raise FormatError("its origin names no program")
+    event = xmp.Event("converted", software, json.dumps(facts, allow_nan=False))
+    if _made(event) is None:
+        raise FormatError(f"its origin is not an event of {_PROGRAM}")
+    return xmp.merged(None, event, source_type)
+
+
 def _term(value: str) -> str:
     """Return the last word of a value: some programs write the vocabulary's address, some its short name."""
     return value.strip().rstrip("/").replace(":", "/").rpartition("/")[2]
