@@ -110,6 +110,7 @@ def unprocess(
             kept_raw=kept_raw,
             gain_map=gain_map,
             linear=linear or arrays.layout == "rgb",
+            levels=arrays.levels,
             bit_depth=32 if arrays.bits == 32 else 8,  # 8: whole numbers
         )
     except ConfigError as error:

@@ -214,7 +214,7 @@ def write(
     (unless ``overwrite``), FileAccessError, FormatError, always naming ``path``.
     """
     path = Path(path)
-    form = writer(path.suffix, type(image))
+    form = writer(path.suffix, RawImage) if isinstance(image, RawImage) else writer(path.suffix)
     noun, known = next((names for kind, names in _WRITTEN.items() if isinstance(image, kind)), ("", ()))
     if not noun:
         raise FormatError(f"{path}: write takes a RawImage, SrgbImage or LinearImage, got {type(image).__name__}")
