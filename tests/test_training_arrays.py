@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -37,21 +38,25 @@ def folder(tmp_path, monkeypatch, make_jpeg):
     return tmp_path
 
 
-def run(*words: object, code: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run the command line, with a model that needs no weights, and check its exit code."""
-    root = str(Path(__file__).parents[1])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
-    done = subprocess.run(
-        [sys.executable, "-m", "paramisp_cli", *map(str, words)],
-        capture_output=True, text=True, check=False, env=environment, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    return done
+Run = Callable[..., SimpleNamespace]
 
 
-def unprocess(*words: object, code: int = 0) -> subprocess.CompletedProcess[str]:
-    return run("unprocess", *words, "--model", "parametric", code=code)
+@pytest.fixture
+def run(paramisp) -> Run:
+    """Run the command line, check its exit code, and return stdout and stderr."""
+
+    def call(*words: object, code: int = 0) -> SimpleNamespace:
+        got, out, err = paramisp(*words)
+        assert got == code, err
+        return SimpleNamespace(stdout="\n".join(out), stderr="\n".join(err))
+
+    return call
+
+
+@pytest.fixture
+def unprocess(run) -> Run:
+    """Run `unprocess` with a model that needs no weights."""
+    return lambda *words, code=0: run("unprocess", *words, "--model", "parametric", code=code)
 
 
 def pixels_of(path: str) -> np.ndarray:
@@ -68,7 +73,7 @@ def names(place: str, ending: str = "") -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["parametric", "fast"])
-def test_an_array_renders_as_the_dng_of_its_mosaic_does(model):
+def test_an_array_renders_as_the_dng_of_its_mosaic_does(unprocess, run, model):
     for cfa in ("BGGR", "GRBG"):
         unprocess("photo.jpg", "-o", "x.dng", "--cfa", cfa, "--on-exists", "overwrite")
         run("render", "x.dng", "-o", f"{cfa}.png", "--model", model)
@@ -81,7 +86,7 @@ def test_an_array_renders_as_the_dng_of_its_mosaic_does(model):
 
 
 @pytest.mark.slow
-def test_three_colours_render_as_the_linear_dng_does():
+def test_three_colours_render_as_the_linear_dng_does(unprocess, run):
     unprocess("photo.jpg", "-o", "x.dng", "--linear")
     run("render", "x.dng", "-o", "x.png", "--model", "parametric")
     for suffix in ("npy", "npz", "tif"):
@@ -128,7 +133,7 @@ def test_the_record_of_a_made_raw_tells_its_origin_and_nothing_private(make_jpeg
     assert b"render" in picture.metadata.xmp
 
 
-def test_floats_have_black_zero_and_white_one():
+def test_floats_have_black_zero_and_white_one(unprocess):
     settings = paramisp.Settings(model="parametric", bit_depth=32)
     raw = paramisp.unprocess("photo.jpg", settings)
     unprocess("photo.jpg", "-o", "x.npy", "--bits", "32")
@@ -142,7 +147,7 @@ def test_floats_have_black_zero_and_white_one():
     assert np.abs(codes - whole.cropped().mosaic).max() <= 0.51
 
 
-def test_levels_and_hashes():
+def test_levels_and_hashes(unprocess):
     unprocess("photo.jpg", "-o", "x.npz", "--layout", "packed", "--levels", "64,1023", "--cfa", "RGGB")
     with np.load("x.npz") as found:
         assert found["raw"].shape == (38, 51, 4)
@@ -163,7 +168,7 @@ def test_levels_and_hashes():
             paramisp.Settings(levels=levels)
 
 
-def test_small_pictures(make_jpeg, tmp_path):
+def test_small_pictures(unprocess, make_jpeg, tmp_path):
     """An array holds the picture, rounded up to even sides; a DNG would be padded."""
     for size in ((1, 1), (1, 7), (3, 2)):
         make_jpeg(tmp_path / "small.jpg", np.full((*size, 3), 100, np.uint8))
@@ -177,7 +182,7 @@ def test_small_pictures(make_jpeg, tmp_path):
             assert picture.pixels.shape == (*size, 3)
 
 
-def test_an_orientation_is_recorded_and_not_applied(make_jpeg, tmp_path):
+def test_an_orientation_is_recorded_and_not_applied(unprocess, make_jpeg, tmp_path):
     make_jpeg(tmp_path / "turned.jpg", exif={"0th": {0x0112: 6}})
     unprocess("turned.jpg", "--format", "npy")
     assert np.load("turned.npy").shape == (48, 64)
@@ -192,7 +197,7 @@ def test_stdout_takes_an_archive():
     assert isinstance(paramisp.read("x.npz"), RawImage)
 
 
-def test_inspect_shows_an_array():
+def test_inspect_shows_an_array(unprocess, run):
     unprocess("photo.jpg", "--format", "npy")
     shown = run("inspect", "photo.npy").stdout
     assert "RAW, 101 × 75" in shown
@@ -226,14 +231,14 @@ def test_inspect_shows_an_array():
         (("--levels", "9,8"), "--levels takes black,white"),
     ],
 )  # fmt: skip
-def test_wrong_usage(words, reason):
+def test_wrong_usage(unprocess, words, reason):
     done = unprocess("photo.jpg", *words, code=2)
     assert reason in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert names(".") == ["photo.jpg", "photos"]
 
 
-def test_bad_arrays_give_one_line_and_code_seven():
+def test_bad_arrays_give_one_line_and_code_seven(unprocess, run):
     unprocess("photo.jpg", "-o", "x.npy")
     data = Path("x.npy").read_bytes()
     Path("x.npy").write_bytes(data[: len(data) // 2])
@@ -282,7 +287,7 @@ def test_a_picture_smaller_than_a_patch():
         patches.Grid(32, 32, 2).check(40, 60)
 
 
-def test_a_folder_in_patches():
+def test_a_folder_in_patches(unprocess, run):
     done = unprocess("photos", "-o", "set", "--format", "npy", "--layout", "packed", "--patch", "16", "--json", code=1)
     assert "photos/b.jpg: its 40×30 pixels hold no patch of 32×32: pass a smaller --patch" in done.stderr
     assert names("set", ".npy") == [f"a_{number:03d}.npy" for number in range(6)]
@@ -307,7 +312,7 @@ def test_a_folder_in_patches():
     assert "left out" not in rendered.stderr  # the records
 
 
-def test_folders_of_tiffs_are_sorted_out():
+def test_folders_of_tiffs_are_sorted_out(unprocess, run):
     """A TIFF is rendered if it is an array, and unprocessed if it is a picture."""
     unprocess("photos", "-o", "set", "--format", "tif")
     run("render", "photo.jpg", code=7)
@@ -318,7 +323,7 @@ def test_folders_of_tiffs_are_sorted_out():
 
 
 @pytest.mark.slow
-def test_patches_that_exist(tmp_path):
+def test_patches_that_exist(unprocess, tmp_path):
     words = ("photo.jpg", "-o", "set", "--format", "npz", "--patch", "32")
     unprocess(*words)
     before = {path: path.stat().st_mtime_ns for path in Path("set").iterdir()}
@@ -345,7 +350,7 @@ def test_patches_that_exist(tmp_path):
     assert "photo-1_005.npz" in names("set")
 
 
-def test_patches_as_dng():
+def test_patches_as_dng(unprocess):
     unprocess("photo.jpg", "-o", "set", "--patch", "32")
     raw = paramisp.read("set/photo_005.dng")
     assert isinstance(raw, RawImage)
@@ -356,7 +361,7 @@ def test_patches_as_dng():
     assert len(names("set")) == 6
 
 
-def test_a_dry_run_writes_nothing():
+def test_a_dry_run_writes_nothing(unprocess):
     done = unprocess("photos", "-o", "set", "--format", "npy", "--patch", "32", "--dry-run", code=1)
     assert "b.jpg: its 40×30 pixels hold no patch" in done.stderr
     assert not Path("set").exists()
