@@ -50,7 +50,7 @@ def kept_raw(image: SrgbImage, settings: Settings) -> tuple[kept.KeptRaw | None,
             raise FormatError("carries no RAW: it never did, or a program that edits or sends it removed it")
         text = "the RAW that it carried was removed by a program that edited or sent it"
         return None, [f"{text}: unprocessed the picture alone"] if removed else []
-    chosen = [name for name in ("model", "weights", "look", "like") if getattr(settings, name) is not None]
+    chosen = [name for name in ("model", "weights", "look", "like", "levels") if getattr(settings, name) is not None]
     chosen += ["linear"] if settings.linear else []
     if chosen and settings.kept_raw is None:
         return found, [f"carries its RAW, which was not used because of `{chosen[0]}` (pass `kept_raw` to use it)"]

@@ -25,6 +25,28 @@ def joined(planes: Sequence[np.ndarray]) -> np.ndarray:
     return image
 
 
+def site_names(cfa: str) -> list[str]:
+    """Return the names of the four sites: "R", "B", "Gr" (green in the row of red) and "Gb" (green in that of blue)."""
+    row_of_red = cfa.index("R") // 2
+    greens = ("Gr", "Gb") if row_of_red == 0 else ("Gb", "Gr")
+    return [letter if letter != "G" else greens[number // 2] for number, letter in enumerate(cfa)]
+
+
+PACKED = ("R", "Gr", "Gb", "B")
+"""Channels of a packed mosaic, for every CFA."""
+
+
+def packed(mosaic: np.ndarray, cfa: str) -> np.ndarray:
+    """Return a mosaic (H, W) as (H / 2, W / 2, 4): the samples of each 2×2 in the order R, Gr, Gb, B; none is moved."""
+    planes = dict(zip(site_names(cfa), sites(mosaic), strict=True))
+    return np.stack([planes[name] for name in PACKED], -1)
+
+
+def unpacked(channels: np.ndarray, cfa: str) -> np.ndarray:
+    """Return the mosaic (2 h, 2 w) of a packed one (h, w, 4): the inverse of ``packed``."""
+    return joined([channels[..., PACKED.index(name)] for name in site_names(cfa)])
+
+
 def superpixels(planes: Sequence[np.ndarray], cfa: str) -> np.ndarray:
     """Return RGB (h, w, 3) of four float planes (h, w): one pixel for each 2×2, green the mean of its two sites."""
     rgb = np.zeros((*planes[0].shape, 3), planes[0].dtype)

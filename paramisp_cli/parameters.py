@@ -140,11 +140,13 @@ def complete(image: SrgbImage | RawImage, settings: Settings = Settings()) -> Co
             raise ConfigError(
                 "`linear` is for `unprocess`; `render` sees by itself that a RAW has three colours a pixel"
             )
+        if settings.levels is not None:
+            raise ConfigError("`levels` is for `unprocess`; a RAW has the levels that it was recorded with")
         if image.linear is not None and settings.cfa is not None:
             raise ConfigError("`cfa`: this RAW has all three colours of each pixel and no colour filters; leave it out")
         return replace(_of_raw(image, settings), made=provenance.made_by(image.metadata.xmp))
     conversion = _of_picture(image, settings)
-    if not settings.linear:
+    if not settings.linear or settings.levels is not None:
         return conversion
     # Twelve bits of a camera lose up to a quarter of the pixels' codes; no sensor's levels bind a LinearRaw.
     canonical = replace(conversion.canonical, black_level=np.zeros((2, 2)), white_level=65535.0)
@@ -358,6 +360,10 @@ def _with_flags(canonical: CanonicalParams, settings: Settings, origin: dict[str
     """Return the values, replaced by the user's settings; write their origins to ``origin``."""
     if settings.cfa is not None:
         canonical, origin["cfa"] = replace(canonical, cfa=settings.cfa), "flag"
+    if settings.levels is not None:
+        black, white = settings.levels
+        canonical = replace(canonical, black_level=np.full((2, 2), float(black)), white_level=float(white))
+        origin |= dict.fromkeys(("black_level", "white_level"), "flag")
     if settings.wb is not None:
         canonical, origin["wb"] = replace(canonical, as_shot_neutral=1 / np.array(settings.wb)), "flag"
     return canonical

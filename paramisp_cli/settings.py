@@ -64,6 +64,7 @@ class Settings:
     like           RAW files of the same camera, for values that only a RAW has: a path, or several; a folder stands for
                    the RAW files in it
     cfa            "RGGB", "GRBG", "GBRG", "BGGR"
+    levels         black and white level of a RAW that ``unprocess`` makes, in raw units, instead of the camera's
     exposure       EV of digital gain: render brightens by it, unprocess darkens (and records it in the DNG); None: for
                    render, the value in the RAW, and with the parametric model the brightness of its camera JPEG
     bit_depth      bits of a rendered channel: 8, 16, or 32 for float32 in [0, 1]; with 32, unprocess returns a float32
@@ -103,6 +104,7 @@ class Settings:
     wb: tuple[float, float, float] | None = None
     like: str | Path | Sequence[str | Path] | None = None
     cfa: str | None = None
+    levels: tuple[float, float] | None = None
     exposure: float | None = None
     bit_depth: int = 8
     max_pixels: int | None = None
@@ -130,6 +132,11 @@ class Settings:
             raise ConfigError(f"`scratch`: not an existing folder: {self.scratch}")
         if self.wb is not None and not (len(self.wb) == 3 and np.isfinite(self.wb).all() and min(self.wb) > 0):
             raise ConfigError(f"`wb` takes three positive gains R,G,B, got {','.join(f'{g:g}' for g in self.wb)}")
+        if self.levels is not None and not (len(self.levels) == 2 and 0 <= self.levels[0] < self.levels[1] <= 65535):
+            shown = ",".join(f"{level:g}" for level in self.levels)
+            raise ConfigError(f"`levels` takes black,white with 0 ≤ black < white ≤ 65535, got {shown}")
+        if self.levels is not None and self.kept_raw:
+            raise ConfigError("`levels`: the RAW in a JPEG has its own; leave out `kept_raw`")
         if self.cfa is not None and self.cfa not in CFA_PATTERNS:
             raise ConfigError(f"`cfa` must be one of {', '.join(CFA_PATTERNS)}, got {self.cfa}")
         if self.exposure is not None and not abs(self.exposure) <= 10:

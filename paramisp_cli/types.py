@@ -186,6 +186,8 @@ class Metadata:
                 or the largest JPEG preview found in a RAW file
     jpeg_beside the camera's JPEG beside a RAW file, if its look counts rather than that of ``jpeg``
     source_name file name of the source, without folder
+    source_sha256
+                SHA-256 of the source file, in hexadecimal
     """
 
     exif: bytes | None = None
@@ -194,12 +196,29 @@ class Metadata:
     jpeg: bytes | None = None
     jpeg_beside: bytes | None = None
     source_name: str | None = None
+    source_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Crop:
     """A rectangle of an image, in pixels."""
 
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """The place of a patch in the picture that it was cut from, in pixels of the mosaic.
+
+    number of ``count`` patches, from 0, row by row; (``top``, ``left``) is its corner in a picture of ``height`` and
+    ``width``, as stored (not turned upright).
+    """
+
+    number: int
+    count: int
     top: int
     left: int
     height: int
@@ -330,6 +349,7 @@ class RawImage:
                       curve; ``paramisp_cli.look_table``); None: no table
     model             name of the model that made it ("parametric", …); None for other mosaics
     colours_of        name of the camera whose colours the mosaic has, if it is not ``camera``, which took the picture
+    patch             its place in the picture, if it is a patch of one
     """
 
     mosaic: np.ndarray
@@ -349,6 +369,7 @@ class RawImage:
     notes: tuple[str, ...] = ()
     linear: np.ndarray | None = None
     colours_of: str | None = None
+    patch: Patch | None = None
 
     def __post_init__(self) -> None:
         if self.mosaic.ndim != 2 or self.mosaic.shape[0] % 2 or self.mosaic.shape[1] % 2 or 0 in self.mosaic.shape:

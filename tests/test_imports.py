@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).parents[1] / "paramisp_cli"
 LAYERS = [
     {"errors", "color", "mosaic", "memory", "atomic", "onnx_file"},
     {"types", "scratch", "look_table"},
-    {"isp", "cameras", "flat_noise"},
+    {"isp", "cameras", "flat_noise", "patches"},
     {"formats", "torch_pickle", "devices"},
     {"torch_zip", "torch_legacy", "look", "rendition", "companion", "drawn"},
     {"models", "white_balance"},
@@ -52,6 +52,7 @@ FORMATS_BASE = {
     "raster_read",
     "raster_write",
     "gainmap",
+    "array_record",
 }
 
 CLI = {
@@ -63,7 +64,7 @@ CLI = {
 # a package's __init__ is its registry.
 SHARED = {
     "apps": {"brightness", "fusion"},
-    "batch": {"find", "run"},
+    "batch": {"find", "outputs", "run"},
     "cli": set(CLI),
     "rendition": {"bands", "form", "prior", "fit", "apply", "preview", "look", "develop"},
     "formats": {"exif", "base", "ljpeg", "tiles", *FORMATS_BASE},

@@ -18,7 +18,7 @@ from paramisp_cli.errors import (
     OutputExistsError,
     ParamispError,
 )
-from paramisp_cli.types import Direction
+from paramisp_cli.types import Direction, Output, RawImage, SrgbImage
 
 
 class OnExists(StrEnum):
@@ -28,6 +28,9 @@ class OnExists(StrEnum):
     SKIP = "skip"
     OVERWRITE = "overwrite"
     RENAME = "rename"
+
+
+_TIFF = (".tif", ".tiff")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +59,12 @@ class Search:
     left_out: list[Path] = field(default_factory=list)
 
 
-def search(paths: Sequence[str | Path], suffixes: Collection[str], *, recursive: bool) -> Search:
+def search(
+    paths: Sequence[str | Path], suffixes: Collection[str], *, recursive: bool, array_tiffs: bool = False
+) -> Search:
     """List every input once: given files in their order, files of folders by suffix, sorted.
+
+    A TIFF that is an array (``formats.is_array``) counts by ``array_tiffs`` and not by its suffix.
 
     A missing path, an unreadable folder, or a folder without a fitting file becomes an input with an error. Hidden
     files of folders are ignored.
@@ -65,12 +72,14 @@ def search(paths: Sequence[str | Path], suffixes: Collection[str], *, recursive:
     inputs: dict[Path, Input] = {}  # by absolute path: two arguments may name the same file
     left_out: list[Path] = []
     for path in map(Path, paths):
-        for each in _inputs_of(path, suffixes, recursive, left_out):
+        for each in _inputs_of(path, suffixes, recursive, array_tiffs, left_out):
             inputs.setdefault(each.source.absolute(), each)
     return Search(list(inputs.values()), left_out)
 
 
-def _inputs_of(path: Path, suffixes: Collection[str], recursive: bool, left_out: list[Path]) -> list[Input]:
+def _inputs_of(
+    path: Path, suffixes: Collection[str], recursive: bool, array_tiffs: bool, left_out: list[Path]
+) -> list[Input]:
     name = Path(path.name)
     try:
         if not stat.S_ISDIR(path.stat().st_mode):
@@ -81,8 +90,13 @@ def _inputs_of(path: Path, suffixes: Collection[str], recursive: bool, left_out:
         return [Input(path, name, FileAccessError(f"{path}: cannot be read: {error.strerror or error}"))]
     errors: list[OSError] = []
     files = sorted(_files(path, recursive, errors))
-    below = [file for file in files if file.suffix.lower() in suffixes]
-    others = [file for file in files if file.suffix.lower() not in suffixes]
+    below: list[Path] = []
+    others: list[Path] = []
+    for file in files:
+        fits = file.suffix.lower() in suffixes
+        if file.suffix.lower() in _TIFF and formats.is_array(file):
+            fits = array_tiffs
+        (below if fits else others).append(file)
     left_out += others
     result = [Input(file, file.relative_to(path)) for file in below]
     for refused in errors:
@@ -121,6 +135,7 @@ def assign(
     command: str | None = None,
     written: Sequence[str] = (),
     stem: str = "",
+    in_patches: bool = False,
 ) -> list[Job]:
     """Give every input its output.
 
@@ -128,14 +143,14 @@ def assign(
     or .jpg. ``protected`` are other files that the batch reads, such as the file of ``like``: no output replaces them.
 
     Raises ConfigError for an ``output`` that does not fit, OutputExistsError if two inputs share an output or an output
-    is an input or a protected file.
+    is an input or a protected file. With ``in_patches`` a job's output names its patches (``patch_path``).
 
     ``written`` are the suffixes that a ``command`` other than a direction writes. ``stem`` is added to the names of
     outputs beside their inputs or in a folder.
     """
     output = None if output is None else Path(output)
-    writes_raw = direction == Direction.UNPROCESS or suffix == ".dng"
-    allowed = tuple(written) or ((".dng",) if writes_raw else formats.SRGB_WRITE_SUFFIXES)
+    pictures = (".dng",) if suffix == ".dng" else formats.SRGB_WRITE_SUFFIXES
+    allowed = tuple(written) or (formats.RAW_WRITE_SUFFIXES if direction == Direction.UNPROCESS else pictures)
     is_file = output is not None and _is_output_file(paths, inputs, output, suffix, command or direction, allowed)
     ending = suffix or (".dng" if direction == Direction.UNPROCESS else ".jpg")
     sources = {real_path(each.source) for each in inputs}
@@ -152,7 +167,7 @@ def assign(
             beside = output / each.name if output is not None else each.source
             target = beside.with_name(f"{beside.stem}{stem}{ending}")
         if on_exists == OnExists.RENAME:
-            target = _free(target, assigned, sources, guarded)
+            target = _free(target, in_patches, assigned, sources, guarded)
         real = real_path(target)
         if real in guarded:
             raise OutputExistsError(
@@ -179,6 +194,7 @@ def _is_output_file(
     allowed: Sequence[str],
 ) -> bool:
     """Tell whether ``output`` names a file rather than a folder. Raises ConfigError if it can be neither."""
+    kind: type[Output] = SrgbImage if allowed == formats.SRGB_WRITE_SUFFIXES else RawImage
     if os.path.isdir(output):  # noqa: PTH112 – False for a name too long, where Path raises
         return False
     names_a_file = output.suffix.lower() in allowed
@@ -189,7 +205,7 @@ def _is_output_file(
         raise ConfigError(f"-o {output}: {command} writes {', '.join(allowed)}; a folder must exist already")
     if os.path.lexists(output) and not names_a_file:
         raise ConfigError(f"-o {output}: is a file, and must be a folder or end in {', '.join(allowed)}")
-    if names_a_file and suffix is not None and formats.writer(suffix) is not formats.writer(output.suffix):
+    if names_a_file and suffix is not None and formats.writer(suffix, kind) is not formats.writer(output.suffix, kind):
         raise ConfigError(f"-o {output} contradicts `format` {suffix[1:]}")
     return names_a_file
 
@@ -199,10 +215,19 @@ def real_path(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def _free(target: Path, *excluded: Container[Path]) -> Path:
+def patch_path(target: Path, number: int) -> Path:
+    """Return the path of a patch (``number`` from 0): photo.npy gives photo_000.npy, as in the sets of NTIRE."""
+    return target.with_name(f"{target.stem}_{number:03d}{target.suffix}")
+
+
+def _free(target: Path, in_patches: bool, *excluded: Container[Path]) -> Path:
     """Return the path, or the first of its variants -1, -2, … that does not exist and is not ``excluded``."""
     candidate, number = target, 0
-    while os.path.lexists(candidate) or any(real_path(candidate) in paths for paths in excluded):
+
+    def exists(path: Path) -> bool:
+        return os.path.lexists(patch_path(path, 0) if in_patches else path)
+
+    while exists(candidate) or any(real_path(candidate) in paths for paths in excluded):
         number += 1
         candidate = target.with_name(f"{target.stem}-{number}{target.suffix}")
     return candidate

@@ -14,7 +14,9 @@ from queue import SimpleQueue
 from typing import Any
 
 from paramisp_cli import atomic, convert, formats, machine, make_transfer, memory, parameters
-from paramisp_cli.batch.find import Job, OnExists, real_path
+from paramisp_cli.batch import outputs
+from paramisp_cli.batch.find import Job, OnExists, patch_path, real_path
+from paramisp_cli.batch.outputs import Policy, created, skips
 from paramisp_cli.errors import (
     FileAccessError,
     FormatError,
@@ -23,7 +25,8 @@ from paramisp_cli.errors import (
     ParamispError,
 )
 from paramisp_cli.formats import WriteOptions, dng, raster
-from paramisp_cli.parameters import CAMERA_LOOK, Conversion, Settings
+from paramisp_cli.parameters import CAMERA_LOOK, KEPT_RAW, Conversion, Settings
+from paramisp_cli.patches import Grid
 from paramisp_cli.rendition.pool import Deferred, Pool
 from paramisp_cli.rendition.preview import Misfit
 from paramisp_cli.types import Direction, Output, RawImage, SrgbImage
@@ -32,22 +35,12 @@ Image = SrgbImage | RawImage
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
-    """Rules for existing outputs, and for a dry run.
-
-    on_exists          error, skip, overwrite or rename (see `find.OnExists`)
-    overwrite_foreign  let "overwrite" replace files that paramisp did not make, such as a camera's own RAW
-    dry_run            plan without writing
-    """
-
-    on_exists: OnExists = OnExists.ERROR
-    overwrite_foreign: bool = False
-    dry_run: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Outcome:
-    """The result of a job: status "done", "planned" (dry run), "skipped" or "failed"; "deferred" inside this module."""
+    """The result of a job: status "done", "planned" (dry run), "skipped" or "failed"; "deferred" inside this module.
+
+    ``files`` are the arrays or patches of a job: for each its path, its SHA-256 if it is an array, its place if it is a
+    patch. They are empty for other outputs.
+    """
 
     job: Job
     status: str
@@ -56,6 +49,7 @@ class Outcome:
     seconds: float = 0.0
     conversion: Conversion | None = None
     notices: tuple[str, ...] = ()
+    files: tuple[dict[str, Any], ...] = ()
 
     def record(self) -> dict[str, Any]:
         """Return plain values: one line of ``--json``."""
@@ -67,6 +61,8 @@ class Outcome:
         }
         if self.conversion is not None:
             record |= self.conversion.describe() | {"notices": list(self.all_notices)}
+        if self.files:
+            record["files"] = list(self.files)
         if self.error is not None:
             record |= {"error": str(self.error), "error_kind": type(self.error).__name__}
         return record
@@ -107,13 +103,17 @@ class Tally:
         return error.exit_code if single and error is not None else 1
 
 
+_POLICY = Policy()
+
+
 def run(
     jobs: Sequence[Job],
     direction: Direction,
     settings: Settings,
     options: WriteOptions,
-    policy: Policy = Policy(),
+    policy: Policy = _POLICY,
     *,
+    grid: Grid | None = None,
     started: Callable[[Job], None] = lambda job: None,
     progress: Callable[[float], None] = lambda share: None,
     prepared: Callable[[Job, Conversion, Image], None] = lambda job, conversion, image: None,
@@ -125,10 +125,11 @@ def run(
     Other files are read and written during a conversion, just enough to keep a device busy: memory does not grow with
     the number of files. A network on a CPU needs all cores, so reading and writing wait for it. Several GPUs convert
     one file each. ``progress`` takes the finished share of the current file's pixel work, 0 to 1, from any
-    thread; with several GPUs it is not called. ``prepared`` is called before the pixel work.
+    thread; with several GPUs it is not called. ``prepared`` is called before the pixel work. With a ``grid`` every RAW
+    is cut into patches.
     """
     pool = Pool() if direction == Direction.RENDER and len(jobs) > 1 and not policy.dry_run else None
-    work = _Work(direction, settings, options, policy, progress, prepared, pool)
+    work = _Work(direction, settings, options, policy, progress, prepared, pool, grid)
     try:
         with memory.kept():
             deferred, skipped = [], []
@@ -231,10 +232,11 @@ class _Work:
         progress: Callable[[float], None],
         prepared: Callable[[Job, Conversion, Image], None],
         pool: Pool | None,
+        grid: Grid | None,
     ) -> None:
         self.direction, self.options, self.policy = direction, options, policy
         self.progress, self.prepared = progress, prepared
-        self.settings, self.pool = settings, pool
+        self.settings, self.pool, self.grid = settings, pool, grid
         self.devices: list[str] = []
         """Devices in parallel use; the first file determines them."""
         self.free: SimpleQueue[str] = SimpleQueue()
@@ -295,7 +297,7 @@ class _Work:
         return step
 
     def _settings(self, target: Path) -> Settings:
-        if self.settings.stop_at is not None:
+        if self.settings.stop_at is not None or self.direction == Direction.UNPROCESS:
             return self.settings
         if target.suffix.lower() in (".tif", ".tiff") or self.options.bit_depth == 16:
             return replace(self.settings, bit_depth=self.options.bit_depth or 16)
@@ -309,18 +311,23 @@ class _Work:
             self.swept.add(target.parent)
             atomic.sweep(target.parent)
         is_itself = real_path(target) == real_path(job.source)
-        if os.path.lexists(target) and not is_itself and skips(target, self.policy):
-            return Outcome(job, "skipped", target=target)
+        # The first patch is written last: if it exists, all patches do.
+        first = target if self.grid is None else patch_path(target, 0)
+        if os.path.lexists(first) and not is_itself and skips(first, self.policy):
+            return Outcome(job, "skipped", target=first)
         with naming(job.source, self.settings):
             image = parameters.read(job.source, self.settings)
             self._check_kind(job.source, image, target)
             if isinstance(image, SrgbImage):
-                dng.check_size(*image.size)
+                if target.suffix.lower() in dng.FORMAT.suffixes and self.grid is None:
+                    dng.check_size(*image.size)
             elif self.settings.stop_at is not None:
                 raster.check_linear_size(*image.size)
             if is_itself:
                 raise OutputExistsError(f"{target}: is the input itself; pass another -o or `on_exists` rename")
             step.image, step.conversion = image, make_transfer.complete(image, self._settings(target))
+            if self.grid is not None and step.conversion.architecture != KEPT_RAW:  # a RAW has a size of its own
+                self.grid.check(*image.size)
         return Outcome(job, "planned", target=target, conversion=step.conversion) if self.policy.dry_run else None
 
     def _check_kind(self, source: Path, image: Image, output: Path) -> None:
@@ -398,6 +405,10 @@ class _Work:
         assert result is not None
         with created(job.target.parent, step.folders):
             try:
+                if isinstance(result, RawImage) and (self.grid is not None or outputs.is_array(job.target)):
+                    files, notices = outputs.write_samples(result, job, self.options, self.policy, self.grid)
+                    first, notes = Path(files[0]["file"]), (*result.notes, *notices)
+                    return Outcome(job, "done", first, conversion=step.conversion, notices=notes, files=files)
                 overwrite = self.policy.on_exists == OnExists.OVERWRITE
                 formats.write(result, job.target, self.options, overwrite=overwrite, raw=step.raw)
             except OutputExistsError:
@@ -405,18 +416,6 @@ class _Work:
                     raise
                 return Outcome(job, "skipped", target=job.target)  # another worker was faster
         return Outcome(job, "done", target=job.target, conversion=step.conversion, notices=result.notes)
-
-
-def skips(target: Path, policy: Policy) -> bool:
-    """Tell whether to skip an output that exists. Raises OutputExistsError if it must not be replaced."""
-    if policy.on_exists == OnExists.ERROR:
-        raise OutputExistsError(f"{target}: exists already; pass `on_exists` skip, overwrite or rename")
-    if policy.on_exists == OnExists.OVERWRITE and not policy.overwrite_foreign and not formats.is_own(target):
-        raise OutputExistsError(
-            f"{target}: was not made by paramisp (it may be the camera's own file) and is not overwritten; "
-            "pass another -o, `on_exists` rename, or `overwrite_foreign`"
-        )
-    return policy.on_exists == OnExists.SKIP
 
 
 @contextmanager
@@ -433,22 +432,3 @@ def naming(source: Path, settings: Settings) -> Iterator[None]:
             raise
         remedy = "" if settings.model == "parametric" else "pass `model` parametric, or "
         raise FileAccessError(f"{source}: not enough memory; {remedy}use a smaller picture") from error
-
-
-@contextmanager
-def created(folder: Path, earlier: Sequence[Path] = ()) -> Iterator[Sequence[Path]]:
-    """Create a folder with its parents and yield the new folders; on failure remove them and the ``earlier`` ones."""
-    created = [*earlier, *(above for above in (folder, *folder.parents) if not os.path.lexists(above))]
-    try:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError) as error:
-            raise FileAccessError(f"{folder}: cannot make the folder: a file is in its place") from error
-        except OSError as error:
-            raise FileAccessError(f"{folder}: cannot make the folder: {error.strerror or error}") from error
-        yield created
-    except BaseException:
-        with suppress(OSError):
-            for each in created:
-                each.rmdir()
-        raise

@@ -18,6 +18,7 @@ import typer
 from paramisp_cli.cli.console import fail, fail_usage, hint, in_flags, interruptible, say, with_flags, worded
 from paramisp_cli.cli.options import (
     OUTPUT,
+    ArrayOptions,
     BatchOptions,
     Command,
     Inputs,
@@ -31,11 +32,13 @@ if TYPE_CHECKING:
     from paramisp_cli.batch.run import Outcome
     from paramisp_cli.formats import WriteOptions
     from paramisp_cli.parameters import Settings
+    from paramisp_cli.patches import Grid
     from paramisp_cli.types import Direction
 
 _UNPROCESS_EXAMPLES = """\
 paramisp unprocess photo.jpg              # writes photo.dng
 paramisp unprocess photos -r -o raws --on-exists skip    # repeat to resume
+paramisp unprocess photos -o set --format npy --layout packed --patch 512
 paramisp unprocess photo.jpg --camera "Nikon D90" --dry-run -v"""
 _RENDER_EXAMPLES = """\
 paramisp render shot.dng                # writes shot.jpg
@@ -58,6 +61,7 @@ def unprocess(
     inputs: Inputs,
     batch: BatchOptions,
     settings: SettingsOptions,
+    arrays: ArrayOptions,
     profile: Annotated[
         Literal["match", "linear", "adobe"],
         typer.Option(rich_help_panel=OUTPUT, help="Look: the photo's, a straight line, or the reader's own."),
@@ -90,16 +94,57 @@ def unprocess(
         typer.Option("--kept-raw/--no-kept-raw", rich_help_panel=OUTPUT, help="Require or ignore the RAW in a JPEG."),
     ] = None,
 ) -> None:
-    """Turn pictures (JPEG, PNG, TIFF, WebP, AVIF) into RAW files (DNG)."""
+    """Turn pictures (JPEG, PNG, TIFF, WebP, AVIF) into RAW files (DNG), or into arrays for training."""
     from paramisp_cli.formats import WriteOptions
     from paramisp_cli.types import Direction
 
-    options = WriteOptions(compression=compression, profile=profile, embed_jpeg=embed_jpeg, verify=verify)
+    options = WriteOptions(
+        compression=compression, profile=profile, embed_jpeg=embed_jpeg, layout=arrays.layout, verify=verify
+    )
+    suffix = f".{arrays.format_name}" if arrays.format_name else None
+    own = batch.output.suffix.lower() if batch.output is not None and not batch.output.is_dir() else ""
+    grid = _checked(arrays, suffix or own or ".dng", batch, options, linear)
     try:
-        chosen = replace(settings_of(settings), kept_raw=kept_raw, gain_map=gain_map, linear=linear)
+        chosen = replace(
+            settings_of(settings),
+            kept_raw=kept_raw,
+            gain_map=gain_map,
+            linear=linear or arrays.layout == "rgb",
+            levels=arrays.levels,
+            bit_depth=32 if arrays.bits == 32 else 8,  # 8: whole numbers
+        )
     except ConfigError as error:
         fail(error)
-    convert_files(Direction.UNPROCESS, inputs, ".dng", None, chosen, options, batch)
+    convert_files(Direction.UNPROCESS, inputs, suffix or ".dng", suffix, chosen, options, batch, grid)
+
+
+def _checked(
+    arrays: ArrayOptions, suffix: str, batch: BatchOptions, options: WriteOptions, linear: bool
+) -> Grid | None:
+    """Return the grid of patches, if there is one; end with a usage error for options that do not go together."""
+    from paramisp_cli.patches import Grid
+
+    if suffix in (".npy", ".npz", ".tif", ".tiff"):
+        if (options.profile, options.compression, options.embed_jpeg) != ("match", "lossless", True):
+            fail_usage("--profile, --compression and --no-embed-jpeg are for a DNG; leave them out for an array")
+    elif arrays.layout == "packed" or arrays.bits not in (None, 16):
+        given = "--layout packed" if arrays.layout == "packed" else f"--bits {arrays.bits}"
+        fail_usage(f"{given} is for an array, not for a DNG; pass --format npy, npz or tif")
+    if arrays.bits not in (None, 16, 32):
+        fail_usage(f"--bits takes 16 or 32, not {arrays.bits}")
+    if linear and arrays.layout in ("mosaic", "packed"):
+        fail_usage(f"--linear is --layout rgb; leave out --linear or --layout {arrays.layout}")
+    if batch.output == Path("-") and (suffix == ".npy" or arrays.patch is not None):
+        fail_usage("-o -: stdout holds one file; pass --format npz or tif, and leave out --patch")
+    if arrays.patch is None:
+        if arrays.stride is not None:
+            fail_usage("--stride is the step between patches; pass --patch, too")
+        return None
+    stride = arrays.patch if arrays.stride is None else arrays.stride
+    try:
+        return Grid(arrays.patch, stride, 2 if arrays.layout == "packed" else 1)
+    except ConfigError as error:
+        fail(error)
 
 
 def render(
@@ -186,7 +231,7 @@ def settings_of(options: SettingsOptions, stop_at: str | None = None) -> Setting
 
 def convert_files(
     direction: Direction, inputs: list[Path], ending: str, suffix: str | None, settings: Settings,
-    options: WriteOptions, batch: BatchOptions, stem: str = "",
+    options: WriteOptions, batch: BatchOptions, grid: Grid | None = None, *, stem: str = "",
 ) -> None:  # fmt: skip
     """Run a batch, report it and end with the exit code. ``suffix`` comes from --format, ``ending`` is its default.
 
@@ -198,15 +243,20 @@ def convert_files(
     if batch.output == Path("-"):
         _to_stdout(direction, inputs, ending, suffix, settings, options, batch)
     takes_pictures = direction == "unprocess" or (direction == "transfer" and ending != ".dng")
+    rendering = direction == "render"
     suffixes = formats.SRGB_SUFFIXES if takes_pictures else formats.RAW_SUFFIXES
+    suffixes = (*suffixes, *formats.ARRAY_SUFFIXES) if rendering else suffixes
     on_exists = find.OnExists(batch.on_exists)
     try:
         settings = replace(settings, like=sources.like_files(settings))  # before outputs appear in the folders
         convert.check(settings, direction)
         protected = [*settings.like_paths, *([settings.look_from] if settings.look_from else [])]
         protected += [settings.to] if settings.to is not None and Path(settings.to).is_file() else []
-        selection = find.search(inputs, suffixes, recursive=batch.recursive)
-        jobs = find.assign(inputs, selection.inputs, batch.output, suffix, direction, on_exists, protected, stem=stem)
+        selection = find.search(inputs, suffixes, recursive=batch.recursive, array_tiffs=rendering)
+        jobs = find.assign(
+            inputs, selection.inputs, batch.output, suffix, direction, on_exists, protected,
+            stem=stem, in_patches=grid is not None,
+        )  # fmt: skip
         jobs = find.shard(jobs, selection.inputs, batch.shard) if batch.shard else jobs
     except ParamispError as error:
         fail(error)
@@ -218,9 +268,10 @@ def convert_files(
         fail_usage("--keep-raw: only a JPEG carries its RAW; leave out --format, or pass --format jpg")
     single = not batch.shard and [job.source for job in jobs] == inputs[:1]  # False for a folder with one file
     outputs = {job.target for job in jobs}
-    if not batch.quiet and (others := [path for path in selection.left_out if path not in outputs]):
+    records = {formats.beside(job.source) for job in jobs}  # beside arrays that are rendered
+    if not batch.quiet and (others := [path for path in selection.left_out if path not in outputs | records]):
         say(left_out(others))
-    report = Report(batch, single, len(jobs))
+    report = Report(batch, single, len(jobs), grid)
     raise typer.Exit(report.run(jobs, direction, settings, options))
 
 
@@ -261,7 +312,7 @@ def left_out(files: Sequence[Path]) -> str:
     for suffix, count in Counter(path.suffix.lower() for path in files).items():
         if suffix in formats.KNOWN_UNREADABLE:
             kinds[f"{formats.KNOWN_UNREADABLE[suffix]} (cannot be read)"] += count
-        elif suffix in formats.RAW_SUFFIXES:
+        elif suffix in (*formats.RAW_SUFFIXES, *formats.ARRAY_SUFFIXES):
             kinds["RAW (`paramisp render` converts them)"] += count
         elif suffix in formats.SRGB_SUFFIXES:
             kinds["pictures (`paramisp unprocess` converts them)"] += count
@@ -281,15 +332,16 @@ class Report:
     batch: BatchOptions
     single: bool
     total: int
+    grid: Grid | None = None
     notices: dict[str, list[tuple[Path, str]]] = field(default_factory=dict)
     """Summary of a notice → its files, with its full text for each."""
 
     def run(self, jobs: Any, direction: Direction, settings: Settings, options: WriteOptions) -> int:
         """Run the jobs and return the exit code."""
-        from paramisp_cli.batch import run
+        from paramisp_cli.batch import outputs, run
         from paramisp_cli.batch.find import OnExists
 
-        policy = run.Policy(OnExists(self.batch.on_exists), self.batch.overwrite_foreign, self.batch.dry_run)
+        policy = outputs.Policy(OnExists(self.batch.on_exists), self.batch.overwrite_foreign, self.batch.dry_run)
 
         def outcomes(progress: Progress) -> Iterator[Outcome]:
             return run.run(
@@ -298,6 +350,7 @@ class Report:
                 settings,
                 options,
                 policy,
+                grid=self.grid,
                 started=progress.started,
                 progress=progress.share,
                 prepared=self._announcer(settings, progress),
@@ -341,7 +394,8 @@ class Report:
         if batch.json_lines:
             progress.result(json.dumps(in_flags(outcome.record()), allow_nan=False))
         elif outcome.status in ("done", "planned"):
-            progress.result_path(outcome.target)
+            for path in [each["file"] for each in outcome.files] or [outcome.target]:
+                progress.result_path(path)
         if outcome.status == "failed":
             progress.say(worded(outcome.error))
             return

@@ -173,7 +173,7 @@ def _run(
 ) -> int:
     """Run the batch and return the exit code."""
     from paramisp_cli import convert, formats, sources
-    from paramisp_cli.batch import apply, find, run
+    from paramisp_cli.batch import apply, find, outputs
     from paramisp_cli.formats import exr
     from paramisp_cli.types import Direction
 
@@ -212,7 +212,7 @@ def _run(
     if not batch.quiet and found.left_out:
         say(left_out(found.left_out))
     report = Report(batch, single, len(jobs))
-    policy = run.Policy(on_exists, batch.overwrite_foreign, batch.dry_run)
+    policy = outputs.Policy(on_exists, batch.overwrite_foreign, batch.dry_run)
 
     def outcomes(progress: Progress) -> Iterator[Outcome]:
         def work(
@@ -255,7 +255,6 @@ def _announce(job: Job, planned: Plan, progress: Progress) -> None:
 def _keeper(folder: Path, job: Job, options: WriteOptions, policy: Any) -> Callable[[float, SrgbImage], None]:
     """Return the function that writes each exposure of a file: NAME-ev-3.3.jpg."""
     from paramisp_cli import formats
-    from paramisp_cli.batch import run
     from paramisp_cli.batch.find import OnExists
 
     assert job.target is not None
@@ -263,7 +262,7 @@ def _keeper(folder: Path, job: Job, options: WriteOptions, policy: Any) -> Calla
 
     def keep(gain: float, picture: SrgbImage) -> None:
         target = folder / f"{stem}-ev{math.log2(gain):+.1f}{suffix}"
-        if target.exists() and run.skips(target, policy):
+        if target.exists() and outputs.skips(target, policy):
             return
         formats.write(picture, target, options, overwrite=policy.on_exists == OnExists.OVERWRITE)
 

@@ -33,6 +33,15 @@ def gains(text: str) -> tuple[float, float, float]:
     return red, green, blue
 
 
+def levels(text: str) -> tuple[float, float]:
+    """Parse "0,4095"."""
+    try:
+        black, white = (float(number) for number in text.replace(",", " ").split())
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is not two levels BLACK,WHITE such as 0,4095") from error
+    return black, white
+
+
 def size_in_bytes(text: str) -> int:
     """Parse "4GB", "4G", "512MB": powers of 1000. Refuse a number without a unit: 4 bytes would be a mistake."""
     number = text.strip().upper().removesuffix("B").removesuffix("I")
@@ -258,6 +267,34 @@ class SettingsOptions:
         ),
     ] = None
     exposure: Annotated[float | None, _option(SHOT, "--exposure", metavar="EV", help="Digital gain.")] = None
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayOptions:
+    """Options of `unprocess` for the format of its outputs, and for arrays."""
+
+    format_name: Annotated[
+        Literal["dng", "npy", "npz", "tif", "tiff"] | None,
+        _option(OUTPUT, "--format", help="A DNG, or an array with its parameters. Default: that of -o, else dng."),
+    ] = None
+    layout: Annotated[
+        Literal["mosaic", "packed", "rgb"] | None,
+        _option(OUTPUT, "--layout", help="Of an array: (H, W), (H/2, W/2, 4: R Gr Gb B), (H, W, 3). Default: mosaic."),
+    ] = None
+    bits: Annotated[
+        int | None,
+        _option(OUTPUT, "--bits", help="Of an array: 16 (camera codes, the default), 32 (black 0, white 1)."),
+    ] = None
+    levels: Annotated[
+        Any,
+        _option(OUTPUT, "--levels", parser=levels, metavar="B,W", help="Black and white level, such as 0,4095."),
+    ] = None
+    patch: Annotated[
+        int | None, _option(OUTPUT, "--patch", metavar="SIZE", help="Cut into patches of SIZE×SIZE samples.")
+    ] = None
+    stride: Annotated[
+        int | None, _option(OUTPUT, "--stride", metavar="STEP", help="From patch to patch. Default: --patch.")
+    ] = None
 
 
 def grouped(function: Callable[..., None]) -> Callable[..., None]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from paramisp_cli import atomic
 from paramisp_cli.errors import (
@@ -20,7 +21,7 @@ from paramisp_cli.errors import (
     MetadataError,
     OutputExistsError,
 )
-from paramisp_cli.formats import dng, exif, exr, isolated, jpeg, kept, libraw, provenance, radiance, raster
+from paramisp_cli.formats import arrays, dng, exif, exr, isolated, jpeg, kept, libraw, provenance, radiance, raster
 from paramisp_cli.formats.base import MAX_PIXELS, Format, WriteOptions
 from paramisp_cli.formats.kinds import KNOWN_UNREADABLE, unreadable
 from paramisp_cli.formats.verify import check_raw
@@ -33,9 +34,11 @@ def _verify_dng(image: Output, path: Path, options: WriteOptions) -> None:
     check_raw(image, libraw.read(path, image.mosaic.size))
 
 
-# RAW before raster: a NEF or a DNG is a TIFF too; only its tags distinguish it.
-FORMATS: tuple[Format, ...] = (libraw.FORMAT, *raster.FORMATS, replace(dng.FORMAT, verify=_verify_dng))
+# Arrays before RAW before raster: a NEF, a DNG or an array may be a TIFF too.
+FORMATS: tuple[Format, ...] = (*arrays.FORMATS, libraw.FORMAT, *raster.FORMATS, replace(dng.FORMAT, verify=_verify_dng))
 RAW_SUFFIXES = libraw.FORMAT.suffixes
+ARRAY_SUFFIXES = (*arrays.NPY.suffixes, *arrays.NPZ.suffixes)
+"""Suffixes of arrays alone; a .tif is an array or a picture, which its first bytes tell (``is_array``)."""
 SRGB_SUFFIXES = tuple(suffix for form in raster.FORMATS for suffix in form.suffixes)
 SRGB_WRITE_SUFFIXES = tuple(suffix for form in raster.FORMATS if form.write for suffix in form.suffixes)
 """Suffixes of pictures that paramisp reads, and suffixes of pictures that it also writes."""
@@ -44,8 +47,10 @@ LINEAR_FORMATS = (exr.FORMAT, radiance.FORMAT)
 """Formats of linear pictures alone, which paramisp writes and does not read as pictures."""
 LINEAR_WRITE_SUFFIXES = (*raster.TIFF.suffixes, *(suffix for form in LINEAR_FORMATS for suffix in form.suffixes))
 """Suffixes of linear pictures."""
-_WRITTEN: dict[type, tuple[str, tuple[str, ...]]] = {
-    RawImage: ("a RAW image", dng.FORMAT.suffixes),
+RAW_WRITE_SUFFIXES = tuple(s for form in (dng.FORMAT, *arrays.FORMATS) for s in form.suffixes)
+"""Suffixes of RAW images that paramisp writes."""
+_WRITTEN: dict[type[Output], tuple[str, tuple[str, ...]]] = {
+    RawImage: ("a RAW image", RAW_WRITE_SUFFIXES),
     SrgbImage: ("an sRGB picture", SRGB_WRITE_SUFFIXES),
     LinearImage: ("a linear picture", LINEAR_WRITE_SUFFIXES),
     HdrImage: ("an Ultra HDR picture", raster.JPEG.suffixes),
@@ -53,18 +58,24 @@ _WRITTEN: dict[type, tuple[str, tuple[str, ...]]] = {
 """Kind of an image → its name in messages, the suffixes of its files."""
 
 __all__ = [
+    "ARRAY_SUFFIXES",
     "FORMATS",
     "KNOWN_UNREADABLE",
     "LINEAR_FORMATS",
     "LINEAR_WRITE_SUFFIXES",
     "MAX_PIXELS",
     "RAW_SUFFIXES",
+    "RAW_WRITE_SUFFIXES",
     "SRGB_SUFFIXES",
     "SRGB_WRITE_SUFFIXES",
     "WriteOptions",
+    "beside",
     "identify",
+    "is_array",
     "is_own",
+    "is_patch_of",
     "read",
+    "record_of",
     "write",
     "writer",
 ]
@@ -153,10 +164,41 @@ def read(path: str | Path, *, max_pixels: int = MAX_PIXELS, isolate: bool = Fals
         return form.read(path, max_pixels)
 
 
-def writer(suffix: str) -> Format | None:
-    """Return the format that writes files with this suffix (".dng", ".jpg", …), or None."""
-    forms = (*FORMATS, *LINEAR_FORMATS)
-    return next((form for form in forms if form.write and suffix.lower() in form.suffixes), None)
+def writer(suffix: str, kind: type[Output] = SrgbImage) -> Format | None:
+    """Return the format that writes files with this suffix (".dng", ".jpg", …), or None.
+
+    A .tif of a RAW image (``kind``) is an array, that of a picture is not; for other suffixes ``kind`` does not count.
+    """
+    forms = [form for form in (*FORMATS, *LINEAR_FORMATS) if form.write and suffix.lower() in form.suffixes]
+    return next((form for form in forms if kind in form.holds), forms[0] if forms else None)
+
+
+def is_array(path: Path) -> bool:
+    """Tell by the first bytes whether a TIFF file is an array of ``unprocess``; False if it cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            return arrays.is_tiff(stream.read(64))
+    except OSError:
+        return False
+
+
+def is_patch_of(path: Path, source: str) -> bool:
+    """Tell whether a file is an array that paramisp cut from the picture of this file name."""
+    try:
+        record = arrays.record_at(path, _head(path))
+    except (FormatError, FileAccessError, InputMissingError):
+        return False
+    return record is not None and record.get("patch") is not None and record.get("source") == source
+
+
+def beside(path: Path) -> Path | None:
+    """Return the second file that belongs to an output, the record of a .npy; None for other outputs."""
+    return arrays.beside(path) if path.suffix.lower() in arrays.NPY.suffixes else None
+
+
+def record_of(image: RawImage, options: WriteOptions = WriteOptions()) -> dict[str, Any]:
+    """Return the record of an array as ``write`` writes it, for JSON: every parameter, the source, and digests."""
+    return arrays.record(dng.as_stored(image), options)
 
 
 def write(
@@ -176,7 +218,7 @@ def write(
     (unless ``overwrite``), FileAccessError, FormatError, always naming ``path``.
     """
     path = Path(path)
-    form = writer(path.suffix)
+    form = writer(path.suffix, RawImage) if isinstance(image, RawImage) else writer(path.suffix)
     noun, known = next((names for kind, names in _WRITTEN.items() if isinstance(image, kind)), ("", ()))
     if not noun:
         raise FormatError(
@@ -187,6 +229,11 @@ def write(
     if not overwrite and os.path.lexists(path):
         raise OutputExistsError(f"{path}: exists already; pass `on_exists` overwrite, rename or skip")
     assert form.write is not None
+    second = path.with_name(f"{path.name}.json") if form.beside else None
+    if second is not None and not overwrite and os.path.lexists(second) and not arrays.is_record(second):
+        raise OutputExistsError(f"{second}: exists already, and is not by paramisp; pass another -o")
+    if isinstance(image, RawImage) and form in arrays.FORMATS:
+        image = dng.as_stored(image)
     if options.keep_raw is not None:
         kept.check(options.keep_raw)
         if path.suffix.lower() not in raster.JPEG.suffixes or raw is None:
@@ -201,6 +248,8 @@ def write(
                     _verify(form.verify, image, temporary, options)
                     if options.keep_raw is not None:
                         kept.restore(temporary.read_bytes())  # checks the samples' digest
+                if second is not None and form.beside is not None:  # before the array: an array always has its record
+                    atomic.write_bytes(second, form.beside(image, path.name, options))
         except FileExistsError as error:
             raise OutputExistsError(f"{path}: appeared while paramisp was writing; it was not replaced") from error
         except (ConfigError, FormatError) as error:
@@ -223,9 +272,13 @@ def _verify(
 def is_own(path: Path) -> bool:
     """Tell whether paramisp made a file: the Software tag (0x0131) of its EXIF or TIFF begins with "paramisp".
 
-    An Ultra HDR JPEG has the EXIF of the photograph; the history in its XMP tells.
+    An array's record names the software; an Ultra HDR JPEG has the photograph's EXIF, and the history in its XMP tells.
     """
     try:
+        with path.open("rb") as stream:
+            head = stream.read(64)
+        if any(form.sniff(head) for form in arrays.FORMATS):
+            return arrays.is_own(path, head)
         with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
             if data[:2] == b"\xff\xd8" and provenance.is_hdr(jpeg.xmp_packet(data)):
                 return True

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paramisp_cli.errors import FormatError
-from paramisp_cli.types import Output, RawImage, SrgbImage
+from paramisp_cli.types import LinearImage, Output, RawImage, SrgbImage
 
 MAX_PIXELS = 250_000_000
 """Most pixels that a file may claim unless the caller allows more.
@@ -27,6 +27,8 @@ class WriteOptions:
     profile      DNG look: "match" (the tone curve of ``RawImage.tone_curve``), "linear" (no curve), "adobe" (no
                  profile: the reader's default look)
     embed_jpeg   whether a DNG holds the user's JPEG byte for byte
+    layout       samples of an array: "mosaic" (H, W), "packed" (H/2, W/2, 4: R, Gr, Gb, B) or "rgb" (H, W, 3); None:
+                 "rgb" for a RAW of three colours a pixel, else "mosaic"
     keep_raw     the RAW that a JPEG carries: "lossless", "near" or the file's size, such as "2MB"; see ``kept.keep``
     verify       whether each file is read again and compared before it gets its name (also $PARAMISP_VERIFY=1)
     """
@@ -36,6 +38,7 @@ class WriteOptions:
     compression: str = "lossless"
     profile: str = "match"
     embed_jpeg: bool = True
+    layout: str | None = None
     keep_raw: str | None = None
     verify: bool = False
 
@@ -48,6 +51,8 @@ class Format:
     read    returns the image at a path; FormatError if it is damaged or has more pixels than the given limit
     write   writes an image to a path (``formats.write`` makes it atomic)
     verify  reads the written file again; FormatError if it does not hold the image
+    holds   kinds of images that it writes
+    beside  returns the content of a second file, NAME.json beside the file NAME; None: it has none
     """
 
     name: str
@@ -56,6 +61,8 @@ class Format:
     read: Callable[[Path, int], SrgbImage | RawImage] | None = None
     write: Callable[[Output, Path, WriteOptions], None] | None = None
     verify: Callable[[Output, Path, WriteOptions], None] | None = None
+    holds: tuple[type[Output], ...] = (RawImage, SrgbImage, LinearImage)
+    beside: Callable[[Output, str, WriteOptions], bytes] | None = None
 
 
 def check_pixels(width: int, height: int, max_pixels: int) -> None:

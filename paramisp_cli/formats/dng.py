@@ -19,6 +19,7 @@ import math
 import re
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +147,28 @@ def write(image: Output, path: Path, options: WriteOptions) -> None:
         ifds["main"][51111] = byte(checksum)  # NewRawImageDigest
         file.seek(0)
         file.write(_laid_out(ifds))
+
+
+def as_stored(raw: RawImage) -> RawImage:
+    """Return a RAW with the parameters that a reader finds in a DNG of it: fractions are rounded to about 1e-8.
+
+    Arrays hold these values, too, so that an array and a DNG of one mosaic render alike. Raises FormatError for a
+    number that a DNG cannot hold.
+    """
+    canonical = raw.canonical
+    block = exif.parse(raw.metadata.exif) if raw.metadata.exif else None
+    neutral = rational(*canonical.as_shot_neutral / canonical.as_shot_neutral.max()).values()
+    return replace(
+        raw,
+        canonical=replace(
+            canonical,
+            white_level=float(math.floor(canonical.white_level + 0.5)),
+            as_shot_neutral=np.array(neutral),
+            color_matrix=np.reshape(srational(*canonical.color_matrix.ravel()).values(), (3, 3)),
+        ),
+        optical=exif.optical_params(exif.ExifBlock("<", exif=_exif_ifd(raw.optical, block)))[0],
+        baseline_exposure=float(srational(raw.baseline_exposure).values()[0]),
+    )
 
 
 def _main_ifd(raw: RawImage, options: WriteOptions, thumbnail: np.ndarray, block: exif.ExifBlock | None) -> Ifd:
@@ -474,4 +497,4 @@ def _sniff(head: bytes) -> bool:
     return False  # formats.libraw reads DNG files
 
 
-FORMAT = Format(name="DNG", suffixes=(".dng",), sniff=_sniff, read=None, write=write)
+FORMAT = Format(name="DNG", suffixes=(".dng",), sniff=_sniff, read=None, write=write, holds=(RawImage,))

@@ -44,7 +44,8 @@ _PATIENCE = 4
 _CLASSES = {
     kind.__name__: kind
     for kind in (
-        types.Camera, types.CanonicalParams, types.Crop, types.Metadata, types.OpticalParams, RawImage, SrgbImage
+        types.Camera, types.CanonicalParams, types.Crop, types.Metadata, types.OpticalParams, types.Patch, RawImage,
+        SrgbImage,
     )
 }  # fmt: skip
 _DTYPES = ("uint8", "uint16", "float32", "float64")

@@ -18,7 +18,7 @@ Three statements tell it, which other programs can read, too:
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -157,9 +157,34 @@ def made_by(packet: bytes | None) -> Made | None:
         events = xmp.read(packet).events
     except FormatError:
         return None
-    ways = (Direction.UNPROCESS, Direction.TRANSFER)
-    made = (_made(event, direction) for direction in ways for event in reversed(events))
-    return next((each for each in made if each is not None), None)
+    event = _making(events)
+    return None if event is None else _made(event)
+
+
+def history_of(packet: bytes | None) -> dict[str, Any] | None:
+    """Return the program and the facts of the event that made a RAW of a picture, and its source type; None without it.
+
+    ``packet_of`` makes a packet of them. Nothing else in the packet is returned: it may be private.
+    """
+    if packet is None or made_by(packet) is None:
+        return None
+    found = xmp.read(packet)
+    event = _making(found.events)
+    assert event is not None
+    types = {"source_type": found.source_types[0]} if found.source_types else {}
+    return {"software": event.software_agent, **types, **json.loads(event.parameters)}
+
+
+def packet_of(history: Mapping[str, Any]) -> bytes:
+    """Return an XMP packet with the facts of ``history_of`` and nothing else; FormatError if they make no sense."""
+    facts = dict(history)
+    software, source_type = facts.pop("software", None), facts.pop("source_type", ALTERED)
+    if not isinstance(software, str) or not isinstance(source_type, str):
+        raise FormatError("its origin names no program")
+    event = xmp.Event("converted", software, json.dumps(facts, allow_nan=False))
+    if _made(event) is None:
+        raise FormatError(f"its origin is not an event of {_PROGRAM}")
+    return xmp.merged(None, event, source_type)
 
 
 def _term(value: str) -> str:
@@ -183,10 +208,23 @@ def _facts_of(event: xmp.Event) -> dict[str, Any] | None:
     return facts if isinstance(facts, dict) else None
 
 
-def _made(event: xmp.Event, direction: Direction) -> Made | None:
+_MAKING = (Direction.UNPROCESS, Direction.TRANSFER)
+
+
+def _making(events: Sequence[xmp.Event]) -> xmp.Event | None:
+    """Return the last event that made a RAW of a picture, else the last that gave it another camera's colours."""
+    for direction in _MAKING:
+        for event in reversed(events):
+            facts = _facts_of(event)
+            if facts is not None and facts.get("operation") == direction and _made(event) is not None:
+                return event
+    return None
+
+
+def _made(event: xmp.Event) -> Made | None:
     """Return the facts of an event; None if it is another program's, another operation, or damaged."""
     facts = _facts_of(event)
-    if facts is None or facts.get("operation") != direction:
+    if facts is None or facts.get("operation") not in _MAKING:
         return None
 
     def text(name: str) -> str | None:

@@ -47,7 +47,10 @@ def _format(name: str, suffixes: tuple[str, ...], sniff: Callable[[bytes], bool]
         pixels = upright(image, kind or "", options)
         return check_picture(pixels, read(path, image.pixels.size), lossless=kind != "jpeg")
 
-    return Format(name, suffixes, sniff=sniff, read=read, write=put if kind else None, verify=check if kind else None)
+    holds = (SrgbImage, LinearImage) if kind == "tiff" else (SrgbImage,)
+    return Format(
+        name, suffixes, sniff, read, write=put if kind else None, verify=check if kind else None, holds=holds
+    )  # fmt: skip
 
 
 JPEG = _format("JPEG", (".jpg", ".jpeg"), lambda head: head.startswith(JPEG_MAGIC), "jpeg")

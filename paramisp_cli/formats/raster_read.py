@@ -69,7 +69,7 @@ def _image(
         camera=exif.camera(block),
         optical=optical,
         orientation=exif.orientation(block),
-        metadata=Metadata(**blocks, jpeg=jpeg, source_name=name),
+        metadata=Metadata(blocks["exif"], blocks["xmp"], blocks["icc"], jpeg=jpeg, source_name=name),
         as_shot_neutral=exif.white_balance(block)[0],
         notes=(*notes, *color_notes, *exif_notes),
     )

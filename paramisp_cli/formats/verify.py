@@ -40,6 +40,31 @@ def check_raw(written: RawImage, back: RawImage) -> None:
     _tell([name for name, is_same in same.items() if not is_same])
 
 
+def check_same(written: RawImage, back: RawImage) -> None:
+    """Raise FormatError unless an array read back as it was written, bit for bit: its samples, and all parameters.
+
+    ``written`` is the image as the array holds it: cropped, three colours a pixel with the CFA of the reader.
+    """
+    one, other = written.canonical, back.canonical
+    same = {
+        "samples": _equal(written.mosaic, back.mosaic) and _equal(written.linear, back.linear),
+        "CFA": one.cfa == other.cfa,
+        "noise profile": _equal(written.noise_profile, back.noise_profile),
+    }
+    for name in ("black_level", "white_level", "as_shot_neutral", "color_matrix"):
+        same[name] = np.array_equal(getattr(one, name), getattr(other, name))
+    for name in ("optical", "camera", "orientation", "crop", "patch", "baseline_exposure", "model"):
+        same[name] = getattr(written, name) == getattr(back, name)
+    _tell([name for name, is_same in same.items() if not is_same])
+
+
+def _equal(one: np.ndarray | None, other: np.ndarray | None) -> bool:
+    """Tell whether two arrays, either may be missing, are of one type and have the same values."""
+    if one is None or other is None:
+        return one is other
+    return one.dtype == other.dtype and np.array_equal(one, other)
+
+
 def check_picture(pixels: np.ndarray, back: SrgbImage, *, lossless: bool) -> None:
     """Raise FormatError unless a picture read back alike: its size, and its pixels if the format is ``lossless``."""
     if back.size != pixels.shape[:2]:

@@ -15,7 +15,7 @@ import pytest
 from paramisp_cli import atomic, formats
 from paramisp_cli.errors import FileAccessError, FormatError, InputMissingError, OutputExistsError
 from paramisp_cli.formats import WriteOptions, dng, libraw
-from paramisp_cli.types import CanonicalParams, RawImage, SrgbImage
+from paramisp_cli.types import CanonicalParams, LinearImage, RawImage, SrgbImage
 
 MATRIX = np.array([[0.6722, -0.0635, -0.0963], [-0.4287, 1.2460, 0.2028], [-0.0908, 0.2162, 0.5668]])
 PICTURE = SrgbImage(np.random.default_rng(0).integers(0, 255, (24, 32, 3)).astype(np.uint8))
@@ -29,9 +29,13 @@ RAW = RawImage(
 
 
 def test_registry():
-    suffixes = [suffix for form in formats.FORMATS if form.write for suffix in form.suffixes]
-    assert len(set(suffixes)) == len(suffixes)  # a suffix names one format to write
-    assert all(suffix == suffix.lower() and suffix[0] == "." for suffix in suffixes)
+    for kind in (RawImage, SrgbImage, LinearImage):
+        forms = [form for form in formats.FORMATS if form.write and kind in form.holds]
+        suffixes = [suffix for form in forms for suffix in form.suffixes]
+        assert len(set(suffixes)) == len(suffixes)  # a suffix names one format to write for an image
+        assert all(suffix == suffix.lower() and suffix[0] == "." for suffix in suffixes)
+        assert all(formats.writer(suffix, kind) is form for form in forms for suffix in form.suffixes)
+    assert set(formats.RAW_WRITE_SUFFIXES) == {".dng", ".npy", ".npz", ".tif", ".tiff"}
     assert set(formats.SRGB_WRITE_SUFFIXES) == {".jpg", ".jpeg", ".png", ".tif", ".tiff"}
     assert set(formats.SRGB_SUFFIXES) == {*formats.SRGB_WRITE_SUFFIXES, ".webp", ".avif"}
     assert not {*formats.SRGB_SUFFIXES, *formats.RAW_SUFFIXES} & formats.KNOWN_UNREADABLE.keys()
@@ -44,16 +48,18 @@ def test_registry():
 
 @pytest.mark.parametrize("form", [form for form in formats.FORMATS if form.write], ids=lambda form: form.name)
 def test_what_is_written_is_known_again(form, tmp_path):
-    image = RAW if form.name == dng.FORMAT.name else PICTURE
+    image = RAW if RawImage in form.holds else PICTURE
     for suffix in form.suffixes:
         path = tmp_path / f"a{suffix}"
         formats.write(image, path)
         bare = tmp_path / "bare"
         bare.write_bytes(path.read_bytes())
+        if (second := formats.beside(path)) is not None:
+            second.rename(tmp_path / "bare.json")
         back = formats.read(bare)  # its name tells nothing
         assert type(back) is type(image)
         assert back.size == image.size
-        assert formats.identify(bare) is (libraw.FORMAT if image is RAW else form)
+        assert formats.identify(bare) is (libraw.FORMAT if form.name == dng.FORMAT.name else form)
 
 
 @pytest.mark.parametrize("form", formats.FORMATS, ids=lambda form: form.name)
@@ -213,8 +219,8 @@ def test_only_one_of_many_writers_wins(tmp_path):
     ("image", "name", "said"),
     [
         (PICTURE, "a.dng", "an sRGB picture is written as .jpg, .jpeg, .png, .tif, .tiff, not .dng"),
-        (RAW, "a.jpg", "a RAW image is written as .dng, not .jpg"),
-        (RAW, "a", "a RAW image is written as .dng, not without a suffix"),
+        (RAW, "a.jpg", "a RAW image is written as .dng, .npy, .npz, .tif, .tiff, not .jpg"),
+        (RAW, "a", "a RAW image is written as .dng, .npy, .npz, .tif, .tiff, not without a suffix"),
         (PICTURE, "a.webp", "not .webp"),
     ],
 )

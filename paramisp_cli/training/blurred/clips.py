@@ -101,15 +101,15 @@ class _Window:
                 "next, which would leave ghosts; take more frames a second, or pass a larger --max-step"
             )
         iso = float(np.exp(rng.uniform(*np.log(self.series.iso))))
-        total = np.zeros(self._mosaic(numbers[0]).shape)
+        height, width = self._mosaic(numbers[0]).shape
+        total = np.zeros((height, width))
         clipped = np.zeros_like(total)
         for number in numbers:
             total += self._mosaic(number)
             clipped += clipped_sites(self.frames[number], self.params)
         alpha = float(rng.uniform(*self.series.saturation))
-        blurred = np.clip(total / count + alpha * clipped / count * white_sites(self.params, total.shape), 0, 1).astype(
-            np.float32
-        )
+        added = alpha / count * clipped * white_sites(self.params, (height, width))
+        blurred = np.clip(total / count + added, 0, 1).astype(np.float32)
         told = {
             "frames": [numbers[0], count], "alpha": alpha, "motion": round(float(sum(steps)), 2),
             "step": round(max(steps), 2),

@@ -132,7 +132,7 @@ def unprocessed(pixels: np.ndarray, params: CanonicalParams, facts: CameraFacts,
 def white_sites(params: CanonicalParams, size: tuple[int, int]) -> np.ndarray:
     """Return the light (H, W) float32 of a neutral white at each site: 1 at green ones."""
     whites: np.ndarray = bayer.repeated(bayer.by_site(1 / params.wb_gains, params.cfa), size).astype(np.float32)
-    return np.minimum(whites, 1)
+    return whites.clip(max=1)
 
 
 def clipped_sites(pixels: np.ndarray, params: CanonicalParams) -> np.ndarray:
