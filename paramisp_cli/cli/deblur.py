@@ -149,8 +149,9 @@ def _assigned(
 def _target(each: Input, file: Path | None, folder: Path | None, format_name: str | None) -> Path:
     """Return the output of an input: a DNG of a RAW file, a picture of a picture. Raises ParamispError."""
     from paramisp_cli import formats
+    from paramisp_cli.types import RawImage
 
-    is_raw = formats.identify(each.source) is formats.FORMATS[0]
+    is_raw = RawImage in formats.identify(each.source).holds
     allowed = (".dng",) if is_raw else formats.SRGB_WRITE_SUFFIXES
     own = each.source.suffix.lower()
     ending = ".dng" if is_raw else f".{format_name}" if format_name else own if own in allowed else ".jpg"

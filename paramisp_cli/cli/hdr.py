@@ -255,6 +255,7 @@ def _announce(job: Job, planned: Plan, progress: Progress) -> None:
 def _keeper(folder: Path, job: Job, options: WriteOptions, policy: Any) -> Callable[[float, SrgbImage], None]:
     """Return the function that writes each exposure of a file: NAME-ev-3.3.jpg."""
     from paramisp_cli import formats
+    from paramisp_cli.batch import outputs
     from paramisp_cli.batch.find import OnExists
 
     assert job.target is not None
