@@ -35,8 +35,8 @@ README, OPTIONS = MARKDOWN["README.md"], MARKDOWN["docs/options.md"]
 EXAMPLES = [name for name in PROSE if name == "README.md" or name.startswith("docs/")]
 RUNS = "<!-- runs -->\n"
 COMMANDS = (
-    "unprocess", "render", "hdr", "inspect", "cameras", "weights list", "weights info", "weights verify", "weights import",
-    "weights export", "doctor", "fit", "pairs", "simulate", "train", "evaluate",
+    "unprocess", "render", "hdr", "inspect", "cameras", "weights list", "weights info", "weights verify",
+    "weights import", "weights export", "doctor", "fit", "pairs", "simulate", "train", "evaluate",
 )  # fmt: skip
 FOREIGN = ("pytest", "python ", "python3 ", "make", "pip ", "uv ", "find ", "ruff", "parallel ")
 """Beginnings of code whose options are another program's."""
