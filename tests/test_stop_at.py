@@ -373,7 +373,7 @@ def test_the_profile_is_linear_srgb() -> None:
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.dng", "a"])
 def test_other_formats_are_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match=r"a linear picture is written as \.tif, \.tiff, not"):
+    with pytest.raises(FormatError, match=r"a linear picture is written as \.tif, \.tiff, \.exr, \.hdr, not"):
         formats.write(linear(), tmp_path / name)
     assert not list(tmp_path.iterdir())
 
@@ -384,7 +384,7 @@ def test_what_else_is_refused(tmp_path: Path) -> None:
     huge = LinearImage(np.broadcast_to(np.float32(0), (20000, 20000, 3)))
     with pytest.raises(FormatError, match=r"20000×20000 pixels has 4\.8 GB, more than a TIFF can hold \(4 GB\)"):
         formats.write(huge, tmp_path / "a.tif")
-    with pytest.raises(FormatError, match="takes a RawImage, SrgbImage or LinearImage, got ndarray"):
+    with pytest.raises(FormatError, match="takes a RawImage, SrgbImage, LinearImage or HdrImage, got ndarray"):
         formats.write(np.zeros((3, 3, 3)), tmp_path / "a.tif")  # type: ignore[arg-type]
     with pytest.raises(FormatError, match="JPEG cannot hold"):
         raster_write.write(linear(), tmp_path / "a.jpg", formats.WriteOptions(), kind="jpeg")

@@ -145,7 +145,13 @@ def run(plan: Plan, progress: Progress | None = None, keep: Keep | None = None) 
         prepared = rendering
     facts = _facts(plan, prepared, rendering)
     if plan.options.kind == "fused":
-        return _fused(raw, rendering, settings, plan, facts, steps, keep)
+        pictures, like = _pictures(raw, rendering, settings, plan, steps, keep)
+        packet, remarks = provenance.hdr(raw.metadata.xmp, facts)
+        del raw  # the fusion needs the memory
+        dtype = make_picture.PIXEL_TYPES[plan.settings.bit_depth]
+        pixels = fusion.fused(pictures, plan.options.fusion, dtype=dtype, progress=steps.next())
+        notices = tuple(dict.fromkeys((*plan.conversion.notices, *like.notes, *remarks)))
+        return replace(like, pixels=pixels, metadata=replace(like.metadata, xmp=packet), notes=notices)
     return _beyond_white(raw, rendering, settings, plan, facts, steps)
 
 
@@ -263,29 +269,17 @@ def _exposures(
 # Results -------------------------------------------------------------------------------------------------------------
 
 
-def _fused(
-    raw: RawImage,
-    rendering: Conversion,
-    settings: Settings,
-    plan: Plan,
-    facts: dict[str, Any],
-    steps: _Steps,
-    keep: Keep | None,
-) -> SrgbImage:
-    options = plan.options
-    pictures = []
-    last = None
-    for gain, picture in zip(options.gains, _exposures(raw, rendering, settings, options.gains, steps), strict=True):
+def _pictures(
+    raw: RawImage, rendering: Conversion, settings: Settings, plan: Plan, steps: _Steps, keep: Keep | None
+) -> tuple[list[np.ndarray], SrgbImage]:
+    """Return the pixels of all exposures, and an image of one pixel with the metadata of each."""
+    pictures: list[np.ndarray] = []
+    gains = plan.options.gains
+    for gain, picture in zip(gains, _exposures(raw, rendering, settings, gains, steps), strict=True):
         if keep is not None:
             keep(gain, picture)
         pictures.append(picture.pixels)
-        last = replace(picture, pixels=picture.pixels[:1, :1])
-    assert last is not None
-    dtype = make_picture.PIXEL_TYPES[plan.settings.bit_depth]
-    pixels = fusion.fused(pictures, options.fusion, dtype=dtype, progress=steps.next())
-    packet, remarks = provenance.hdr(raw.metadata.xmp, facts)
-    notices = tuple(dict.fromkeys((*_notices(plan), *last.notes, *remarks)))
-    return replace(last, pixels=pixels, metadata=replace(last.metadata, xmp=packet), notes=notices)
+    return pictures, replace(picture, pixels=picture.pixels[:1, :1].copy())
 
 
 def _beyond_white(
@@ -298,7 +292,7 @@ def _beyond_white(
 ) -> LinearImage | HdrImage:
     """Return the linear light of the scene, or the photograph with a gain map to it."""
     image = plan.image
-    notices = list(_notices(plan))
+    notices = list(plan.conversion.notices)
     lying = replace(raw, orientation=1)  # pixels as stored: those of the photograph's file
     if isinstance(image, SrgbImage):
         shown = image
@@ -333,11 +327,6 @@ def _beyond_white(
     else:
         base = replace(shown, orientation=raw.orientation, metadata=replace(shown.metadata, xmp=packet, jpeg=None))
     return HdrImage(base, codes, stops, tuple(dict.fromkeys((*notices, *remarks))))
-
-
-def _notices(plan: Plan) -> tuple[str, ...]:
-    """Return the notices of the photograph's own conversion."""
-    return plan.conversion.notices
 
 
 def _facts(plan: Plan, made: Conversion, rendering: Conversion) -> dict[str, Any]:
