@@ -269,7 +269,7 @@ def test_the_commands(dataset: Path, tmp_path: Path) -> None:
         (("--to", "Nikon D850"), "not for SONY ILCE-7RM3 to Nikon D850"),
         (("--to", B, "--cfa", "target"), "leave it out"),
     ):
-        refused = run("transfer", shot, *words, "--weights", path)
+        refused = run("transfer", shot, *words, "--weights", path, "-o", tmp_path / "refused.dng")
         assert refused.returncode in (2, 8)
         assert text in refused.stderr
     for words, text in (
