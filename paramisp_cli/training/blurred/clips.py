@@ -12,7 +12,7 @@ from paramisp_cli.training.blurred import motion, sources, video
 from paramisp_cli.training.blurred.series import (
     Series,
     Shot,
-    clipped_sites,
+    clipped,
     noisy,
     random_of,
     unprocessed,
@@ -102,14 +102,14 @@ class _Window:
             )
         iso = float(np.exp(rng.uniform(*np.log(self.series.iso))))
         total = np.zeros(self._mosaic(numbers[0]).shape)
-        clipped = np.zeros_like(total)
+        lit = np.zeros_like(total)
         for number in numbers:
             total += self._mosaic(number)
-            clipped += clipped_sites(self.frames[number], self.params)
+            lit += clipped(self.frames[number])
         alpha = float(rng.uniform(*self.series.saturation))
-        blurred = np.clip(total / count + alpha * clipped / count * white_sites(self.params, total.shape), 0, 1).astype(
-            np.float32
-        )
+        frame = self.frames[numbers[0]]
+        white = white_sites(self.params, (frame.shape[0], frame.shape[1]))
+        blurred = np.clip((total + alpha * lit * white) / count, 0, 1).astype(np.float32)
         told = {
             "frames": [numbers[0], count], "alpha": alpha, "motion": round(float(sum(steps)), 2),
             "step": round(max(steps), 2),
