@@ -100,7 +100,7 @@ def test_a_moving_lamp_leaves_a_brighter_streak_than_the_mean(tmp_path):
     still = share < 0.05
     for colour in (added.blurred, plain.blurred):  # a white lamp leaves a white streak: no channel runs ahead
         balanced = [(colour / white)[44:53, 38:50][row::2, column::2].mean() for row in (0, 1) for column in (0, 1)]
-        assert np.ptp(np.minimum(balanced, 1)) < 0.05
+        assert np.ptp(np.minimum(balanced, 1)) < 0.1
     np.testing.assert_allclose(added.blurred[still], plain.blurred[still], atol=1e-6)
 
 

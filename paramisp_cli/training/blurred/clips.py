@@ -13,7 +13,7 @@ from paramisp_cli.training.blurred import motion, sources, video
 from paramisp_cli.training.blurred.series import (
     Series,
     Shot,
-    clipped_sites,
+    clipped,
     noisy,
     random_of,
     unprocessed,
@@ -101,15 +101,15 @@ class _Window:
                 "next, which would leave ghosts; take more frames a second, or pass a larger --max-step"
             )
         iso = float(np.exp(rng.uniform(*np.log(self.series.iso))))
-        height, width = self._mosaic(numbers[0]).shape
-        total = np.zeros((height, width))
-        clipped = np.zeros_like(total)
+        total = np.zeros(self._mosaic(numbers[0]).shape)
+        lit = np.zeros_like(total)
         for number in numbers:
             total += self._mosaic(number)
-            clipped += clipped_sites(self.frames[number], self.params)
+            lit += clipped(self.frames[number])
         alpha = float(rng.uniform(*self.series.saturation))
-        added = alpha / count * clipped * white_sites(self.params, (height, width))
-        blurred = np.clip(total / count + added, 0, 1).astype(np.float32)
+        frame = self.frames[numbers[0]]
+        white = white_sites(self.params, (frame.shape[0], frame.shape[1]))
+        blurred = np.clip((total + alpha * lit * white) / count, 0, 1).astype(np.float32)
         told = {
             "frames": [numbers[0], count], "alpha": alpha, "motion": round(float(sum(steps)), 2),
             "step": round(max(steps), 2),

@@ -132,13 +132,16 @@ def unprocessed(pixels: np.ndarray, params: CanonicalParams, facts: CameraFacts,
 def white_sites(params: CanonicalParams, size: tuple[int, int]) -> np.ndarray:
     """Return the light (H, W) float32 of a neutral white at each site: 1 at green ones."""
     whites: np.ndarray = bayer.repeated(bayer.by_site(1 / params.wb_gains, params.cfa), size).astype(np.float32)
-    return whites.clip(max=1)
+    return np.asarray(np.minimum(whites, 1))
 
 
-def clipped_sites(pixels: np.ndarray, params: CanonicalParams) -> np.ndarray:
-    """Return where a picture (H, W, 3) uint8 is clipped, at the sites of its mosaic: (H, W) float32, 0 or 1."""
-    clipped: np.ndarray = bayer.sampled((pixels >= _CLIPPED).astype(np.float32), params.cfa)
-    return clipped
+def clipped(pixels: np.ndarray) -> np.ndarray:
+    """Return where all channels of a picture (H, W, 3) uint8 are clipped: (H, W) float32, 0 or 1.
+
+    Light that is added to single channels would tint edges, and demosaicing would turn the tint into a pattern.
+    """
+    white: np.ndarray = (pixels.min(-1) >= _CLIPPED).astype(np.float32)
+    return white
 
 
 def noisy(

@@ -19,7 +19,7 @@ from paramisp_cli.training.blurred.series import (
     BORDER,
     Series,
     Shot,
-    clipped_sites,
+    clipped,
     noisy,
     random_of,
     unprocessed,
@@ -91,12 +91,12 @@ def _of_picture(
     reach = path.reach
     if min(half) < 4 * reach:
         raise FormatError(f"{source.path}: {width}×{height} px are too few for a blur of {length:.1f} px")
-    clipped = np.stack(bayer.sites(clipped_sites(pixels[:height, :width], params)))
+    lit = np.stack(bayer.sites(clipped(pixels[:height, :width])))
     white = np.stack(bayer.sites(white_sites(params, (2, 2))))
     alpha = float(rng.uniform(*series.saturation))
     path = replace(path, size=(half[0] - 2 * reach, half[1] - 2 * reach))
     fine = (shake.FINE * half[0], shake.FINE * half[1])
-    enlarged = F.interpolate(torch.from_numpy(np.concatenate([planes, clipped]))[None], size=fine, mode="nearest")[0]
+    enlarged = F.interpolate(torch.from_numpy(np.concatenate([planes, lit]))[None], size=fine, mode="nearest")[0]
     blurred, sharp = (each.numpy() for each in shake.blurred_and_sharp(enlarged, path))
     light = np.clip(blurred[:4] + alpha * blurred[4:] * white, 0, 1)
     linear, silent = bayer.joined(list(light)), bayer.joined(list(np.clip(sharp[:4], 0, 1)))
