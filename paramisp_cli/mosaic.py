@@ -37,7 +37,7 @@ PACKED = ("R", "Gr", "Gb", "B")
 
 
 def packed(mosaic: np.ndarray, cfa: str) -> np.ndarray:
-    """Return a mosaic (H, W) as (H / 2, W / 2, 4): the samples of each 2×2 in the order R, Gr, Gb, B, unmoved."""
+    """Return a mosaic (H, W) as (H / 2, W / 2, 4): the samples of each 2×2 in the order R, Gr, Gb, B."""
     planes = dict(zip(site_names(cfa), sites(mosaic), strict=True))
     return np.stack([planes[name] for name in PACKED], -1)
 

@@ -89,6 +89,7 @@ MADE = {
                   "found/one.dng", "found/two.dng"},
     "docs/options.md": {"piped.dng", "checked.dng", "checked.png", "linear.tif"},
     "docs/dng.md": {"linear.dng"},
+    "docs/arrays.md": {"set/one_005.npy", "set/one_005.npy.json", "from-npy.png", "index.jsonl"},
 }  # fmt: skip
 
 

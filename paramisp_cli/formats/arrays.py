@@ -132,7 +132,7 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype, int]:
         shape, is_fortran, dtype = reader(stream, max_header_size=_MOST_HEADER)
     except FormatError:
         raise
-    except Exception as error:  # NumPy's parser raises many kinds: ValueError, TypeError, SyntaxError, tokenizer's
+    except Exception as error:  # NumPy's parser raises errors of many kinds: ValueError, SyntaxError, TokenError, …
         raise FormatError(f"the array's header is damaged ({one_line(error)})") from error
     if any(side < 1 for side in shape):
         raise FormatError(f"the array is empty: {shape}")
@@ -324,7 +324,7 @@ def is_record(path: Path) -> bool:
 
 
 def record(image: RawImage, options: WriteOptions) -> dict[str, Any]:
-    """Return the record of a RAW, as write stores it with these options."""
+    """Return the record that a RAW gets with these options."""
     return _parts(image, options)[1]
 
 
