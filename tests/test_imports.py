@@ -53,11 +53,12 @@ FORMATS_BASE = {
     "raster_write",
     "gainmap",
     "array_record",
+    "lut",
 }
 
 CLI = {
-    "blur_dataset", "console", "convert", "deblur", "hdr", "options", "progress", "show", "synth", "train", "transfer",
-    "weights",
+    "blur_dataset", "console", "convert", "deblur", "hdr", "look", "options", "progress", "show", "synth", "train",
+    "transfer", "weights",
 }  # fmt: skip
 
 # Files in one folder that others beside them may import: exif and base serve all formats, base and regions all models;
