@@ -55,11 +55,17 @@ def matched(pixels: np.ndarray, raw: RawImage) -> RawImage:
     samples = _samples(pixels, raw)
     if samples is None:
         return raw
-    curve = _curve(*samples)
-    step = int(np.ceil(np.sqrt(samples[0].size / 3 / _TABLE_SAMPLES)))
-    linear, shown = (np.clip(light[::step, ::step].reshape(-1, 3), 0, 1) for light in samples)
+    curve, table = profile(*samples)
+    return replace(raw, tone_curve=curve, look_table=table)
+
+
+def profile(linear: np.ndarray, shown: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Fit a tone curve (N, 2) and a look-up table that take ``linear`` to ``shown``, both (h, w, 3) linear sRGB."""
+    curve = _curve(linear, shown)
+    step = int(np.ceil(np.sqrt(linear.size / 3 / _TABLE_SAMPLES)))
+    linear, shown = (np.clip(light[::step, ::step].reshape(-1, 3), 0, 1) for light in (linear, shown))
     wide, target = (np.clip(light @ color.SRGB_TO_PROPHOTO.T, 0, 1) for light in (linear, shown))
-    return replace(raw, tone_curve=curve, look_table=look_table.fitted(wide, _through(target, curve[:, ::-1])))
+    return curve, look_table.fitted(wide, _through(target, curve[:, ::-1]))
 
 
 def shoulder(pixels: np.ndarray, raw: RawImage) -> float:

@@ -54,6 +54,7 @@ FORMATS_BASE = {
     "gainmap",
     "array_record",
     "lut",
+    "dcp",
 }
 
 CLI = {

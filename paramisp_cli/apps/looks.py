@@ -14,15 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
-from paramisp_cli import cameras, color, convert, formats, mosaic, parameters, weights
+from paramisp_cli import cameras, color, convert, formats, make_picture, mosaic, parameters, published, weights
 from paramisp_cli import look as looks
 from paramisp_cli.errors import ConfigError, FormatError, MetadataError
-from paramisp_cli.formats import lut
+from paramisp_cli.formats import dcp, lut
 from paramisp_cli.parameters import Conversion, Settings
 from paramisp_cli.types import Camera, CanonicalParams, Direction, LinearImage, RawImage, SrgbImage
 
-SUFFIXES: dict[str, int | None] = {".cube": 33, ".png": 64}
-"""Formats of exported looks, and the usual steps of their tables."""
+SUFFIXES: dict[str, int | None] = {".cube": 33, ".png": 64, ".dcp": None}
+"""Formats of exported looks, and the usual steps of their tables; None for a camera profile."""
 _SAMPLES = 60_000
 """Most pixels of a fit, and of a measurement."""
 _TILES = 12
@@ -40,7 +40,10 @@ _ROUNDS = 60
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Colours:
-    """Colours of a shot before and after its look: both (n, 3) sRGB-encoded in [0, 1], and the tile (n,) of each."""
+    """Colours of a shot before and after its look, and the tile (n,) of each.
+
+    neutral, shown  (n, 3) sRGB-encoded; neutral colours outside sRGB are below 0 or above 1
+    """
 
     name: str
     neutral: np.ndarray
@@ -58,6 +61,8 @@ class Look:
     camera       name of the camera
     canonical    parameters of the first shot, or of the chart
     source       words for the origin of the look
+    baseline_exposure
+                 [EV] that DNG readers add to the first shot
     notices      of the renderings
     """
 
@@ -68,6 +73,7 @@ class Look:
     camera: Camera | None
     canonical: CanonicalParams
     source: str
+    baseline_exposure: float = 0.0
     notices: tuple[str, ...] = ()
 
 
@@ -105,7 +111,7 @@ def gather(paths: Sequence[Path], settings: Settings) -> Look:
         first = first or (raw, conversion)
         shots.append(_colours(path.name, raw, conversion, settings))
     assert first is not None
-    chart = _chart_colours(first[1], settings)
+    chart = _chart_colours(*first, settings)
     if len(shots) > 1:
         held = shots[1::4]
         used = [shot for number, shot in enumerate(shots) if number % 4 != 1]
@@ -120,7 +126,7 @@ def gather(paths: Sequence[Path], settings: Settings) -> Look:
     source = f"{model} on {len(shots)} shot{'s' if len(shots) > 1 else ''}"
     return Look(
         joined, weight, _joined([_thinned(shot, _SAMPLES // len(held)) for shot in held]), words, first[1].camera,
-        first[1].canonical, source, tuple(notices),
+        first[1].canonical, source, first[0].baseline_exposure, tuple(notices),
     )  # fmt: skip
 
 
@@ -144,6 +150,8 @@ def export(look: Look, path: Path, size: int, *, overwrite: bool = False) -> Err
     """
     suffix = path.suffix.lower()
     neutral, shown = look.fit
+    if suffix == ".dcp":
+        return _export_profile(look, path, overwrite=overwrite)
     table = fitted(neutral, shown, look.weight, size)
     if suffix == ".png":
         pixels = lut.hald(table)
@@ -163,10 +171,24 @@ def error(look: Look, apply: Callable[[np.ndarray], np.ndarray]) -> Error:
     """Measure a map of encoded colours (n, 3) → the same on the colours that were held out."""
     neutral, shown = look.held
     true = color.srgb_to_lab(color.srgb_decode(shown))
-    made, plain = (color.srgb_to_lab(color.srgb_decode(colours)) for colours in (apply(neutral), neutral))
+    made, plain = (color.srgb_to_lab(color.srgb_decode(colours)) for colours in (apply(neutral), neutral.clip(0, 1)))
     off = color.ciede2000(true, made)
     median, most = (float(np.quantile(off, share)) for share in (0.5, 0.95))
     return Error(median, most, float(np.median(color.ciede2000(true, plain))))
+
+
+def _export_profile(look: Look, path: Path, *, overwrite: bool) -> Error:
+    """Write a camera profile; see ``export``."""
+    if look.camera is None:
+        raise MetadataError(f"{path}: the RAW names no camera, and a profile belongs to one; write a .cube")
+    linear, shown = (color.srgb_decode(colours)[:, None] for colours in look.fit)
+    curve, table = looks.profile(linear, shown)
+    data = dcp.profile(
+        look.camera.name, f"paramisp {path.stem}", look.canonical.color_matrix, look.canonical.cam_to_srgb(), curve,
+        table, exposure=-look.baseline_exposure,
+    )  # fmt: skip
+    formats.write_bytes(data, path, overwrite=overwrite)
+    return error(look, lambda colours: color.srgb_encode(looks.toned(color.srgb_decode(colours), curve, table)))
 
 
 # --- colours ----------------------------------------------------------------------------------------------------------
@@ -183,7 +205,7 @@ def _colours(name: str, raw: RawImage, conversion: Conversion, settings: Setting
     tile = rows * _TILES // height + 2 * (columns * _TILES // width)
     before = plain[rows, columns].reshape(-1, 3)
     after = shown.pixels[rows, columns].reshape(-1, 3) / 65535
-    return Colours(name, color.srgb_encode(np.clip(before, 0, 1)), after, tile.ravel() % 4)
+    return Colours(name, color.srgb_encode(before), after, tile.ravel() % 4)
 
 
 def _neutral(raw: RawImage, conversion: Conversion, settings: Settings) -> np.ndarray:
@@ -196,13 +218,18 @@ def _neutral(raw: RawImage, conversion: Conversion, settings: Settings) -> np.nd
     return made.pixels
 
 
-def _chart_colours(conversion: Conversion, settings: Settings) -> Colours:
-    """Render a chart of flat colours with the look of a shot → the middle of each patch."""
+def _chart_colours(shot: RawImage | None, conversion: Conversion, settings: Settings) -> Colours:
+    """Render a chart of flat colours with the look, and the exposure, of a shot → the middle of each patch."""
     raw = _chart(conversion.canonical, conversion.camera)
+    if shot is not None:
+        raw = replace(raw, baseline_exposure=shot.baseline_exposure, model=shot.model)
+        if conversion.architecture == "parametric":  # it matches the brightness of the shot's own JPEG
+            exposure, _ = make_picture.render_exposure(shot, conversion, settings)
+            settings = replace(settings, exposure=exposure - shot.baseline_exposure)
     shown = convert.run(raw, convert.affordable(conversion, settings, raw.size), settings)
     assert isinstance(shown, SrgbImage)
     before, after = (_middles(pixels) for pixels in (_neutral(raw, conversion, settings), shown.pixels / 65535))
-    return Colours("chart", color.srgb_encode(np.clip(before, 0, 1)), after, np.arange(len(before)) % 4)
+    return Colours("chart", color.srgb_encode(before), after, np.arange(len(before)) % 4)
 
 
 def _chart(canonical: CanonicalParams, camera: Camera | None) -> RawImage:
@@ -234,7 +261,8 @@ def _of_weights(settings: Settings) -> Look:
     """Return the look of weights on the chart."""
     assert settings.weights is not None
     path = weights.locate(settings.weights, Direction.RENDER)[0]
-    facts = cameras.find_by_name(str(weights.info(path)["camera"]))
+    named = "" if path.suffix in published.SUFFIXES else str(weights.info(path)["camera"])  # published files tell none
+    facts = cameras.find_by_name(named)
     if facts is None or facts.color_matrix is None or facts.daylight_neutral is None:
         raise ConfigError(f"{settings.weights}: weights of no camera in the table: pass a RAW file, too")
     black, white = facts.levels()
@@ -243,7 +271,7 @@ def _of_weights(settings: Settings) -> Look:
     )
     camera = Camera(facts.exif_make, facts.exif_model)
     raw = _chart(canonical, camera)
-    colours = _chart_colours(parameters.complete(raw, settings), settings)
+    colours = _chart_colours(None, parameters.complete(raw, settings), settings)
     used, held = _tiles(colours, held=False), _tiles(colours, held=True)
     fit = (used.neutral, used.shown)
     return Look(
@@ -296,7 +324,7 @@ def fitted(neutral: np.ndarray, shown: np.ndarray, weight: np.ndarray, size: int
 
 def _curve(neutral: np.ndarray, shown: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Fit the rising curve (_BINS,) of all channels, at equal steps of encoded values."""
-    index = np.rint(neutral.ravel() * (_BINS - 1)).astype(int)
+    index = np.rint(neutral.ravel().clip(0, 1) * (_BINS - 1)).astype(int)
     each = weight.repeat(3)
     total = np.bincount(index, each, _BINS)
     full = total > 0

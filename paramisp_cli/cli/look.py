@@ -11,7 +11,7 @@ import typer
 
 from paramisp_cli.cli.console import fail, fail_usage, result, result_path, say, with_flags
 from paramisp_cli.cli.options import Command, Device, Group, Json
-from paramisp_cli.errors import FileAccessError, OutputExistsError, ParamispError
+from paramisp_cli.errors import FileAccessError, FormatError, OutputExistsError, ParamispError
 
 if TYPE_CHECKING:
     from paramisp_cli.apps.looks import Error, Look
@@ -21,6 +21,7 @@ app = typer.Typer(cls=Group, help="Export looks for other programs.", no_args_is
 _EXAMPLES = """\
 paramisp look export shot.dng -o camera.cube           # the look of its JPEG, for darktable
 paramisp look export raws -o camera.png                # a HaldCLUT, for RawTherapee
+paramisp look export raws -o camera.dcp                # a camera profile, for RawTherapee and Adobe
 paramisp look export canon-eos-60d -o eos60d.cube      # the look of weights"""
 
 
@@ -39,7 +40,9 @@ def look_export(
     ],
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", metavar="FILE", readable=False, help="A .cube, or .png (HaldCLUT)."),
+        typer.Option(
+            "--output", "-o", metavar="FILE", readable=False, help="A .cube, .png (HaldCLUT) or .dcp (camera profile)."
+        ),
     ],
     size: Annotated[
         int | None, typer.Option("--size", metavar="N", help="Steps of each channel. Default: .cube 33, .png 64.")
@@ -80,6 +83,9 @@ def _sorted(sources: list[str]) -> tuple[list[Path], str | None]:
         return Path(word).suffix.lower() in formats.RAW_SUFFIXES or os.path.isdir(word)  # noqa: PTH112 – any word
 
     names = [word for word in sources if not is_raw(word)]
+    for word in names:
+        if Path(word).suffix.lower() in formats.SRGB_SUFFIXES:
+            raise FormatError(f"{word}: is a picture; pass a RAW file, or a name of weights")
     if len(names) > 1:
         fail_usage(f"{names[0]} and {names[1]}: only RAW files can be several; pass one name of weights")
     words = [word for word in sources if is_raw(word)]

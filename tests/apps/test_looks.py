@@ -6,6 +6,7 @@ import json
 import shutil
 import struct
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import paramisp_cli as paramisp_lib
 from paramisp_cli import cameras, color, convert, mosaic
 from paramisp_cli.apps import looks
 from paramisp_cli.errors import ConfigError, OutputExistsError, ParamispError
-from paramisp_cli.formats import lut
+from paramisp_cli.formats import lut, tiff
 from paramisp_cli.parameters import Settings
 from paramisp_cli.types import Camera, CanonicalParams, RawImage
 
@@ -98,6 +99,20 @@ def test_weights_of_no_camera() -> None:
         looks.gather([], Settings(weights="generic"))
 
 
+def test_the_profile_of_a_brightened_dng_cancels_its_exposure(tmp_path: Path) -> None:
+    """The fit begins at the sensor's exposure; a reader adds the file's own and the profile's."""
+    raw = paramisp_lib.read(shot(tmp_path / "a.dng"))
+    bright = tmp_path / "bright.dng"
+    paramisp_lib.write(replace(raw, baseline_exposure=1.0), bright, paramisp_lib.WriteOptions(profile="adobe"))
+    settings = Settings(model="parametric", exposure=-0.5)  # and the file's own: half a stop
+    plain, gathered = looks.gather([tmp_path / "a.dng"], KNOWN), looks.gather([bright], settings)
+    assert gathered.fit[0] == pytest.approx(plain.fit[0], abs=1e-6)
+    assert gathered.fit[1] == pytest.approx(plain.fit[1], abs=1e-4)
+    looks.export(gathered, tmp_path / "a.dcp", 0)
+    (tags,) = tiff.parse_ifds(b"II*\0" + (tmp_path / "a.dcp").read_bytes()[4:])
+    assert tags[51109].values() == (-1.0,)
+
+
 def test_two_cameras(tmp_path: Path) -> None:
     paths = [shot(tmp_path / "a.dng"), shot(tmp_path / "b.dng", model="EOS 60D")]
     with pytest.raises(ConfigError, match="one camera at a time"):
@@ -106,7 +121,7 @@ def test_two_cameras(tmp_path: Path) -> None:
 
 def test_no_file_is_replaced(tmp_path: Path) -> None:
     gathered = looks.gather([shot(tmp_path / "a.dng")], KNOWN)
-    for suffix, size in ((".cube", 5), (".png", 4)):
+    for suffix, size in ((".cube", 5), (".png", 4), (".dcp", 0)):
         path = tmp_path / f"look{suffix}"
         path.write_text("mine")
         with pytest.raises(OutputExistsError, match=path.name):
@@ -175,6 +190,18 @@ def test_rawtherapee_shows_the_look(ours: tuple[Path, np.ndarray, looks.Look]) -
 
 
 @pytest.mark.slow
+def test_rawtherapee_shows_the_profile(ours: tuple[Path, np.ndarray, looks.Look]) -> None:
+    path, shown, gathered = ours
+    profile = path.with_name("look.dcp")
+    error = looks.export(gathered, profile, 0)
+    lines = f"[Color Management]\nInputProfile=file:{profile}\nToneCurve=true\nApplyLookTable="
+    without, made = (difference(rawtherapee(path, lines + flag), shown) for flag in ("false", "true"))
+    assert np.median(made) < 2
+    assert np.median(made) < np.median(without)
+    assert error.median < 2
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "size"), [("look.cube", 33), ("look.png", 64)])
 def test_darktable_shows_the_look(ours: tuple[Path, np.ndarray, looks.Look], name: str, size: int) -> None:
     path, shown, gathered = ours
@@ -209,6 +236,8 @@ def test_messages_of_the_command(paramisp, tmp_path: Path) -> None:
         (["a.dng", "-o", "look.png", "--size", "33"], 2, "--size 33: a HaldCLUT has 4, 9"),
         (["a.dng", "-o", "look.cube", "--size", "1"], 2, "--size 1: a .cube has 2 to 129 steps"),
         (["a.dng", "-o", "no/look.cube"], 4, "no/look.cube: cannot write it: there is no folder no"),
+        (["a.dng", "-o", "look.dcp", "--size", "9"], 2, "--size: is for tables"),
+        (["photo.jpg", "-o", "look.cube"], 7, "photo.jpg: is a picture; pass a RAW file"),
         (["b.dng", "-o", "look.cube"], 5, "b.dng: no such file"),
         (["a.dng", "-o", "old.cube"], 6, "old.cube: exists already"),
         (["bad.dng", "-o", "look.cube"], 7, "bad.dng: "),
