@@ -53,6 +53,7 @@ FORMATS_BASE = {
     "raster_write",
     "gainmap",
     "array_record",
+    "dng_exif",
 }
 
 CLI = {
