@@ -18,7 +18,7 @@ from paramisp_cli.errors import (
     OutputExistsError,
     ParamispError,
 )
-from paramisp_cli.types import Direction, Output, RawImage, SrgbImage
+from paramisp_cli.types import Direction
 
 
 class OnExists(StrEnum):
@@ -179,9 +179,7 @@ def _is_output_file(
     paths: Sequence[str | Path], inputs: Sequence[Input], output: Path, suffix: str | None, direction: Direction
 ) -> bool:
     """Tell whether ``output`` names a file rather than a folder. Raises ConfigError if it can be neither."""
-    unprocessing = direction == Direction.UNPROCESS
-    allowed = formats.RAW_WRITE_SUFFIXES if unprocessing else formats.SRGB_WRITE_SUFFIXES
-    kind: type[Output] = RawImage if unprocessing else SrgbImage
+    allowed = formats.RAW_WRITE_SUFFIXES if direction == Direction.UNPROCESS else formats.SRGB_WRITE_SUFFIXES
     if os.path.isdir(output):  # noqa: PTH112 – False for a name too long, where Path raises
         return False
     names_a_file = output.suffix.lower() in allowed
@@ -192,7 +190,7 @@ def _is_output_file(
         raise ConfigError(f"-o {output}: {direction} writes {', '.join(allowed)}; a folder must exist already")
     if os.path.lexists(output) and not names_a_file:
         raise ConfigError(f"-o {output}: is a file, and must be a folder or end in {', '.join(allowed)}")
-    if names_a_file and suffix is not None and formats.writer(suffix, kind) is not formats.writer(output.suffix, kind):
+    if names_a_file and suffix is not None and formats.writer(suffix) is not formats.writer(output.suffix):
         raise ConfigError(f"-o {output} contradicts `format` {suffix[1:]}")
     return names_a_file
 
