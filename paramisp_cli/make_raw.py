@@ -43,12 +43,14 @@ def unprocessed(
     noise = conversion.facts.noise_profile(conversion.optical.iso)
     if has_highlights:
         assert gain_map is not None
-        canonical, curve = highlights.stretched(canonical), None
+        curve = None
+        if settings.levels is None:
+            canonical = highlights.stretched(canonical)
+            origin["white_level"] = "all 16 bits, for the light above the picture's white"
         own = highlights.with_highlights(
             image.pixels, gain_map, canonical, stops, own, size, exposure=exposure, dtype=dtype
         )
         noise = None if noise is None else noise / 2.0 ** (stops * np.array([1, 2]))
-        origin["white_level"] = "all 16 bits, for the light above the picture's white"
         notices = (*notices, _of_gain_map(stops))
     assert own is not None
     source = "JPEG" if image.metadata.jpeg else "picture"

@@ -57,7 +57,7 @@ FORMATS_BASE = {
 # a package's __init__ is its registry.
 SHARED = {
     "batch": {"find", "outputs"},
-    "cli": {"console", "options", "progress", "convert", "show", "train", "weights"},
+    "cli": {"arrays", "console", "options", "progress", "convert", "show", "train", "weights"},
     "rendition": {"bands", "form", "prior", "fit", "apply", "preview", "look"},
     "formats": {"exif", "base", "ljpeg", "tiles", *FORMATS_BASE},
     "models": {"base", "regions", "geometry", "foreign", "optics"},

@@ -319,7 +319,9 @@ def test_folders_of_tiffs_are_sorted_out(unprocess, run):
     Image.fromarray(np.full((30, 30, 3), 99, np.uint8)).save("set/picture.tif")
     assert sorted(names("set")) == ["a.tif", "b.tif", "picture.tif"]
     assert run("render", "set", "-o", "back", "--model", "parametric").stdout.split() == ["back/a.jpg", "back/b.jpg"]
-    assert unprocess("set", "-o", "raws").stdout.split() == ["raws/picture.dng"]
+    done = unprocess("set", "-o", "raws")
+    assert done.stdout.split() == ["raws/picture.dng"]
+    assert "left out 2 files: 2 RAW (`paramisp render` converts them)" in done.stderr
 
 
 @pytest.mark.slow
@@ -364,4 +366,36 @@ def test_patches_as_dng(unprocess):
 def test_a_dry_run_writes_nothing(unprocess):
     done = unprocess("photos", "-o", "set", "--format", "npy", "--patch", "32", "--dry-run", code=1)
     assert "b.jpg: its 40×30 pixels hold no patch" in done.stderr
+    assert done.stdout == "set/a_000.npy"
     assert not Path("set").exists()
+
+
+def test_untrusted_arrays_are_read_in_a_process_of_their_own():
+    raw = paramisp.unprocess("photo.jpg", paramisp.Settings(model="parametric"))
+    (patch, *_) = patches.cut(raw, patches.Grid(32, 32))
+    paramisp.write(patch, "x.tif")
+    back = formats.read("x.tif", isolate=True)
+    assert isinstance(back, RawImage)
+    assert back.patch == patch.patch
+    np.testing.assert_array_equal(back.mosaic, patch.mosaic)
+
+
+def test_a_raw_that_a_jpeg_carries_becomes_an_array(unprocess, run):
+    """Its levels are its own, and so is its size; other levels make a new RAW of the picture."""
+    unprocess("photo.jpg", "-o", "x.dng")
+    run("render", "x.dng", "-o", "carrying.jpg", "--keep-raw", "lossless", "--model", "parametric")
+    run("unprocess", "carrying.jpg", "-o", "back.npy")
+    original, back = paramisp.read("x.dng"), paramisp.read("back.npy")
+    assert isinstance(original, RawImage)
+    assert isinstance(back, RawImage)
+    np.testing.assert_array_equal(back.mosaic, original.cropped().mosaic)
+    record = json.loads(Path("back.npy.json").read_text())
+    assert record["source_sha256"] == hashlib.sha256(Path("carrying.jpg").read_bytes()).hexdigest()
+    run("unprocess", "carrying.jpg", "-o", "set", "--format", "npz", "--patch", "32")
+    assert len(names("set")) == 6
+    done = run("unprocess", "carrying.jpg", "-o", "other.npy", "--levels", "0,4095")
+    assert "carries its RAW, which was not used because of --levels" in done.stderr
+    assert (
+        "--levels: the RAW in a JPEG has its own"
+        in run("unprocess", "carrying.jpg", "-o", "y.npy", "--levels", "0,4095", "--kept-raw", code=2).stderr
+    )

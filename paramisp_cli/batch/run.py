@@ -331,7 +331,7 @@ class _Work:
             step.image, step.conversion = image, parameters.complete(image, self._settings(target))
             if self.grid is not None and step.conversion.architecture != KEPT_RAW:  # a RAW has a size of its own
                 self.grid.check(*image.size)
-        return Outcome(job, "planned", target=target, conversion=step.conversion) if self.policy.dry_run else None
+        return Outcome(job, "planned", target=first, conversion=step.conversion) if self.policy.dry_run else None
 
     def _existing(self, target: Path) -> bool:
         """Tell whether to skip an output that exists. Raises OutputExistsError if it must not be replaced."""
