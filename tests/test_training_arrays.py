@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -114,6 +115,26 @@ def test_parameters_of_an_array_are_those_of_the_dng(values):
     np.testing.assert_array_equal(array.noise_profile, dng.noise_profile)
 
 
+def test_any_parameters_of_an_array_are_those_of_the_dng():
+    rng = np.random.default_rng(0)
+    raw = paramisp.unprocess(np.full((24, 24, 3), 90, np.uint8), paramisp.Settings(model="parametric"))
+    for _ in range(40):
+        numbers = 10 ** rng.uniform((1, -5, -0.3, 0), (6, 2.5, 1.7, 3.2))
+        optical = paramisp.OpticalParams(*(float(n) if rng.random() < 0.8 else None for n in numbers))
+        black, white = rng.integers(0, 2000, (2, 2)).astype(float), float(rng.uniform(3000, 65535))
+        neutral = rng.uniform(0.2, 1, 3) * 10 ** rng.uniform(-3, 3)
+        canonical = CanonicalParams("GRBG", black, white, neutral, MATRIX * rng.uniform(0.7, 1.3, (3, 3)))
+        shot = replace(raw, optical=optical, canonical=canonical, baseline_exposure=float(rng.uniform(-4, 4)))
+        for name in ("any.dng", "any.npz"):
+            paramisp.write(shot, name, overwrite=True)
+        one, other = paramisp.read("any.dng"), paramisp.read("any.npz")
+        assert isinstance(one, RawImage)
+        assert isinstance(other, RawImage)
+        assert (one.optical, one.baseline_exposure) == (other.optical, other.baseline_exposure)
+        for name in ("black_level", "white_level", "as_shot_neutral", "color_matrix"):
+            np.testing.assert_array_equal(getattr(one.canonical, name), getattr(other.canonical, name))
+
+
 def test_the_record_of_a_made_raw_tells_its_origin_and_nothing_private(make_jpeg, tmp_path):
     exif = {**D90, "GPS": {1: b"N", 2: ((48, 1), (51, 1), (0, 1))}}
     exif["0th"] = {**D90["0th"], 0x013B: b"Jane Doe"}
@@ -163,8 +184,8 @@ def test_levels_and_hashes(unprocess):
     raw = paramisp.read("x.npz")
     with pytest.raises(ConfigError, match="`levels` is for `unprocess`"):
         paramisp.render(raw, paramisp.Settings(levels=(0, 4095)))
-    for levels in ((5, 5), (-1, 5), (0, 65536), (float("nan"), 5), (1, 2, 3)):
-        with pytest.raises(ConfigError, match="`levels` takes black,white"):
+    for levels in ((5, 5), (-1, 5), (0, 65536), (float("nan"), 5), (0, float("inf")), (0.5, 9), (1, 2, 3)):
+        with pytest.raises(ConfigError, match="`levels` takes whole numbers"):
             paramisp.Settings(levels=levels)
 
 
@@ -228,7 +249,7 @@ def test_inspect_shows_an_array(unprocess, run):
         (("--format", "npy", "-o", "x.jpg"), "unprocess writes .dng, .npy"),
         (("--format", "npy", "--camera", "Nonesuch"), "not in the camera table"),
         (("--levels", "9"), "is not two levels BLACK,WHITE"),
-        (("--levels", "9,8"), "--levels takes black,white"),
+        (("--levels", "9,8"), "--levels takes whole numbers"),
     ],
 )  # fmt: skip
 def test_wrong_usage(unprocess, words, reason):
