@@ -57,8 +57,8 @@ FORMATS_BASE = {
 }
 
 CLI = {
-    "blur_dataset", "console", "convert", "deblur", "hdr", "options", "progress", "report", "show", "synth", "train",
-    "transfer", "weights",
+    "arrays", "blur_dataset", "console", "convert", "deblur", "hdr", "options", "progress", "report", "show", "synth",
+    "train", "transfer", "weights",
 }  # fmt: skip
 
 # Files in one folder that others beside them may import: exif and base serve all formats, base and regions all models;
@@ -99,7 +99,7 @@ RANKS_OF = {
 }
 
 DOORS = {
-    "typer": {f"cli/{name}.py" for name in CLI - {"progress", "report"} | {"app"}},
+    "typer": {f"cli/{name}.py" for name in CLI - {"arrays", "progress", "report"} | {"app"}},
     "av": {"training/blurred/video.py"},
     "rich": {"cli/console.py", "cli/progress.py"},
     "rawpy": {"formats/libraw.py"},

@@ -24,13 +24,21 @@ LONG, VERY_LONG = 3, 20
 """Seconds from which the expected time is announced, and from which a faster model is named."""
 
 
+def _suffix_of(path: Path) -> str:
+    """Return the suffix that tells the kind of a file: that of an array for a TIFF of RAW samples."""
+    from paramisp_cli import formats
+
+    suffix = path.suffix.lower()
+    return formats.ARRAY_SUFFIXES[0] if suffix in (".tif", ".tiff") and formats.is_array(path) else suffix
+
+
 def left_out(files: Sequence[Path]) -> str:
     """Return one line with the number of files, by kind, that the search left out of folders."""
     from paramisp_cli import formats
 
     kinds: Counter[str] = Counter()
     others: Counter[str] = Counter()
-    for suffix, count in Counter(path.suffix.lower() for path in files).items():
+    for suffix, count in Counter(_suffix_of(path) for path in files).items():
         if suffix in formats.KNOWN_UNREADABLE:
             kinds[f"{formats.KNOWN_UNREADABLE[suffix]} (cannot be read)"] += count
         elif suffix in (*formats.RAW_SUFFIXES, *formats.ARRAY_SUFFIXES):

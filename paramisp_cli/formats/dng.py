@@ -139,8 +139,8 @@ def write(image: Output, path: Path, options: WriteOptions) -> None:
 def as_stored(raw: RawImage) -> RawImage:
     """Return a RAW with the parameters that a reader finds in a DNG of it: fractions are rounded to about 1e-8.
 
-    Arrays hold these values, too, so that an array and a DNG of one mosaic render alike. Raises FormatError for a
-    number that a DNG cannot hold.
+    Arrays hold these values, too, so that an array and a DNG of one mosaic render alike. Black levels stay, also with a
+    fraction, which LibRaw cuts off. Raises FormatError for a number that a DNG cannot hold.
     """
     canonical = raw.canonical
     block = exif.parse(raw.metadata.exif) if raw.metadata.exif else None
