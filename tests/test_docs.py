@@ -37,7 +37,7 @@ RUNS = "<!-- runs -->\n"
 COMMANDS = (
     "unprocess", "render", "transfer", "hdr", "inspect", "cameras", "weights list", "weights info", "weights verify",
     "weights import", "weights export", "doctor", "deblur", "blur-dataset", "synth", "fit", "pairs", "simulate",
-    "train", "evaluate",
+    "train", "evaluate", "look export",
 )  # fmt: skip
 FOREIGN = ("pytest", "python ", "python3 ", "make", "pip ", "uv ", "find ", "ruff", "parallel ")
 """Beginnings of code whose options are another program's."""
@@ -233,7 +233,7 @@ def test_each_example_uses_its_commands_own_options(helps: dict[str, str]) -> No
     for document in PROSE:
         for line in command_lines(MARKDOWN[document]):
             words = line.split()
-            name = " ".join(words[: 2 if words[0] == "weights" else 1])
+            name = " ".join(words[: 2 if words[0] in ("weights", "look") else 1])
             assert options(" ".join(words)) <= options(helps[name]), f"{document}: {line}"
             seen.add(name)
     assert seen >= {"unprocess", "render", "hdr", "inspect", "pairs", "train", "evaluate", "simulate", "weights import"}

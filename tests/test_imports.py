@@ -54,11 +54,12 @@ FORMATS_BASE = {
     "gainmap",
     "array_record",
     "dng_exif",
+    "lut",
 }
 
 CLI = {
-    "arrays", "blur_dataset", "console", "convert", "deblur", "hdr", "options", "progress", "report", "show", "synth",
-    "train", "transfer", "weights",
+    "arrays", "blur_dataset", "console", "convert", "deblur", "hdr", "look", "options", "progress", "report", "show",
+    "synth", "train", "transfer", "weights",
 }  # fmt: skip
 
 # Files in one folder that others beside them may import: exif and base serve all formats, base and regions all models;

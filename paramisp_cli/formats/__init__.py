@@ -256,6 +256,16 @@ def write(
             raise error.named(path) from error
 
 
+def write_bytes(data: bytes, path: Path, *, overwrite: bool = False) -> None:
+    """Write a file that is no image, as ``write`` does. Raises OutputExistsError, FileAccessError, naming ``path``."""
+    with _plain_errors(path, "write"):
+        try:
+            with atomic.replacing(path, overwrite=overwrite) as temporary:
+                temporary.write_bytes(data)
+        except FileExistsError as error:
+            raise OutputExistsError(f"{path}: exists already; pass `on_exists` overwrite") from error
+
+
 def _verify(
     verify: Callable[[Output, Path, WriteOptions], None],
     image: Output,
