@@ -25,6 +25,7 @@ LAYERS = [
     {"checkpoint", "settings"},
     {"published", "sources", "carried"},
     {"weights", "target"},
+    {"conversion"},
     {"parameters", "runner", "onnx_runner", "onnx_export", "arrays"},
     {"machine", "torch"},
     {"make_raw", "make_picture"},
