@@ -42,11 +42,13 @@ def unprocessed(
         own, plan, curve = _mosaic(image, conversion, settings, size, kind, progress)
     if has_highlights:
         assert gain_map is not None
-        canonical, curve = highlights.stretched(canonical), None
+        curve = None
+        if settings.levels is None:
+            canonical = highlights.stretched(canonical)
+            origin["white_level"] = "all 16 bits, for the light above the picture's white"
         own = highlights.with_highlights(
             image.pixels, gain_map, canonical, stops, own, size, exposure=exposure, dtype=dtype
         )
-        origin["white_level"] = "all 16 bits, for the light above the picture's white"
         notices = (*notices, _of_gain_map(stops))
     assert own is not None
     source = "JPEG" if image.metadata.jpeg else "picture"

@@ -64,7 +64,7 @@ class Settings:
     like           RAW files of the same camera, for values that only a RAW has: a path, or several; a folder stands for
                    the RAW files in it
     cfa            "RGGB", "GRBG", "GBRG", "BGGR"
-    levels         black and white level of a RAW that ``unprocess`` makes, in raw units, instead of the camera's
+    levels         black and white level, whole numbers, of a RAW that ``unprocess`` makes, instead of the camera's
     exposure       EV of digital gain: render brightens by it, unprocess darkens (and records it in the DNG); None: for
                    render, the value in the RAW, and with the parametric model the brightness of its camera JPEG
     bit_depth      bits of a rendered channel: 8, 16, or 32 for float32 in [0, 1]; with 32, unprocess returns a float32
@@ -132,9 +132,9 @@ class Settings:
             raise ConfigError(f"`scratch`: not an existing folder: {self.scratch}")
         if self.wb is not None and not (len(self.wb) == 3 and np.isfinite(self.wb).all() and min(self.wb) > 0):
             raise ConfigError(f"`wb` takes three positive gains R,G,B, got {','.join(f'{g:g}' for g in self.wb)}")
-        if self.levels is not None and not (len(self.levels) == 2 and 0 <= self.levels[0] < self.levels[1] <= 65535):
+        if self.levels is not None and not _are_levels(self.levels):
             shown = ",".join(f"{level:g}" for level in self.levels)
-            raise ConfigError(f"`levels` takes black,white with 0 ≤ black < white ≤ 65535, got {shown}")
+            raise ConfigError(f"`levels` takes whole numbers BLACK,WHITE with 0 ≤ black < white ≤ 65535, got {shown}")
         if self.levels is not None and self.kept_raw:
             raise ConfigError("`levels`: the RAW in a JPEG has its own; leave out `kept_raw`")
         if self.cfa is not None and self.cfa not in CFA_PATTERNS:
@@ -192,6 +192,12 @@ class Settings:
         if self.like is None:
             return ()
         return (Path(self.like),) if isinstance(self.like, str | Path) else tuple(map(Path, self.like))
+
+
+def _are_levels(levels: Sequence[float]) -> bool:
+    """Tell whether numbers are the black and white level of a RAW: whole, because LibRaw cuts off the fraction."""
+    whole = len(levels) == 2 and all(np.isfinite(level) and level == int(level) for level in levels)
+    return whole and 0 <= levels[0] < levels[1] <= 65535
 
 
 def _as_path(name: str, value: object) -> Path | None:

@@ -205,7 +205,7 @@ def test_derived_offsets_are_of_the_size_of_measured_ones():
 def test_noise_is_that_of_flat_areas(name, monkeypatch):
     """The table's noise agrees with the noise in smooth areas of real RAW files, at the level in their middle."""
     folder = Path(os.environ.get("PARAMISP_SAMPLES", ""))
-    found = [path for path in folder.glob(f"{name}*") if path.suffix.lower() in {".cr2", ".arw"}]
+    found = [path for path in folder.glob(f"{name}*") if path.suffix.lower() in {".cr2", ".arw", ".dng"}]
     if not os.environ.get("PARAMISP_SAMPLES") or not found:
         pytest.skip("needs the RAW files of $PARAMISP_SAMPLES")
     monkeypatch.syspath_prepend(str(Path(__file__).parent / "bench"))

@@ -104,6 +104,16 @@ def test_shadows_are_the_models(make_phone):
     assert bright.canonical.white_level == 65535
 
 
+def test_levels_that_the_user_sets_stay(make_phone):
+    path = make_phone()
+    floats, codes = (paramisp.unprocess(path, settings(levels=(64, 4095), bit_depth=bits)) for bits in (32, 8))
+    assert codes.canonical.white_level == 4095
+    assert (codes.canonical.black_level == 64).all()
+    assert codes.origin["white_level"] == "flag"
+    assert codes.mosaic.max() <= 4095
+    assert np.abs(codes.mosaic - (64 + floats.mosaic * (4095 - 64))).max() <= 0.51
+
+
 def test_exposure_adds_to_the_headroom(make_phone):
     one = paramisp.unprocess(make_phone(), settings(bit_depth=32))
     other = paramisp.unprocess(make_phone(), settings(bit_depth=32, exposure=1))

@@ -25,6 +25,7 @@ LAYERS = [
     {"checkpoint", "settings"},
     {"published", "sources", "carried"},
     {"weights", "target"},
+    {"conversion"},
     {"parameters", "runner", "onnx_runner", "onnx_export", "arrays"},
     {"machine", "torch"},
     {"make_raw", "make_picture"},
@@ -53,13 +54,14 @@ FORMATS_BASE = {
     "raster_write",
     "gainmap",
     "array_record",
+    "dng_exif",
     "lut",
     "dcp",
 }
 
 CLI = {
-    "blur_dataset", "console", "convert", "deblur", "hdr", "look", "options", "progress", "show", "synth", "train",
-    "transfer", "weights",
+    "arrays", "blur_dataset", "console", "convert", "deblur", "hdr", "look", "options", "progress", "report", "show",
+    "synth", "train", "transfer", "weights",
 }  # fmt: skip
 
 # Files in one folder that others beside them may import: exif and base serve all formats, base and regions all models;
@@ -100,7 +102,7 @@ RANKS_OF = {
 }
 
 DOORS = {
-    "typer": {f"cli/{name}.py" for name in CLI - {"progress"} | {"app"}},
+    "typer": {f"cli/{name}.py" for name in CLI - {"arrays", "progress", "report"} | {"app"}},
     "av": {"training/blurred/video.py"},
     "rich": {"cli/console.py", "cli/progress.py"},
     "rawpy": {"formats/libraw.py"},

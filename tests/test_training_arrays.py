@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -114,6 +115,26 @@ def test_parameters_of_an_array_are_those_of_the_dng(values):
     np.testing.assert_array_equal(array.noise_profile, dng.noise_profile)
 
 
+def test_any_parameters_of_an_array_are_those_of_the_dng():
+    rng = np.random.default_rng(0)
+    raw = paramisp.unprocess(np.full((24, 24, 3), 90, np.uint8), paramisp.Settings(model="parametric"))
+    for _ in range(40):
+        numbers = 10 ** rng.uniform((1, -5, -0.3, 0), (6, 2.5, 1.7, 3.2))
+        optical = paramisp.OpticalParams(*(float(n) if rng.random() < 0.8 else None for n in numbers))
+        black, white = rng.integers(0, 2000, (2, 2)).astype(float), float(rng.uniform(3000, 65535))
+        neutral = rng.uniform(0.2, 1, 3) * 10 ** rng.uniform(-3, 3)
+        canonical = CanonicalParams("GRBG", black, white, neutral, MATRIX * rng.uniform(0.7, 1.3, (3, 3)))
+        shot = replace(raw, optical=optical, canonical=canonical, baseline_exposure=float(rng.uniform(-4, 4)))
+        for name in ("any.dng", "any.npz"):
+            paramisp.write(shot, name, overwrite=True)
+        one, other = paramisp.read("any.dng"), paramisp.read("any.npz")
+        assert isinstance(one, RawImage)
+        assert isinstance(other, RawImage)
+        assert (one.optical, one.baseline_exposure) == (other.optical, other.baseline_exposure)
+        for name in ("black_level", "white_level", "as_shot_neutral", "color_matrix"):
+            np.testing.assert_array_equal(getattr(one.canonical, name), getattr(other.canonical, name))
+
+
 def test_the_record_of_a_made_raw_tells_its_origin_and_nothing_private(make_jpeg, tmp_path):
     exif = {**D90, "GPS": {1: b"N", 2: ((48, 1), (51, 1), (0, 1))}}
     exif["0th"] = {**D90["0th"], 0x013B: b"Jane Doe"}
@@ -163,8 +184,8 @@ def test_levels_and_hashes(unprocess):
     raw = paramisp.read("x.npz")
     with pytest.raises(ConfigError, match="`levels` is for `unprocess`"):
         paramisp.render(raw, paramisp.Settings(levels=(0, 4095)))
-    for levels in ((5, 5), (-1, 5), (0, 65536), (float("nan"), 5), (1, 2, 3)):
-        with pytest.raises(ConfigError, match="`levels` takes black,white"):
+    for levels in ((5, 5), (-1, 5), (0, 65536), (float("nan"), 5), (0, float("inf")), (0.5, 9), (1, 2, 3)):
+        with pytest.raises(ConfigError, match="`levels` takes whole numbers"):
             paramisp.Settings(levels=levels)
 
 
@@ -228,7 +249,7 @@ def test_inspect_shows_an_array(unprocess, run):
         (("--format", "npy", "-o", "x.jpg"), "unprocess writes .dng, .npy"),
         (("--format", "npy", "--camera", "Nonesuch"), "not in the camera table"),
         (("--levels", "9"), "is not two levels BLACK,WHITE"),
-        (("--levels", "9,8"), "--levels takes black,white"),
+        (("--levels", "9,8"), "--levels takes whole numbers"),
     ],
 )  # fmt: skip
 def test_wrong_usage(unprocess, words, reason):
@@ -319,7 +340,9 @@ def test_folders_of_tiffs_are_sorted_out(unprocess, run):
     Image.fromarray(np.full((30, 30, 3), 99, np.uint8)).save("set/picture.tif")
     assert sorted(names("set")) == ["a.tif", "b.tif", "picture.tif"]
     assert run("render", "set", "-o", "back", "--model", "parametric").stdout.split() == ["back/a.jpg", "back/b.jpg"]
-    assert unprocess("set", "-o", "raws").stdout.split() == ["raws/picture.dng"]
+    done = unprocess("set", "-o", "raws")
+    assert done.stdout.split() == ["raws/picture.dng"]
+    assert "left out 2 files: 2 RAW (`paramisp render` converts them)" in done.stderr
 
 
 @pytest.mark.slow
@@ -364,4 +387,36 @@ def test_patches_as_dng(unprocess):
 def test_a_dry_run_writes_nothing(unprocess):
     done = unprocess("photos", "-o", "set", "--format", "npy", "--patch", "32", "--dry-run", code=1)
     assert "b.jpg: its 40×30 pixels hold no patch" in done.stderr
+    assert done.stdout == "set/a_000.npy"
     assert not Path("set").exists()
+
+
+def test_untrusted_arrays_are_read_in_a_process_of_their_own():
+    raw = paramisp.unprocess("photo.jpg", paramisp.Settings(model="parametric"))
+    (patch, *_) = patches.cut(raw, patches.Grid(32, 32))
+    paramisp.write(patch, "x.tif")
+    back = formats.read("x.tif", isolate=True)
+    assert isinstance(back, RawImage)
+    assert back.patch == patch.patch
+    np.testing.assert_array_equal(back.mosaic, patch.mosaic)
+
+
+def test_a_raw_that_a_jpeg_carries_becomes_an_array(unprocess, run):
+    """Its levels are its own, and so is its size; other levels make a new RAW of the picture."""
+    unprocess("photo.jpg", "-o", "x.dng")
+    run("render", "x.dng", "-o", "carrying.jpg", "--keep-raw", "lossless", "--model", "parametric")
+    run("unprocess", "carrying.jpg", "-o", "back.npy")
+    original, back = paramisp.read("x.dng"), paramisp.read("back.npy")
+    assert isinstance(original, RawImage)
+    assert isinstance(back, RawImage)
+    np.testing.assert_array_equal(back.mosaic, original.cropped().mosaic)
+    record = json.loads(Path("back.npy.json").read_text())
+    assert record["source_sha256"] == hashlib.sha256(Path("carrying.jpg").read_bytes()).hexdigest()
+    run("unprocess", "carrying.jpg", "-o", "set", "--format", "npz", "--patch", "32")
+    assert len(names("set")) == 6
+    done = run("unprocess", "carrying.jpg", "-o", "other.npy", "--levels", "0,4095")
+    assert "carries its RAW, which was not used because of --levels" in done.stderr
+    assert (
+        "--levels: the RAW in a JPEG has its own"
+        in run("unprocess", "carrying.jpg", "-o", "y.npy", "--levels", "0,4095", "--kept-raw", code=2).stderr
+    )

@@ -21,6 +21,7 @@ from paramisp_cli import mosaic as bayer
 from paramisp_cli.apps import brightness, fusion
 from paramisp_cli.errors import ConfigError, FormatError
 from paramisp_cli.formats import provenance, raster
+from paramisp_cli.formats.gainmap import write as gainmap_write
 from paramisp_cli.parameters import CAMERA_LOOK, GAIN_MAP, KEPT_RAW, Conversion, Settings
 from paramisp_cli.rendition import look
 from paramisp_cli.types import Direction, HdrImage, LinearImage, RawImage, SrgbImage
@@ -324,6 +325,8 @@ def _beyond_white(
     packet, remarks = provenance.hdr(image.metadata.xmp, facts)
     if isinstance(image, SrgbImage):
         base = replace(image, metadata=replace(image.metadata, xmp=packet))
+        if image.metadata.jpeg is not None:  # the bytes and the XMP that the file will lack
+            remarks += gainmap_write.assembled(image.metadata.jpeg, codes, stops, packet)[1]
     else:
         base = replace(shown, orientation=raw.orientation, metadata=replace(shown.metadata, xmp=packet, jpeg=None))
     return HdrImage(base, codes, stops, tuple(dict.fromkeys((*notices, *remarks))))

@@ -18,7 +18,7 @@ from paramisp_cli.errors import (
     OutputExistsError,
     ParamispError,
 )
-from paramisp_cli.types import Direction, Output, RawImage, SrgbImage
+from paramisp_cli.types import Direction
 
 
 class OnExists(StrEnum):
@@ -194,7 +194,6 @@ def _is_output_file(
     allowed: Sequence[str],
 ) -> bool:
     """Tell whether ``output`` names a file rather than a folder. Raises ConfigError if it can be neither."""
-    kind: type[Output] = SrgbImage if allowed == formats.SRGB_WRITE_SUFFIXES else RawImage
     if os.path.isdir(output):  # noqa: PTH112 – False for a name too long, where Path raises
         return False
     names_a_file = output.suffix.lower() in allowed
@@ -205,7 +204,7 @@ def _is_output_file(
         raise ConfigError(f"-o {output}: {command} writes {', '.join(allowed)}; a folder must exist already")
     if os.path.lexists(output) and not names_a_file:
         raise ConfigError(f"-o {output}: is a file, and must be a folder or end in {', '.join(allowed)}")
-    if names_a_file and suffix is not None and formats.writer(suffix, kind) is not formats.writer(output.suffix, kind):
+    if names_a_file and suffix is not None and formats.writer(suffix) is not formats.writer(output.suffix):
         raise ConfigError(f"-o {output} contradicts `format` {suffix[1:]}")
     return names_a_file
 

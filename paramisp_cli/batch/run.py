@@ -328,7 +328,7 @@ class _Work:
             step.image, step.conversion = image, make_transfer.complete(image, self._settings(target))
             if self.grid is not None and step.conversion.architecture != KEPT_RAW:  # a RAW has a size of its own
                 self.grid.check(*image.size)
-        return Outcome(job, "planned", target=target, conversion=step.conversion) if self.policy.dry_run else None
+        return Outcome(job, "planned", target=first, conversion=step.conversion) if self.policy.dry_run else None
 
     def _check_kind(self, source: Path, image: Image, output: Path) -> None:
         """Raise FormatError if the command does not make such an output of such an image."""

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
 import tempfile
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from paramisp_cli.cli.console import fail, fail_usage, hint, in_flags, interruptible, say, with_flags, worded
+from paramisp_cli.cli.arrays import grid_of
+from paramisp_cli.cli.console import fail, fail_usage, say
 from paramisp_cli.cli.options import (
     OUTPUT,
     ArrayOptions,
@@ -25,11 +23,10 @@ from paramisp_cli.cli.options import (
     SettingsOptions,
     grouped,
 )
-from paramisp_cli.cli.progress import Progress
+from paramisp_cli.cli.report import Report, left_out
 from paramisp_cli.errors import ConfigError, ParamispError
 
 if TYPE_CHECKING:
-    from paramisp_cli.batch.run import Outcome
     from paramisp_cli.formats import WriteOptions
     from paramisp_cli.parameters import Settings
     from paramisp_cli.patches import Grid
@@ -45,10 +42,6 @@ paramisp render shot.dng                # writes shot.jpg
 paramisp render shot.nef -o shot.tif    # 16 bits a channel
 paramisp render shot.cr2 --stop-at restored    # writes shot.tif: linear light, 32-bit floats
 paramisp render raws -r -o pictures --format png --bits 16"""
-
-
-LONG, VERY_LONG = 3, 20
-"""Seconds from which the expected time is announced, and from which a faster model is named."""
 
 
 def register(app: typer.Typer) -> None:
@@ -103,7 +96,7 @@ def unprocess(
     )
     suffix = f".{arrays.format_name}" if arrays.format_name else None
     own = batch.output.suffix.lower() if batch.output is not None and not batch.output.is_dir() else ""
-    grid = _checked(arrays, suffix or own or ".dng", batch, options, linear)
+    grid = grid_of(arrays, suffix or own or ".dng", batch, options, linear)
     try:
         chosen = replace(
             settings_of(settings),
@@ -116,35 +109,6 @@ def unprocess(
     except ConfigError as error:
         fail(error)
     convert_files(Direction.UNPROCESS, inputs, suffix or ".dng", suffix, chosen, options, batch, grid)
-
-
-def _checked(
-    arrays: ArrayOptions, suffix: str, batch: BatchOptions, options: WriteOptions, linear: bool
-) -> Grid | None:
-    """Return the grid of patches, if there is one; end with a usage error for options that do not go together."""
-    from paramisp_cli.patches import Grid
-
-    if suffix in (".npy", ".npz", ".tif", ".tiff"):
-        if (options.profile, options.compression, options.embed_jpeg) != ("match", "lossless", True):
-            fail_usage("--profile, --compression and --no-embed-jpeg are for a DNG; leave them out for an array")
-    elif arrays.layout == "packed" or arrays.bits not in (None, 16):
-        given = "--layout packed" if arrays.layout == "packed" else f"--bits {arrays.bits}"
-        fail_usage(f"{given} is for an array, not for a DNG; pass --format npy, npz or tif")
-    if arrays.bits not in (None, 16, 32):
-        fail_usage(f"--bits takes 16 or 32, not {arrays.bits}")
-    if linear and arrays.layout in ("mosaic", "packed"):
-        fail_usage(f"--linear is --layout rgb; leave out --linear or --layout {arrays.layout}")
-    if batch.output == Path("-") and (suffix == ".npy" or arrays.patch is not None):
-        fail_usage("-o -: stdout holds one file; pass --format npz or tif, and leave out --patch")
-    if arrays.patch is None:
-        if arrays.stride is not None:
-            fail_usage("--stride is the step between patches; pass --patch, too")
-        return None
-    stride = arrays.patch if arrays.stride is None else arrays.stride
-    try:
-        return Grid(arrays.patch, stride, 2 if arrays.layout == "packed" else 1)
-    except ConfigError as error:
-        fail(error)
 
 
 def render(
@@ -301,158 +265,3 @@ def _to_stdout(
                     shutil.copyfileobj(file, sys.stdout.buffer)
                 sys.stdout.buffer.flush()
             raise
-
-
-def left_out(files: Sequence[Path]) -> str:
-    """Return one line with the number of files, by kind, that the search left out of folders."""
-    from paramisp_cli import formats
-
-    kinds: Counter[str] = Counter()
-    others: Counter[str] = Counter()
-    for suffix, count in Counter(path.suffix.lower() for path in files).items():
-        if suffix in formats.KNOWN_UNREADABLE:
-            kinds[f"{formats.KNOWN_UNREADABLE[suffix]} (cannot be read)"] += count
-        elif suffix in (*formats.RAW_SUFFIXES, *formats.ARRAY_SUFFIXES):
-            kinds["RAW (`paramisp render` converts them)"] += count
-        elif suffix in formats.SRGB_SUFFIXES:
-            kinds["pictures (`paramisp unprocess` converts them)"] += count
-        else:
-            others[suffix or "no suffix"] += count
-    shown = [f"{count} {kind}" for kind, count in sorted(kinds.items())]
-    if others:
-        names = sorted(others)
-        shown.append(f"{others.total()} other ({', '.join(names[:6])}{', …' if len(names) > 6 else ''})")
-    return f"left out {len(files)} {'file' if len(files) == 1 else 'files'}: {', '.join(shown)}"
-
-
-@dataclass(slots=True)
-class Report:
-    """Report of a batch: paths or JSON on stdout, messages on stderr, each notice once for all its files."""
-
-    batch: BatchOptions
-    single: bool
-    total: int
-    grid: Grid | None = None
-    notices: dict[str, list[tuple[Path, str]]] = field(default_factory=dict)
-    """Summary of a notice → its files, with its full text for each."""
-
-    def run(self, jobs: Any, direction: Direction, settings: Settings, options: WriteOptions) -> int:
-        """Run the jobs and return the exit code."""
-        from paramisp_cli.batch import outputs, run
-        from paramisp_cli.batch.find import OnExists
-
-        policy = outputs.Policy(OnExists(self.batch.on_exists), self.batch.overwrite_foreign, self.batch.dry_run)
-
-        def outcomes(progress: Progress) -> Iterator[Outcome]:
-            return run.run(
-                jobs,
-                direction,
-                settings,
-                options,
-                policy,
-                grid=self.grid,
-                started=progress.started,
-                progress=progress.share,
-                prepared=self._announcer(settings, progress),
-            )
-
-        return self.follow(outcomes, lambda: self._hint(direction, jobs))
-
-    def follow(self, outcomes: Callable[[Progress], Iterator[Outcome]], hint: Callable[[], None]) -> int:
-        """Report outcomes as they come, ``hint`` after the last, and return the exit code."""
-        from paramisp_cli.batch import run
-
-        batch, tally = self.batch, run.Tally()
-        with Progress(self.total, quiet=batch.quiet) as progress:
-            try:
-                with interruptible() as check:
-                    for outcome in outcomes(progress):
-                        tally.add(outcome)
-                        progress.finished()
-                        self._show(outcome, progress, "" if self.single else f"[{tally.count}/{self.total}] ")
-                        if outcome.status == "failed" and batch.fail_fast:
-                            break
-                        check()
-            except KeyboardInterrupt:
-                progress.stop()
-                say(f"interrupted: {tally.done} done, {self.total - tally.count} left; resume with --on-exists skip")
-                return 130
-        self._show_notices()
-        if tally.done and not batch.quiet and not batch.json_lines:
-            hint()
-        if not self.single and not batch.quiet:
-            verb = "planned" if batch.dry_run else "done"
-            untried = f", {self.total - tally.count} not tried" if tally.count < self.total else ""
-            say(f"{tally.done} {verb}, {tally.skipped} skipped, {len(tally.failures)} failed{untried}")
-            if tally.failures:
-                say("failed: " + ", ".join(str(failure.job.source) for failure in tally.failures))
-        return tally.exit_code(self.single)
-
-    def _show(self, outcome: Outcome, progress: Progress, count: str) -> None:
-        """Report one file."""
-        name, batch = outcome.job.source, self.batch
-        if batch.json_lines:
-            progress.result(json.dumps(in_flags(outcome.record()), allow_nan=False))
-        elif outcome.status in ("done", "planned"):
-            for path in [each["file"] for each in outcome.files] or [outcome.target]:
-                progress.result_path(path)
-        if outcome.status == "failed":
-            progress.say(worded(outcome.error))
-            return
-        if batch.quiet:
-            return
-        for notice in outcome.all_notices:
-            if self.single or batch.verbose:
-                progress.say(f"{name}: {with_flags(notice)}")
-            else:
-                self.notices.setdefault(with_flags(getattr(notice, "summary", notice)), []).append(
-                    (name, with_flags(notice))
-                )
-        if outcome.conversion is not None and batch.verbose:
-            for key, value in outcome.conversion.describe().items():
-                if key not in ("origin", "notices", "made_by"):
-                    source = outcome.conversion.origin.get({"wb_gains": "wb"}.get(key, key))
-                    progress.say(f"  {key}: {value}" + (f"  [{source}]" if source else ""))
-        if outcome.status == "skipped" and not count:
-            progress.say(f"{outcome.target}: exists already, skipped")
-        if progress.bar is None and count:
-            progress.say(f"{count}{name}: {outcome.status} ({outcome.seconds:.1f} s)")
-
-    def _announcer(self, settings: Settings, progress: Progress) -> Callable[[Any, Any, Any], None]:
-        """Return a function that tells, on a terminal, the model of a single file and the time that it may take."""
-
-        def announce(job: Any, conversion: Any, image: Any) -> None:
-            if not self.single or progress.bar is None:
-                return
-            from paramisp_cli import convert
-
-            seconds = convert.expected_seconds(conversion, settings, image.size)
-            if seconds < LONG:
-                return
-            chosen = f"{conversion.architecture} ({conversion.checkpoint.name.split('.')[0]})"
-            megapixels = image.size[0] * image.size[1] / 1e6
-            faster = "fast" if conversion.architecture != "fast" and conversion.stop_at is None else "parametric"
-            hint = f"; --model {faster} takes less" if seconds > VERY_LONG else ""
-            progress.say(f"{job.source.name}: {chosen}, {megapixels:.1f} megapixels, about {seconds:.0f} s{hint}")
-
-        return announce
-
-    def _hint(self, direction: Direction, jobs: Any) -> None:
-        """Suggest the next command for the first file."""
-        target = next((job.target for job in jobs if job.target is not None and job.target.exists()), None)
-        if self.batch.dry_run or target is None:
-            return
-        if direction == "transfer":
-            return
-        if direction == "unprocess":
-            hint("paramisp", "render", target, "-o", target.with_name(f"{target.stem}-again.jpg"))
-        elif target.suffix.lower() in (".jpg", ".jpeg"):
-            hint("paramisp", "render", jobs[0].source, "-o", target.with_suffix(".tif"))  # 16 bits a channel
-
-    def _show_notices(self) -> None:
-        """Print each notice of a batch once, with the number of its files."""
-        for summary, files in self.notices.items():
-            if len(files) == 1:
-                say(f"{files[0][0]}: {files[0][1]}")
-            else:
-                say(f"{len(files)} files: {summary}")

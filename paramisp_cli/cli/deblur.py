@@ -83,7 +83,7 @@ def deblur(
         ),
     ] = None,
 ) -> None:
-    """Take mild camera shake out of RAW files (into DNG) and pictures. Trained and measured on simulated shake."""
+    """Reduce mild camera shake in RAW files (into DNG) and pictures. Trained and measured on simulated shake alone."""
     from paramisp_cli import convert, formats, sources
     from paramisp_cli.apps import deblur as app
     from paramisp_cli.batch import find

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from paramisp_cli.cli.console import fail, fail_usage, hint, say
-from paramisp_cli.cli.convert import LONG, Report, left_out, settings_of
+from paramisp_cli.cli.convert import settings_of
 from paramisp_cli.cli.options import OUTPUT, BatchOptions, Command, Inputs, SettingsOptions, grouped
+from paramisp_cli.cli.report import LONG, Report, left_out
 from paramisp_cli.errors import ConfigError, ParamispError
 
 if TYPE_CHECKING:

@@ -164,13 +164,10 @@ def read(path: str | Path, *, max_pixels: int = MAX_PIXELS, isolate: bool = Fals
         return form.read(path, max_pixels)
 
 
-def writer(suffix: str, kind: type[Output] = SrgbImage) -> Format | None:
-    """Return the format that writes files with this suffix (".dng", ".jpg", …), or None.
-
-    A .tif of a RAW image (``kind``) is an array, that of a picture is not; for other suffixes ``kind`` does not count.
-    """
+def writer(suffix: str) -> Format | None:
+    """Return the format that writes files with this suffix (".dng", ".jpg", …), or None; a .tif is a picture's."""
     forms = [form for form in (*FORMATS, *LINEAR_FORMATS) if form.write and suffix.lower() in form.suffixes]
-    return next((form for form in forms if kind in form.holds), forms[0] if forms else None)
+    return next((form for form in forms if SrgbImage in form.holds), forms[0] if forms else None)
 
 
 def is_array(path: Path) -> bool:
@@ -218,7 +215,10 @@ def write(
     (unless ``overwrite``), FileAccessError, FormatError, always naming ``path``.
     """
     path = Path(path)
-    form = writer(path.suffix, RawImage) if isinstance(image, RawImage) else writer(path.suffix)
+    form = writer(path.suffix)
+    if isinstance(image, RawImage) and form is not None and RawImage not in form.holds:
+        others = (each for each in FORMATS if RawImage in each.holds and path.suffix.lower() in each.suffixes)
+        form = next(others, form)
     noun, known = next((names for kind, names in _WRITTEN.items() if isinstance(image, kind)), ("", ()))
     if not noun:
         raise FormatError(
@@ -232,7 +232,7 @@ def write(
     second = path.with_name(f"{path.name}.json") if form.beside else None
     if second is not None and not overwrite and os.path.lexists(second) and not arrays.is_record(second):
         raise OutputExistsError(f"{second}: exists already, and is not by paramisp; pass another -o")
-    if isinstance(image, RawImage) and form in arrays.FORMATS:
+    if isinstance(image, RawImage) and path.suffix.lower() not in dng.FORMAT.suffixes:
         image = dng.as_stored(image)
     if options.keep_raw is not None:
         kept.check(options.keep_raw)

@@ -10,6 +10,7 @@ The record is that of ``formats.array_record``. Equal input gives equal bytes: n
 
 from __future__ import annotations
 
+import errno
 import io
 import math
 import mmap
@@ -157,7 +158,11 @@ def _fill(file: IO[bytes], samples: np.ndarray) -> None:
 
 # --- .npz -------------------------------------------------------------------------------------------------------------
 
-_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, struct.error)
+_ZIP_ERRORS = (
+    zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, OverflowError, RuntimeError,
+    ValueError,
+)  # fmt: skip
+"""Errors of zipfile for damaged archives, beside OSErrors for offsets that do not exist."""
 _NUMBERS = ("black_level", "white_level", "as_shot_neutral", "wb_gains", "color_matrix")
 
 
@@ -185,7 +190,9 @@ def _read_npz(path: Path, max_pixels: int = MAX_PIXELS) -> RawImage:
             with archive.open(info) as member:
                 samples = _read_array(member, info.file_size, record, max_pixels)
         return array_record.image_of(samples, record, path.name)
-    except _ZIP_ERRORS as error:
+    except (OSError, *_ZIP_ERRORS) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
         raise FormatError(f"{path}: is damaged, or its writer was interrupted ({one_line(error)})") from error
     except FormatError as error:
         raise error.named(path) from error
@@ -196,11 +203,11 @@ def _record_inside(archive: zipfile.ZipFile) -> dict[str, Any]:
     if info.file_size > 4 * array_record.LONGEST:
         raise FormatError(f"its record has {info.file_size} bytes, more than any array needs; it is damaged")
     with archive.open(info) as member:
-        try:
-            value = np.lib.format.read_array(member, allow_pickle=False)
-        except ValueError as error:
-            raise FormatError(f"its record cannot be read ({one_line(error)}); it is damaged") from error
-    return array_record.parsed(str(value))
+        shape, _, dtype, start = _header(member)
+        if shape != () or dtype.kind != "U" or start + dtype.itemsize != info.file_size:
+            raise FormatError("its record is not a text; it is damaged")
+        content = np.frombuffer(member.read(), dtype, 1)
+    return array_record.parsed(str(content[0]))
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:

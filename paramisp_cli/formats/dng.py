@@ -27,19 +27,13 @@ import numpy as np
 from paramisp_cli import __version__
 from paramisp_cli.color import srgb_encode
 from paramisp_cli.errors import ConfigError, FormatError
-from paramisp_cli.formats import exif
+from paramisp_cli.formats import dng_exif, exif
 from paramisp_cli.formats.base import Format, WriteOptions
 from paramisp_cli.formats.jpeg import preview_frame
 from paramisp_cli.formats.tiff import (
-    ASCII,
     DOUBLE,
     FLOAT,
-    LONG,
-    RATIONAL,
-    SHORT,
-    TYPES,
     UNDEFINED,
-    UTF8,
     Entry,
     Ifd,
     byte,
@@ -52,7 +46,7 @@ from paramisp_cli.formats.tiff import (
 )
 from paramisp_cli.formats.tiles import TILE, tile_width_for, write_even, write_mosaic
 from paramisp_cli.mosaic import by_color, superpixels
-from paramisp_cli.types import Metadata, OpticalParams, Output, RawImage
+from paramisp_cli.types import Metadata, Output, RawImage
 
 _THUMBNAIL = 256  # longest side [px]
 
@@ -60,15 +54,6 @@ _SUBIFDS, _EXIF, _GPS, _XMP = 330, 34665, 34853, 700
 _STRIP_OFFSETS, _STRIP_COUNTS, _TILE_OFFSETS, _TILE_COUNTS = 273, 279, 324, 325
 # ImageDescription, DateTime, Artist, HostComputer, Copyright, Windows' XPTitle to XPSubject.
 _COPIED_FROM_IFD0 = (0x010E, 0x0132, 0x013B, 0x013C, 0x8298, *range(0x9C9B, 0x9CA0))
-# Tags of the source's Exif IFD that are not copied: offsets, MakerNote (it moves to DNGPrivateData), and tags about the
-# JPEG's pixels: ComponentsConfiguration, CompressedBitsPerPixel, FlashpixVersion, ColorSpace, PixelXDimension,
-# PixelYDimension, RelatedSoundFile, interoperability, CFAPattern (the DNG has its own), Gamma, Microsoft's padding.
-_NOT_COPIED = {
-    0x927C, 0x9101, 0x9102, 0xA000, 0xA001, 0xA002, 0xA003, 0xA004, 0xA005, 0xA302, 0xA500,
-    0xEA1C, 0xEA1D, _EXIF, _GPS,
-}  # fmt: skip
-_MAKER_NOTE = 0x927C
-_SMALLEST_IFD = 18  # bytes; exiftool fails on the MakerNotes of a few letters that some cameras write
 # RawTherapee (5.9, camconst.json: masked_areas) measures the black level of these cameras in the masked border of their
 # files, for any file with that Model. paramisp's DNGs have picture there, and nearly all of it would be rendered black.
 # The R series is a pattern because newer versions list more of it. UniqueCameraModel has the unchanged name.
@@ -121,8 +106,10 @@ def write(image: Output, path: Path, options: WriteOptions) -> None:
     block = exif.parse(image.metadata.exif) if image.metadata.exif else None
     ifds: dict[str, Ifd] = {
         "main": _main_ifd(image, options, thumbnail, block),
-        "exif": _exif_ifd(image.optical, block),
-        "gps": {tag: _copied(entry) for tag, entry in block.gps.items() if _is_sound(entry)} if block else {},
+        "exif": dng_exif.exif_ifd(image.optical, block),
+        "gps": {tag: dng_exif.copied(entry) for tag, entry in block.gps.items() if dng_exif.is_sound(entry)}
+        if block
+        else {},
         "raw": _raw_ifd(image, tile_width),
         "preview": preview or {},
     }
@@ -152,8 +139,8 @@ def write(image: Output, path: Path, options: WriteOptions) -> None:
 def as_stored(raw: RawImage) -> RawImage:
     """Return a RAW with the parameters that a reader finds in a DNG of it: fractions are rounded to about 1e-8.
 
-    Arrays hold these values, too, so that an array and a DNG of one mosaic render alike. Raises FormatError for a
-    number that a DNG cannot hold.
+    Arrays hold these values, too, so that an array and a DNG of one mosaic render alike. Black levels stay, also with a
+    fraction, which LibRaw cuts off. Raises FormatError for a number that a DNG cannot hold.
     """
     canonical = raw.canonical
     block = exif.parse(raw.metadata.exif) if raw.metadata.exif else None
@@ -166,7 +153,7 @@ def as_stored(raw: RawImage) -> RawImage:
             as_shot_neutral=np.array(neutral),
             color_matrix=np.reshape(srational(*canonical.color_matrix.ravel()).values(), (3, 3)),
         ),
-        optical=exif.optical_params(exif.ExifBlock("<", exif=_exif_ifd(raw.optical, block)))[0],
+        optical=exif.optical_params(exif.ExifBlock("<", exif=dng_exif.exif_ifd(raw.optical, block)))[0],
         baseline_exposure=float(srational(raw.baseline_exposure).values()[0]),
     )
 
@@ -208,9 +195,11 @@ def _main_ifd(raw: RawImage, options: WriteOptions, thumbnail: np.ndarray, block
         ending = exif.FROM_JPEG if raw.colours_of is None else exif.FROM_RAW
         ifd[272] = text(camera.model + (ending if _MASKED_BORDERS.fullmatch(camera.model) else ""))
     if block:
-        ifd |= {tag: _copied(block.ifd0[tag]) for tag in _COPIED_FROM_IFD0 if _is_sound(block.ifd0.get(tag))}
-        if _is_sound(block.exif.get(_MAKER_NOTE)) and block.exif[_MAKER_NOTE].count >= _SMALLEST_IFD:
-            ifd[50740] = byte(_private_data(block))
+        ifd |= {
+            tag: dng_exif.copied(block.ifd0[tag]) for tag in _COPIED_FROM_IFD0 if dng_exif.is_sound(block.ifd0.get(tag))
+        }
+        if (private := dng_exif.private_data(block)) is not None:
+            ifd[50740] = byte(private)
     if raw.metadata.xmp:
         ifd[_XMP] = byte(raw.metadata.xmp)
     if raw.metadata.source_name:
@@ -341,75 +330,6 @@ def _preview_color_space(metadata: Metadata) -> int:
     return next((space for name, space in names.items() if name in metadata.icc), 0)
 
 
-def _exif_ifd(optical: OpticalParams, block: exif.ExifBlock | None) -> Ifd:
-    """Return the Exif IFD: the source's, with ``optical`` where the source has no value or a different value."""
-    source = block.exif if block else {}
-    ifd = {tag: _copied(entry) for tag, entry in source.items() if tag not in _NOT_COPIED and _is_sound(entry)}
-    ifd.setdefault(0x9000, Entry(UNDEFINED, 4, b"0230"))  # ExifVersion
-    # Tag of each value, and the tags that would contradict a new one (APEX, or the 35 mm equivalent).
-    rationals = ((optical.exposure_time, 0x829A, 0x9201), (optical.f_number, 0x829D, 0x9202))
-    for value, tag, rival in (*rationals, (optical.focal_length, 0x920A, 0xA405)):
-        if value is not None and not _equals(ifd.get(tag), value):
-            ifd[tag] = rational(value)
-            ifd.pop(rival, None)
-    if optical.iso is not None:
-        iso = max(1, math.floor(optical.iso + 0.5))
-        if not any(_equals(ifd.get(tag), iso) for tag in (0x8827, 0x8831, 0x8832, 0x8833)):
-            for tag in range(0x8830, 0x8836):  # SensitivityType and the speeds that it names
-                ifd.pop(tag, None)
-            if iso > 0xFFFF:
-                ifd |= {0x8830: short(2), 0x8832: long(iso)}  # RecommendedExposureIndex
-        if not _equals(ifd.get(0x8827), iso):
-            ifd[0x8827] = short(min(iso, 0xFFFF))  # PhotographicSensitivity; 65535 refers to the other tags (Exif 2.3)
-    _mend(ifd)
-    return ifd
-
-
-def _mend(ifd: Ifd) -> None:
-    """Correct mistakes of real cameras that the Adobe SDK reports; the embedded JPEG is unchanged."""
-    lens, comment, f_number = ifd.get(0xA432), ifd.get(0x9286), _number(ifd.get(0x829D))
-    if lens and lens.type == RATIONAL:  # LensSpecification: unknown is 0/0, not 0
-        pairs = struct.iter_unpack("<4s4s", lens.data)
-        data = b"".join(bytes(8) if over == bytes(4) else over + under for over, under in pairs)
-        ifd[0xA432] = Entry(RATIONAL, lens.count, data)
-    if comment and not comment.data[:8].strip(b"\0") and not comment.data[8:].strip(b"\0 "):
-        del ifd[0x9286]  # a UserComment of blanks, in no encoding
-    if f_number:  # APEX: ApertureValue must equal FNumber, and MaxApertureValue must not be narrower
-        apex = 2 * math.log2(f_number)
-        if abs((_number(ifd.get(0x9202)) or apex) - apex) > 0.2:
-            ifd.pop(0x9202, None)
-        if (_number(ifd.get(0x9205)) or 0) > apex + 0.2:
-            ifd.pop(0x9205, None)
-
-
-def _number(value: Entry | None) -> float | None:
-    """Return the first number of ``value``, if it has one."""
-    if value is None or value.count < 1:
-        return None
-    if value.type == RATIONAL:
-        over, under = struct.unpack("<II", value.data[:8])
-        return over / under if under else None
-    if value.type in (SHORT, LONG):
-        return int.from_bytes(value.data[: TYPES[value.type][0]], "little")
-    return None
-
-
-def _equals(value: Entry | None, number: float) -> bool:
-    """Tell whether ``value`` equals ``number`` to 0.1 %."""
-    first = _number(value)
-    return first is not None and math.isclose(first, number, rel_tol=1e-3)
-
-
-def _private_data(block: exif.ExifBlock) -> bytes:
-    """Return DNGPrivateData (tag 50740) with the MakerNote, in the form of Adobe's converter.
-
-    It records the MakerNote's position in its file and its byte order: offsets in the MakerNote depend on them.
-    """
-    note = block.exif[_MAKER_NOTE]
-    record = (b"II" if block.byteorder == "<" else b"MM") + struct.pack(">I", note.offset) + note.data
-    return b"Adobe\0MakN" + struct.pack(">I", len(record)) + record + bytes(len(record) % 2)
-
-
 def _original_file(data: bytes) -> Ifd:
     """Return OriginalRawFileData and its digest (tags 50828, 50973): ``data`` in zlib blocks of 64 KiB, stored.
 
@@ -423,15 +343,6 @@ def _original_file(data: bytes) -> Ifd:
 
 
 # ---- TIFF -----------------------------------------------------------------------------------------------------------
-
-
-def _is_sound(entry: Entry | None) -> bool:
-    """Tell whether a source's entry has the size that it claims, and is not a directory's offset (type 13)."""
-    return entry is not None and entry.type != 13 and entry.is_sound
-
-
-def _copied(entry: Entry) -> Entry:
-    return Entry(ASCII if entry.type == UTF8 else entry.type, entry.count, entry.data)  # no DNG reader knows UTF-8
 
 
 def _laid_out(ifds: dict[str, Ifd]) -> bytes:

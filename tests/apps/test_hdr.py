@@ -181,6 +181,10 @@ def test_ultra_hdr_of_a_photograph(tmp_path, make_jpeg, monkeypatch):
     assert provenance.is_hdr(jpeg.xmp_packet(data))
     assert formats.is_own(tmp_path / "b.jpg")
     assert not formats.is_own(path)
+    path.write_bytes(original + bytes(1000))
+    assert any(
+        "1000 bytes behind the picture" in note for note in paramisp.hdr(path, PARAMETRIC, kind="ultra-hdr").notes
+    )
 
 
 def test_ultra_hdr_refuses_nothing_and_too_much(tmp_path, make_jpeg):

@@ -387,6 +387,40 @@ def test_an_array_tiff_is_no_picture_and_a_picture_is_no_array(tmp_path):
     assert isinstance(formats.read(tmp_path / "array.tif"), SrgbImage)
 
 
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_damage_anywhere(tmp_path, suffix):
+    """Bytes changed, cut out or put in: a FormatError with the file's name, or the image as it was."""
+    rng = np.random.default_rng(7)
+    path = tmp_path / f"x{suffix}"
+    raw = dng.as_stored(raw_of(height=4, width=6))
+    formats.write(raw, path)
+    files = [path] if suffix != ".npy" else [path, formats.beside(path)]
+    sound = [file.read_bytes() for file in files]
+    first = 24 if suffix == ".tif" else 0  # without the mark at its beginning a TIFF is a picture
+    refused = 0
+    for number in range(300):
+        chosen = number % len(files)
+        data = bytearray(sound[chosen])
+        for _ in range(rng.integers(1, 4)):
+            at, length = int(rng.integers(first, len(data))), int(rng.integers(1, 9))
+            change = rng.integers(3)
+            data[at : at + (0 if change == 1 else length)] = b"" if change == 2 else rng.bytes(length)
+        files[chosen].write_bytes(data)
+        message = ""
+        try:
+            back = formats.read(path)
+        except FormatError as error:
+            message = str(error)
+        if message:
+            refused += 1
+            assert message.startswith(str(path))
+            assert "\n" not in message
+        else:
+            np.testing.assert_array_equal(back.mosaic, raw.mosaic)
+        files[chosen].write_bytes(sound[chosen])
+    assert refused > 200
+
+
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
@@ -409,7 +443,8 @@ def test_a_record_without_its_array_is_replaced(tmp_path):
 def test_verification_compares_samples_and_parameters(tmp_path):
     raw = dng.as_stored(raw_of())
     for suffix in SUFFIXES:
-        form, path = formats.writer(suffix, RawImage), tmp_path / f"x{suffix}"
+        form = next(form for form in formats.FORMATS if RawImage in form.holds and suffix in form.suffixes)
+        path = tmp_path / f"x{suffix}"
         form.write(raw, path, WriteOptions())
         form.verify(raw, path, WriteOptions())
         with pytest.raises(FormatError, match=r"other samples|SHA-256 differs"):

@@ -123,7 +123,7 @@ def test_the_result_depends_neither_on_threads_nor_on_bands(monkeypatch: pytest.
     mosaic = expose(pixels, ParametricUnprocess(c), c, (90, 70), threads=1)
     raw = RawImage(mosaic, c).cropped()
     shown = develop(raw, ParametricRender(c), threads=1)
-    monkeypatch.setattr("paramisp_cli.rendition.develop._SITES", 35 * 4)
+    monkeypatch.setattr("paramisp_cli.rendition.develop.SITES", 35 * 4)
     np.testing.assert_array_equal(expose(pixels, ParametricUnprocess(c), c, (90, 70), threads=3), mosaic)
     np.testing.assert_array_equal(develop(raw, ParametricRender(c), threads=3), shown)
 
