@@ -202,6 +202,7 @@ def test_derived_offsets_are_of_the_size_of_measured_ones():
 
 
 @pytest.mark.parametrize("name", ["canon_eos_350d", "canon_eos_5d", "canon_eos_60d", "canon_powershot_g10", "sony"])
+@pytest.mark.slow
 def test_noise_is_that_of_flat_areas(name, monkeypatch):
     """The table's noise agrees with the noise in smooth areas of real RAW files, at the level in their middle."""
     folder = Path(os.environ.get("PARAMISP_SAMPLES", ""))

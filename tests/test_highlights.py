@@ -202,6 +202,7 @@ def test_inspect_shows_the_map(paramisp, make_phone, make_jpeg, tmp_path):
     assert [json.loads(line)["gain_map"] for line in out] == ["Ultra HDR (XMP), 64 × 48, 1 channel, 3 EV", None]
 
 
+@pytest.mark.slow
 def test_a_real_photo(shared, tmp_path):
     """An iPhone's photo: highlights about one stop above white, and the photo itself, map included, in the DNG."""
     path = shared / "jpegs" / "Apple_iPhone_13_Pro_IMG_8568.JPG"

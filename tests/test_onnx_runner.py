@@ -61,6 +61,7 @@ def off(one, other):
 @pytest.mark.parametrize("size", [(2, 2), (24, 26), (75, 141), (230, 202)], ids=str)
 @pytest.mark.parametrize("cfa", CFA_PATTERNS)
 @pytest.mark.parametrize("camera", ["generic", SHADED])
+@pytest.mark.slow
 def test_results_are_those_of_torch(camera, cfa, size, monkeypatch):
     monkeypatch.setattr(onnx_runner, "_TILE_PIXELS", 1)
     monkeypatch.setattr(onnx_runner, "_SMALLEST_TILE", 96)  # several tiles
@@ -83,6 +84,7 @@ def test_results_are_those_of_torch(camera, cfa, size, monkeypatch):
 
 
 @pytest.mark.parametrize("direction", ISP_DIRECTIONS)
+@pytest.mark.slow
 def test_tiles_equal_the_whole(direction, monkeypatch):
     runner, size = both(SHADED, direction)[1], (300, 418)
     mosaic = picture(*size)[..., 0].astype(np.uint16) * 64

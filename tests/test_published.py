@@ -174,6 +174,7 @@ def test_the_old_container_runs_nothing(tmp_path, monkeypatch):
 @pytest.mark.parametrize("form", ["bare", "state_dict", "parallel"])
 @pytest.mark.parametrize("legacy", [True, False], ids=["old", "zip"])
 @pytest.mark.parametrize("name", PEERS)
+@pytest.mark.slow
 def test_import_of_a_published_checkpoint(name, legacy, form, tmp_path):
     state = state_of(name)
     if form == "parallel":

@@ -202,6 +202,7 @@ class Folder(torch.utils.data.Dataset):
         return self.make(pictures()[0])
 
 
+@pytest.mark.slow
 def test_a_loader_with_workers_collates():
     loader = torch.utils.data.DataLoader(
         Folder(Synthesize("parametric", iso=(100, 1600))),
@@ -217,6 +218,7 @@ def test_a_loader_with_workers_collates():
 
 
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")  # the cache is of constants
+@pytest.mark.slow
 def test_compiled_modules_give_the_same():
     """Dynamo traces the modules; "eager" runs them without a C++ compiler."""
     shots = Shots.of("Canon EOS 60D", iso=800)

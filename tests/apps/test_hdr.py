@@ -265,6 +265,7 @@ def test_command(shot, paramisp, tmp_path):
         (("--linear", "--format", "hdr"), "photo-hdr.hdr", None),
     ],
 )
+@pytest.mark.slow
 def test_kinds_of_outputs(shot, paramisp, tmp_path, words, name, kind):
     code, out, err = paramisp("hdr", shot, "--model", "parametric", *words)
     assert (code, out) == (0, [str(tmp_path / name)]), err
@@ -278,6 +279,7 @@ def test_kinds_of_outputs(shot, paramisp, tmp_path, words, name, kind):
         assert formats.read(tmp_path / name).pixels.dtype == kind
 
 
+@pytest.mark.slow
 def test_folders(shot, paramisp, tmp_path):
     words = ("hdr", tmp_path, "--model", "parametric", "--json")
     code, out, err = paramisp(*words)

@@ -52,6 +52,7 @@ def difference(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return color.ciede2000(*pictures)
 
 
+@pytest.mark.slow
 def test_a_known_look_comes_back(tmp_path: Path) -> None:
     gathered = looks.gather([shot(tmp_path / "a.dng")], KNOWN)
     table = looks.fitted(*gathered.fit, gathered.weight, 33)
@@ -64,6 +65,7 @@ def test_a_known_look_comes_back(tmp_path: Path) -> None:
     assert gathered.held_out == "a quarter of the picture"
 
 
+@pytest.mark.slow
 def test_the_fit_never_sees_what_is_held_out(tmp_path: Path) -> None:
     paths = [shot(tmp_path / f"{seed}.dng", seed) for seed in range(3)]
     gathered = looks.gather(paths, KNOWN)
@@ -79,6 +81,7 @@ def _both(look: looks.Look) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
     return look.fit, look.held
 
 
+@pytest.mark.slow
 def test_an_error_of_the_table_would_be_seen(tmp_path: Path) -> None:
     gathered = looks.gather([shot(tmp_path / "a.dng")], KNOWN)
     table = looks.fitted(*gathered.fit, gathered.weight, 17)
@@ -119,6 +122,7 @@ def test_two_cameras(tmp_path: Path) -> None:
         looks.gather(paths, KNOWN)
 
 
+@pytest.mark.slow
 def test_no_file_is_replaced(tmp_path: Path) -> None:
     gathered = looks.gather([shot(tmp_path / "a.dng")], KNOWN)
     for suffix, size in ((".cube", 5), (".png", 4), (".dcp", 0)):
@@ -212,6 +216,7 @@ def test_darktable_shows_the_look(ours: tuple[Path, np.ndarray, looks.Look], nam
 # --- the command line -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_command(paramisp, tmp_path: Path) -> None:
     out = tmp_path / "look.cube"
     code, told, messages = paramisp("look", "export", shot(tmp_path / "a.dng"), "-o", out, "--size", "9", "--json")

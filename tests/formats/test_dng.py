@@ -445,6 +445,7 @@ def test_jpeg_is_there_byte_for_byte(shelf: dict[str, Path], subsampling: int, f
 
 
 @pytest.mark.parametrize("kind", ["grey", "progressive", "larger than the mosaic"])
+@pytest.mark.slow
 def test_jpegs_that_cannot_be_previews_are_kept_whole(tmp_path: Path, kind: str) -> None:
     size = (900, 700) if kind.startswith("larger") else (300, 200)
     source = jpeg("L" if kind == "grey" else "RGB", size, progressive=kind == "progressive") + bytes(70000)

@@ -51,6 +51,7 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 
 @pytest.mark.parametrize("compression", ["lossless", "none"])
 @pytest.mark.parametrize("size", [(22, 22), (258, 386), (300, 512), (24, 1024), (600, 272)])
+@pytest.mark.slow
 def test_it_reads_back(tmp_path: Path, size: tuple[int, int], compression: str) -> None:
     """Sizes with clipped tiles, one tile, and twice a tile's width, where LibRaw garbles some mosaics."""
     raw = RawImage.of_linear(light(*size), canonical([[500, 512], [520, 530.5]], 65000, cfa="GBRG"), orientation=6)

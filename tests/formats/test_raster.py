@@ -223,6 +223,7 @@ def test_bombs(tmp_path):
         raster.read(tmp_path / "a.png")
 
 
+@pytest.mark.slow
 def test_large_pictures_are_read_quietly(tmp_path):
     """More than Pillow's limit of 89 megapixels, at which it warns (and a warning fails the test)."""
     Image.new("L", (12000, 8000), 77).save(tmp_path / "a.png", compress_level=1)

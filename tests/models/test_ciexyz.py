@@ -35,6 +35,7 @@ def shot(n=1, cfa="RGGB"):
 @peers.NO_PARITY
 @pytest.mark.parametrize("seed", peers.seeds("ciexyz"))
 @pytest.mark.parametrize("direction", ISP_DIRECTIONS)
+@pytest.mark.slow
 def test_parity_with_the_published_network(seed, direction, tmp_path):
     model = peers.model(f"ciexyz_{seed}", direction, tmp_path)
     arrays = peers.stored(f"ciexyz_{seed}_{direction}")
@@ -50,6 +51,7 @@ def test_parity_with_the_published_network(seed, direction, tmp_path):
 
 
 @peers.NO_PARITY
+@pytest.mark.slow
 def test_parity_of_a_training_step(tmp_path):
     """With the AVX2 kernels of the stored step: its gradients lie 2e-3 of their maximum from those in float64.
 
@@ -99,6 +101,7 @@ def test_the_sample_takes_whole_pixels():
 
 @pytest.mark.parametrize("cfa", CFA_PATTERNS)
 @pytest.mark.parametrize("direction", ISP_DIRECTIONS)
+@pytest.mark.slow
 def test_a_survey_in_strips_takes_the_sample_of_the_whole(direction, cfa, monkeypatch):
     monkeypatch.setattr(ciexyz, "_SURVEY_PIXELS", 1)
     model, params = fresh(direction), shot(cfa=cfa)

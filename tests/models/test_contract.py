@@ -68,6 +68,7 @@ def test_a_batch_is_its_images(kind, direction, grad):
 
 
 @pytest.mark.parametrize(("kind", "direction"), CASES, ids=IDS)
+@pytest.mark.slow
 def test_gradients_flow_and_inference_agrees(kind, direction):
     model = build(kind, direction)
     x = picture(direction, 1, 34, 50).requires_grad_(True)

@@ -37,6 +37,7 @@ def shot(cfa="RGGB"):
 
 @peers.NO_PARITY
 @pytest.mark.parametrize("seed", peers.seeds("cycleisp"))
+@pytest.mark.slow
 def test_parity_of_unprocessing(seed, tmp_path):
     model = peers.model(f"cycleisp_{seed}_rgb2raw", Direction.UNPROCESS, tmp_path)
     arrays = peers.stored(f"cycleisp_{seed}_unprocess")
@@ -53,6 +54,7 @@ def test_parity_of_unprocessing(seed, tmp_path):
 
 @peers.NO_PARITY
 @pytest.mark.parametrize("seed", peers.seeds("cycleisp"))
+@pytest.mark.slow
 def test_parity_of_guided_rendering(seed, tmp_path):
     files = [peers.checkpoint(f"cycleisp_{seed}_{part}", tmp_path) for part in ("raw2rgb", "ccm")]
     both = published.guided_render(*files)
@@ -88,6 +90,7 @@ def test_the_blur_is_nearly_a_box():
 
 @pytest.mark.parametrize("plan", ["whole", "bands", "disk"])
 @pytest.mark.parametrize("rows", [2, 8, 22])
+@pytest.mark.slow
 def test_strips_do_not_show(plan, rows, monkeypatch, tmp_path):
     """Any number of rows at a time, to a height that is no multiple of it, with attention that matters."""
     monkeypatch.setattr(streaming, "rows_of_a_strip", lambda width: rows)

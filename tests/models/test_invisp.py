@@ -32,6 +32,7 @@ def shot(n=1, cfa="RGGB"):
 @peers.NO_PARITY
 @pytest.mark.parametrize("seed", peers.seeds("invisp"))
 @pytest.mark.parametrize("direction", ISP_DIRECTIONS)
+@pytest.mark.slow
 def test_parity_with_the_published_network(seed, direction, tmp_path):
     model = peers.model(f"invisp_{seed}", direction, tmp_path)
     arrays = peers.stored(f"invisp_{seed}_{direction}")
@@ -44,6 +45,7 @@ def test_parity_with_the_published_network(seed, direction, tmp_path):
 
 
 @peers.NO_PARITY
+@pytest.mark.slow
 def test_parity_of_a_training_step(tmp_path):
     model = peers.model("invisp_seed01", Direction.RENDER, tmp_path)
     arrays = peers.stored("invisp_seed01_train")
@@ -205,6 +207,7 @@ def test_the_simulator_passes_gradients_and_diffjpeg_wants_whole_blocks():
 
 
 @pytest.mark.parametrize("simulator", jpeg.SIMULATORS)
+@pytest.mark.slow
 def test_losses_of_its_own(simulator):
     render = fresh(jpeg=simulator).train()
     raw, srgb = torch.rand(2, 1, 16, 32), torch.rand(2, 3, 16, 32)

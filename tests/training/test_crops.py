@@ -31,6 +31,7 @@ def test_crops_keep_cfa_and_alignment(cfa: str, orientation: int) -> None:
     assert np.abs(again - mosaic).max() < 0.01  # the mosaic is the picture's own, seen through RGGB
 
 
+@pytest.mark.slow
 def test_simulated_pairs_give_their_share(dataset: Path, tmp_path: Path) -> None:
     real = data.load(dataset)[0]
     pair = replace(real.pair, jpeg=data.SIMULATED, optical=OpticalParams(6400, 0.01, 4, 35))

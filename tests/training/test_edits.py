@@ -91,6 +91,7 @@ def test_no_phase_of_the_mosaic_counts(cfa: str) -> None:
         assert (one.psnr, one.delta_e) == pytest.approx((two.psnr, two.delta_e))
 
 
+@pytest.mark.slow
 def test_a_sample_stands_for_a_large_file() -> None:
     true = noise(1, 1600)
     made = np.clip(true + 0.02 * noise(2, 1600), 0, 1)

@@ -295,6 +295,7 @@ def test_libraw_is_left_out_where_unsure(taken: tuple[Path, Path], tmp_path: Pat
         libraw.developed(tmp_path / "no.dng")
 
 
+@pytest.mark.slow
 def test_baselines_are_what_they_say(dataset: Path) -> None:
     loaded = data.whole(data.load(dataset))
     measured = []

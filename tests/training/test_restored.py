@@ -239,6 +239,7 @@ def numbers(trainer: loop.Trainer, name: str = "") -> torch.Tensor:
 
 
 @pytest.mark.parametrize("part", ["restore", "enhance", "all"])
+@pytest.mark.slow
 def test_training_uses_the_light(lit: Path, unlit: Path, tmp_path: Path, part: str) -> None:
     bright = trained(recipe(part), data.load(lit, light=True), tmp_path / "lit")
     dark = trained(recipe(part), data.load(unlit, light=True), tmp_path / "unlit")
