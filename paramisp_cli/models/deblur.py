@@ -77,6 +77,8 @@ class Deblur(IspModel):
 
     width   channels at half the mosaic's size; doubled at each level
     down    blocks of the levels on the way down, and as many levels; ``middle`` and ``up`` are the other blocks
+    noise_share  share of the noise's σ in the plane of noise: below 1 for weights that were trained with less noise than
+                 their plane's unit tells
     """
 
     name = "deblur"
@@ -89,8 +91,10 @@ class Deblur(IspModel):
         down: Sequence[int] = (1, 1, 1),
         middle: int = 2,
         up: Sequence[int] = (1, 1, 1),
+        noise_share: float = 1.0,
     ) -> None:
         super().__init__(direction)
+        self.noise_share = noise_share
         if width < 1 or middle < 1 or len(down) != len(up) or not down or min(*down, *up) < 1:
             raise ValueError(f"deblur needs positive numbers of channels and blocks, got {width, down, middle, up}")
         self.width, self.blocks = width, (tuple(down), middle, tuple(up))
@@ -131,6 +135,7 @@ class Deblur(IspModel):
             "down": list(down),
             "middle": middle,
             "up": list(up),
+            "noise_share": self.noise_share,
         }
 
     def initialise(self, generator: torch.Generator) -> None:
@@ -165,7 +170,7 @@ class Deblur(IspModel):
         """Return ``root`` of a mosaic (N, 1, H, W) whose CFA begins with red, and the same without blur."""
         before = root(x, params)
         noise = params.iso.new_zeros(len(params)) if params.noise is None else params.noise
-        plane = noise[:, None, None, None].expand(-1, 1, *before.shape[2:]).to(before.dtype)
+        plane = self.noise_share * noise[:, None, None, None].expand(-1, 1, *before.shape[2:]).to(before.dtype)
         change = self._change(torch.cat([before, _NOISE_SCALE * plane], 1)).float()
         return before, (before + change).clamp(min=_FLOOR**0.5)
 
