@@ -77,8 +77,7 @@ class Deblur(IspModel):
 
     width   channels at half the mosaic's size; doubled at each level
     down    blocks of the levels on the way down, and as many levels; ``middle`` and ``up`` are the other blocks
-    noise_share  share of the noise's σ in the plane of noise: below 1 for weights that were trained with less noise than
-                 their plane's unit tells
+    noise_share  share of the noise's σ in the plane of noise: below 1 for weights whose training had too little noise
     """
 
     name = "deblur"
