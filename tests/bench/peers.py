@@ -295,7 +295,8 @@ Each network was trained from random numbers for the minutes of one CPU core tha
 network of both directions), with the recipes `peer-…`, and measured on scenes that it never saw. PSNR in dB, median
 ΔE2000; ± is the standard deviation over seeds. "Steps" shows which networks are undertrained: a step of InvISP costs
 five times one of ParamISP, a step of CycleISP eleven times. `tests/bench/peers.py` trains, measures and writes this
-page. Networks that have no row have not been trained so far, so it does not yet tell their order.
+page. Networks that have no row have not been trained so far, so it does not yet tell their order. The simulated shots
+had the noise of the camera table before [its correction](parameters.md#the-camera-table), a third of the σ.
 
 The recipe `peer-fast` has the common loss alone. With its default recipe, `fast` reached 33.86 dB on RAW → sRGB in
 three minutes and 36.38 dB in nine.
