@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -206,18 +205,26 @@ def print_cost(path: Path, direction: Direction, megapixels: float = 2.0) -> Non
     height = int(megapixels * 1e6 / width) // 32 * 32
     canonical = CanonicalParams("RGGB", np.zeros((2, 2)), 4095, np.ones(3) / [2, 1, 1.5], np.eye(3))
     optical, rng, machine = OpticalParams(200, 1 / 60, 4, 50), np.random.default_rng(0), Runner(model, CPU)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_bytes()
     start = time.process_time()
     if direction == Direction.UNPROCESS:
         machine.unprocess(rng.integers(0, 256, (height, width, 3), np.uint8), canonical, optical)
     else:
         machine.render(rng.integers(0, 4096, (height, width), np.uint16), canonical, optical)
     spent = time.process_time() - start
-    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    peak = peak_bytes() - before
     size = height * width / 1e6
     numbers = sum(parameter.numel() for parameter in model.parameters())
     macs = PLAIN_MACS.get(model.name, model.macs)
     print(json.dumps({"parameters": numbers, "gmac": macs / 1e3, "seconds": spent / size, "peak": peak}))
+
+
+def peak_bytes() -> int:
+    """Return the most memory that this process has held; Linux's ru_maxrss would begin at the parent's peak."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0
 
 
 def page(results: Sequence[dict]) -> str:
@@ -234,7 +241,7 @@ def page(results: Sequence[dict]) -> str:
                 text.append(f"### {heading}: {data}\n\n{table(rows, direction)}")
             if rows and direction == Direction.UNPROCESS:
                 text.append(f"After the same edit of both RAW files, PSNR / mean ΔE2000:\n\n{edit_table(rows)}")
-    costs = {each["model"]: each for each in results if "gmac" in each}
+    costs = {each["model"]: each for each in sorted(results, key=lambda row: row.get("peak", 0)) if "gmac" in each}
     if costs:
         text.append(f"## Cost\n\n{cost_table(list(costs.values()))}")
     return "\n".join(text)
@@ -285,7 +292,9 @@ def cost_table(rows: Sequence[dict]) -> str:
     lines = ["| model | parameters | GMAC/MP | s/MP | memory at 2 MP, MB |", "|---" * 5 + "|"]
     for row in sorted(rows, key=lambda row: row["gmac"]):
         cells = [WORDS.get(row["model"], row["model"]), f"{row['parameters'] / 1e6:.2f} M", f"{row['gmac']:.0f}"]
-        lines.append(f"| {' | '.join(cells)} | {row['seconds']:.1f} | {row['peak'] / 1e6:.0f} |")
+        lines.append(
+            f"| {' | '.join(cells)} | {row['seconds']:.1f} | {f'{row['peak'] / 1e6:.0f}' if row['peak'] else '–'} |"
+        )
     return "\n".join(lines) + "\n"
 
 

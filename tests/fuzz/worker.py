@@ -220,7 +220,14 @@ class Worker:
 
 
 def _peak() -> int:
-    """The most memory that this process has held, in bytes."""
+    """The most memory that this process has held, in bytes.
+
+    Linux's ru_maxrss begins at the peak of the parent, which may be a large test process; VmHWM begins at 0.
+    """
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
