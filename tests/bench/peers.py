@@ -292,9 +292,8 @@ def cost_table(rows: Sequence[dict]) -> str:
     lines = ["| model | parameters | GMAC/MP | s/MP | memory at 2 MP, MB |", "|---" * 5 + "|"]
     for row in sorted(rows, key=lambda row: row["gmac"]):
         cells = [WORDS.get(row["model"], row["model"]), f"{row['parameters'] / 1e6:.2f} M", f"{row['gmac']:.0f}"]
-        lines.append(
-            f"| {' | '.join(cells)} | {row['seconds']:.1f} | {f'{row['peak'] / 1e6:.0f}' if row['peak'] else '–'} |"
-        )
+        peak = f"{row['peak'] / 1e6:.0f}" if row["peak"] else "–"
+        lines.append(f"| {' | '.join(cells)} | {row['seconds']:.1f} | {peak} |")
     return "\n".join(lines) + "\n"
 
 
