@@ -35,6 +35,7 @@ def test_table_is_as_it_says():
     assert len({facts.name for facts in TABLE}) == len(TABLE)
 
 
+@pytest.mark.slow
 def test_table_is_built_from_the_collection(shared, tmp_path):
     collection = shared / "cameras.json"
     if not collection.exists():
@@ -45,6 +46,7 @@ def test_table_is_built_from_the_collection(shared, tmp_path):
     assert (tmp_path / "cameras.json").read_text("utf-8") == build_table.TARGET.read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_every_row_makes_sense():
     for facts in TABLE:
         assert facts.cfa is None or facts.cfa in CFA_PATTERNS, facts.name

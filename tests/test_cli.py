@@ -274,6 +274,7 @@ def test_options_of_unprocess(paramisp, photos):
     assert len(made) == 3
 
 
+@pytest.mark.slow
 def test_options_of_render(paramisp, photos):
     paramisp("unprocess", photos / "a.jpg", *QUIET)
     raw, words = photos / "a.dng", ("--model", "parametric")

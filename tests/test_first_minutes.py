@@ -357,6 +357,7 @@ def test_completion(words, incomplete, offered):
     assert offered <= set(completions(words, incomplete))
 
 
+@pytest.mark.slow
 def test_help(paramisp, monkeypatch):
     for width, longest in (("80", 80), ("120", 120), ("300", 122)):
         monkeypatch.setenv("COLUMNS", width)

@@ -199,6 +199,7 @@ def test_import_of_a_published_checkpoint(name, legacy, form, tmp_path):
             assert all(torch.equal(value, want[key]) for key, value in loaded.items())
 
 
+@pytest.mark.slow
 def test_one_file_for_both_directions(tmp_path, paramisp):
     path = write(tmp_path / "nikon.pth", state_of("invisp"), legacy=True)
     target = tmp_path / "new" / "nikon.safetensors"
@@ -280,6 +281,7 @@ def test_an_unknown_architecture_gets_the_list(tmp_path):
 # --- the search -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_peers_are_never_picked_by_themselves(tmp_path):
     """Not even where they are the camera's only weights; a name of the architecture or of the weights picks them."""
     assert set(automatic()) == {*names()} - {*PEERS, "cameranet"}

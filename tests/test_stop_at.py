@@ -462,6 +462,7 @@ def test_plan_and_json(paramisp, shots):
     assert "stop_at" not in json.loads(paramisp("render", shots / "a.dng", "--json")[1][0])
 
 
+@pytest.mark.slow
 def test_stdout(shots: Path) -> None:
     words = [sys.executable, "-m", "paramisp_cli", "render", str(shots / "a.dng"), "--stop-at", "restored", "-o", "-"]
     done = subprocess.run(words, capture_output=True, check=True, timeout=100)

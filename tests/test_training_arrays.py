@@ -115,6 +115,7 @@ def test_parameters_of_an_array_are_those_of_the_dng(values):
     np.testing.assert_array_equal(array.noise_profile, dng.noise_profile)
 
 
+@pytest.mark.slow
 def test_any_parameters_of_an_array_are_those_of_the_dng():
     rng = np.random.default_rng(0)
     raw = paramisp.unprocess(np.full((24, 24, 3), 90, np.uint8), paramisp.Settings(model="parametric"))
@@ -189,6 +190,7 @@ def test_levels_and_hashes(unprocess):
             paramisp.Settings(levels=levels)
 
 
+@pytest.mark.slow
 def test_small_pictures(unprocess, make_jpeg, tmp_path):
     """An array holds the picture, rounded up to even sides; a DNG would be padded."""
     for size in ((1, 1), (1, 7), (3, 2)):
@@ -211,6 +213,7 @@ def test_an_orientation_is_recorded_and_not_applied(unprocess, make_jpeg, tmp_pa
     assert paramisp.render("turned.npy", paramisp.Settings(model="parametric")).pixels.shape == (64, 48, 3)
 
 
+@pytest.mark.slow
 def test_stdout_takes_an_archive():
     with Path("x.npz").open("wb") as file:
         words = [sys.executable, "-m", "paramisp_cli", "unprocess", "photo.jpg", "-o", "-", "--format", "npz"]
@@ -401,6 +404,7 @@ def test_untrusted_arrays_are_read_in_a_process_of_their_own():
     np.testing.assert_array_equal(back.mosaic, patch.mosaic)
 
 
+@pytest.mark.slow
 def test_a_raw_that_a_jpeg_carries_becomes_an_array(unprocess, run):
     """Its levels are its own, and so is its size; other levels make a new RAW of the picture."""
     unprocess("photo.jpg", "-o", "x.dng")

@@ -217,6 +217,7 @@ def test_spectra_are_those_of_the_standards() -> None:
         spectra.lights("moon")
 
 
+@pytest.mark.slow
 def test_the_methods_reach_their_numbers() -> None:
     """Closed forms on held-out reflectances and lights, every 60th pair of one laboratory; docs/transfer.md has all."""
     sys.path.insert(0, str(Path(__file__).parent / "bench"))

@@ -285,6 +285,7 @@ def test_the_decoder_is_renumbered():
     assert len(set(published.NAMES.values())) == len(published.NAMES)
 
 
+@pytest.mark.slow
 def test_joint_checkpoints_hold_two(tmp_path):
     one, two = network("unprocess", 1), network("render", 2)
     state = published_state(one, "rgb2raw.") | published_state(two, "raw2rgb.")

@@ -30,6 +30,7 @@ def pictures(height=33, width=46):
 
 
 @pytest.mark.parametrize("exponents", STORED)
+@pytest.mark.slow
 def test_equals_stored_numbers_of_opencv(exponents):
     expected = np.clip(STORED[exponents], 0, 1)  # OpenCV does not clip
     own = fusion.fused(pictures(), exponents, dtype=np.float32)[4::12, 7::16].ravel()
@@ -45,6 +46,7 @@ def test_equals_opencv(size, exponents):
     assert np.abs(fusion.fused(shots, exponents, dtype=np.float32) - expected).max() < 0.01
 
 
+@pytest.mark.slow
 def test_bands_do_not_show(monkeypatch):
     shots = pictures(150, 64)
     whole = fusion.fused(shots, dtype=np.float32)
@@ -58,6 +60,7 @@ def test_one_picture_comes_back():
     assert np.array_equal(fusion.fused([only] * 3), only)
 
 
+@pytest.mark.slow
 def test_types_agree():
     shots = pictures()
     deep = [shot.astype(np.uint16) * 257 for shot in shots]

@@ -112,6 +112,7 @@ def test_fusion_lifts_shadows_and_keeps_highlights():
     assert result[:, 65:].max() < 255
 
 
+@pytest.mark.slow
 def test_a_kept_raw_and_linear_settings(tmp_path):
     with pytest.raises(ConfigError, match="`linear` is no setting of hdr"):
         paramisp.hdr(SrgbImage(photo()), Settings(linear=True))
@@ -292,6 +293,7 @@ def test_folders(shot, paramisp, tmp_path):
     assert paramisp(*words, "--on-exists", "overwrite")[0] == 0
 
 
+@pytest.mark.slow
 def test_a_bad_file_does_not_stop_the_others(shot, paramisp, tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8\xff")
     code, out, err = paramisp("hdr", tmp_path, "--model", "parametric", "-o", tmp_path / "out")
@@ -338,6 +340,7 @@ def test_no_input(paramisp, tmp_path):
     assert (code, len(err)) == (5, 1)
 
 
+@pytest.mark.slow
 def test_real_photographs(shared, tmp_path, paramisp):
     """A camera without weights of its own: generic ones undo a tone curve, and find light above white."""
     source = shared / "jpegs" / "Canon_PowerShot_G6_IMG_0002.JPG"

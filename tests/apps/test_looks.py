@@ -89,6 +89,7 @@ def test_an_error_of_the_table_would_be_seen(tmp_path: Path) -> None:
     assert looks.error(gathered, lambda colours: lut.applied(swapped, colours)).median > 5
 
 
+@pytest.mark.slow
 def test_weights_on_a_chart() -> None:
     gathered = looks.gather([], Settings(weights="canon-eos-60d"))
     table = looks.fitted(*gathered.fit, gathered.weight, 33)
@@ -227,6 +228,7 @@ def test_command(paramisp, tmp_path: Path) -> None:
     assert "LUT_3D_SIZE 9" in out.read_text()
 
 
+@pytest.mark.slow
 def test_messages_of_the_command(paramisp, tmp_path: Path) -> None:
     out = tmp_path / "look.png"
     code, told, messages = paramisp("look", "export", "canon-eos-60d", "-o", out, "--size", "16")

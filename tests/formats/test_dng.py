@@ -312,6 +312,7 @@ def test_the_adobe_sdk_has_nothing_to_say(shelf: dict[str, Path]) -> None:
     assert sdk(*shelf.values()) == ""
 
 
+@pytest.mark.slow
 def test_exiftool_says_ok(shelf: dict[str, Path]) -> None:
     said = run(need("exiftool"), "-q", "-T", "-filename", "-validate", "-warning", "-a", *shelf.values())
     assert [line.split("\t")[1:] for line in said.splitlines()] == [["OK", "-"]] * len(shelf)

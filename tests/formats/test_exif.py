@@ -153,6 +153,7 @@ def test_parse_survives_random_bytes(junk):
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(st.integers(8, 700), st.integers(0, 255)), max_size=12), st.integers(8, 700))
+@pytest.mark.slow
 def test_parse_survives_mutation_and_truncation(changes, end):
     data = bytearray(CANON if end % 2 else block_of(FULL))
     for at, value in changes:

@@ -450,6 +450,7 @@ def test_names_that_no_system_takes(tmp_path, name):
 
 @pytest.mark.parametrize("compression", ["lossless", "none"])
 @pytest.mark.parametrize("shape", [(24, 64000), (64000, 24)])
+@pytest.mark.slow
 def test_the_longest_sides_are_opened(tmp_path, shape, compression):
     formats.write(a_raw(*shape), tmp_path / "a.dng", WriteOptions(compression=compression, verify=True))
 

@@ -164,6 +164,7 @@ def test_wrong_ways(text: str) -> None:
         kept.check(text)
 
 
+@pytest.mark.slow
 def test_measured_noise_is_not_more_than_the_true() -> None:
     """The scene: soft slopes, with edges in a fifth of the blocks."""
     y, x = np.mgrid[:1024, :1024]

@@ -159,6 +159,7 @@ def test_alterations_are_refused(carrier: tuple[RawImage, bytes, bytes]) -> None
     assert kept.lost(data[:begin])
 
 
+@pytest.mark.slow
 def test_every_cut_and_every_flipped_byte_of_the_head() -> None:
     raw, pixels = shot(16, 16)
     data = kept.keep(jpeg_of(pixels), raw)

@@ -164,6 +164,7 @@ def test_nothing_is_lost_to_a_mosaic(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("model", ["parametric", "fast"])
+@pytest.mark.slow
 def test_every_colour_is_the_models_own(model: str) -> None:
     """At each site the colours are those of the mosaics with that colour there; green is the mean of two."""
     image = picture(30, 46)

@@ -343,6 +343,7 @@ def test_profile_made_of_tables(tmp_path, make_png):
     assert "is not for RGB" in image.notes[0]
 
 
+@pytest.mark.slow
 def test_p3_of_a_phone(shared):
     path = shared / "jpegs" / "Apple_iPhone_13_Pro_IMG_8568.JPG"
     image = raster.read(path)

@@ -224,6 +224,7 @@ def test_the_raw_of_a_camera_claims_nothing(tmp_path: Path) -> None:
     assert paramisp.render(paramisp.RawImage(made.mosaic, made.canonical), PARAMETRIC).metadata.xmp is None
 
 
+@pytest.mark.slow
 def test_inspect_answers(tmp_path: Path, make_jpeg: Callable[..., Path]) -> None:
     """With the weights' name and digest, from the command line; exiftool reads the same."""
     from typer.testing import CliRunner

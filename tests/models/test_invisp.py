@@ -107,6 +107,7 @@ def test_parameter_count():
     assert sum(p.numel() for p in fresh().parameters()) == 1_413_760
 
 
+@pytest.mark.slow
 def test_one_set_of_weights_for_both_directions():
     """The blocks invert each other; a JPEG's clipping and rounding are the only loss."""
     render = fresh()

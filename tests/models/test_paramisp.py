@@ -331,6 +331,7 @@ def test_what_is_not_a_number_stays_one(broken):
         assert not torch.isfinite(model(x, shot())).all()
 
 
+@pytest.mark.slow
 def test_float64_is_the_truth_of_float32():
     model, x = network(), torch.rand(1, 3, 88, 88)
     with torch.no_grad():

@@ -166,6 +166,7 @@ def test_a_second_run_makes_the_same_bytes_and_only_what_is_missing(tmp_path):
     assert len((tmp_path / "set" / "index.jsonl").read_text().splitlines()) == 4
 
 
+@pytest.mark.slow
 def test_frames_of_a_clip_lie_on_one_side(tmp_path):
     found = [folder(tmp_path / "clips" / f"clip{number}", [texture(seed=number)] * 6) for number in range(6)]
     lines = made([tmp_path / "clips"], tmp_path / "set", count=12, frames=(3, 3), test_share=0.5, seed=1)

@@ -271,6 +271,7 @@ def test_libraw_lies_on_the_pair(taken: tuple[Path, Path]) -> None:
         assert metrics.psnr(fitted, wanted) > 38
 
 
+@pytest.mark.slow
 def test_libraw_at_the_scale_of_a_reduced_pair(taken: tuple[Path, Path], tmp_path: Path) -> None:
     (item,) = data.load(taken[1])
     small = SrgbImage(item.srgb[:624, :512].reshape(312, 2, 256, 2, 3).mean((1, 3)).round().astype(np.uint8))

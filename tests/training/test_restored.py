@@ -115,6 +115,7 @@ def test_a_mosaic_without_noise_is_that_of_the_light(panorama: Path, tmp_path: P
     assert clipped > 20
 
 
+@pytest.mark.slow
 def test_a_plain_rendering_is_near_the_target_without_noise(tmp_path: Path, monkeypatch) -> None:
     """Of smooth scenes: there demosaicing loses nothing, so noise alone is between the two."""
     height, width = 128, 256
@@ -261,6 +262,7 @@ def test_a_plain_rendering_as_the_target_is_the_loss_without_one(unlit: Path, pa
     assert not torch.equal(without, other)
 
 
+@pytest.mark.slow
 def test_resuming_gives_the_same_numbers(lit: Path, tmp_path: Path) -> None:
     pairs, what = data.load(lit, light=True), recipe("restore", "all")
     straight = trained(what, pairs, tmp_path / "straight")
@@ -294,6 +296,7 @@ def test_other_networks_ignore_it(lit: Path, architecture: str, direction: Direc
 # The commands --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_commands(paramisp, panorama: Path, tmp_path: Path) -> None:
     """An old data set trains with one notice; made again with light, it trains without."""
     text = RECIPE + '[[phases]]\nsteps = 1\ncrop = 64\nbatch = 1\npart = "restore"\n'
