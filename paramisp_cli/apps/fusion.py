@@ -194,7 +194,7 @@ def _plane(picture: np.ndarray, channel: int) -> np.ndarray:
 
 
 def _encode(plane: np.ndarray, out: np.ndarray) -> None:
-    """Clip a plane and write it to ``out``, rounded for whole numbers."""
+    """Clip a plane and write it to ``out``; round it if ``out`` holds integers."""
     np.clip(plane, 0, 1, out=plane)
     if out.dtype != np.float32:
         plane *= np.float32(np.iinfo(out.dtype).max)

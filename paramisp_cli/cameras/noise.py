@@ -4,10 +4,10 @@ The table's fits were published by darktable, and describe the finest details of
 them from being the noise of RAW samples:
 
 * **Smoothing.** Demosaicing and the choice of the finest details leave less variance. On flat areas of four RAW files
-  in which the noise of photons dominates, the samples' variance is 9.8, 9.4, 11.4 and 12.1 times the fit of green (EOS
-  350D, EOS 5D Mark IV, PowerShot G10, α7R III at middle levels; tests/bench/bench_noise.py). Red and blue are mixed
-  with the other colours in the fits, so that their factors are 4 to 7; on the samples all channels have the scale of
-  green, since all saturate at the same number of electrons.
+  in which the noise of photons dominates, the samples' variance is 11.4, 9.6, 11.6 and 10.7 times the fit of green (EOS
+  350D, EOS 5D Mark IV, PowerShot G10, α7R III: geometric means of three levels; tests/bench/bench_noise.py). Red and
+  blue are mixed with the other colours in the fits, so that their factors are 4 to 7; on the samples all channels have
+  the scale of green, since all saturate at the same number of electrons.
 * **Bent lines.** A fit may have an offset below zero, or a scale of zero or less. Both are unphysical, and DNG forbids
   both (NoiseProfile, tag 51041).
 """
@@ -17,7 +17,7 @@ from __future__ import annotations
 import numpy as np
 
 SMOOTHING = 10.6
-"""Variance of samples over that of the fits: the geometric mean of the four files above."""
+"""Variance of samples over that of the fits: within 2 % of the geometric mean of the four files above."""
 SMOOTHING_OF_DERIVED = 2.3
 """The same for offsets that were derived from fits at other ISOs: masked pixels of an EOS 30D and an EOS 60D, and flat
 areas of a PowerShot G10, have 1.0, 2.4 and 5 times the derived variance."""

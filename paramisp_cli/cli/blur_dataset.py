@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from paramisp_cli.cli.console import fail, interruptible, or_fail, result, say
-from paramisp_cli.cli.options import Command, complete_camera, seconds
+from paramisp_cli.cli.options import Command, complete_camera, option, seconds
 from paramisp_cli.errors import ParamispError
 
 _EXAMPLES = """\
@@ -36,10 +36,6 @@ def span(text: str) -> tuple[float, float]:
     return low, float(match[2]) if match[2] else low
 
 
-def _option(panel: str, *names: str, **more: Any) -> Any:
-    return typer.Option(*names, rich_help_panel=panel, **more)
-
-
 def blur_dataset(
     inputs: Annotated[
         list[Path],
@@ -51,19 +47,19 @@ def blur_dataset(
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", readable=False, help="Folder of the data set.")],
-    count: Annotated[int, _option(_SET, "--count", help="How many pairs; clips may end earlier.")] = 200,
-    seed: Annotated[int, _option(_SET, "--seed", help="Random seed.")] = 0,
+    count: Annotated[int, option(_SET, "--count", help="How many pairs; clips may end earlier.")] = 200,
+    seed: Annotated[int, option(_SET, "--seed", help="Random seed.")] = 0,
     test_share: Annotated[
-        float, _option(_SET, "--test-share", help="Share of the sources for the test side, 0 to 1.")
+        float, option(_SET, "--test-share", help="Share of the sources for the test side, 0 to 1.")
     ] = 0.1,
-    raw: Annotated[bool, _option(_SET, "--raw", help="Store the mosaics, too.")] = False,
-    size: Annotated[int, _option(_SET, "--size", help="Side of pictures of panoramas and RAW files, in pixels.")] = 512,
+    raw: Annotated[bool, option(_SET, "--raw", help="Store the mosaics, too.")] = False,
+    size: Annotated[int, option(_SET, "--size", help="Side of pictures of panoramas and RAW files, in pixels.")] = 512,
     frames: Annotated[
-        Any, _option(_BLUR, "--frames", parser=span, metavar="A-B", help="Frames of a blur, odd. Default: 7-13.")
+        Any, option(_BLUR, "--frames", parser=span, metavar="A-B", help="Frames of a blur, odd. Default: 7-13.")
     ] = "7-13",
     exposure: Annotated[
         Any,
-        _option(
+        option(
             _BLUR,
             "--exposure",
             parser=seconds,
@@ -73,24 +69,24 @@ def blur_dataset(
     ] = None,
     rate: Annotated[
         float | None,
-        _option(_BLUR, "--fps", help="Frames a second of the camera. Default: the video's, wrong for slow motion."),
+        option(_BLUR, "--fps", help="Frames a second of the camera. Default: the video's, wrong for slow motion."),
     ] = None,
     stride: Annotated[
-        int | None, _option(_BLUR, "--stride", help="Frames from one blur to the next. Default: no frame twice.")
+        int | None, option(_BLUR, "--stride", help="Frames from one blur to the next. Default: no frame twice.")
     ] = None,
     most_step: Annotated[
-        float, _option(_BLUR, "--max-step", help="Refuse blurs whose frames move by more pixels: ghosts.")
+        float, option(_BLUR, "--max-step", help="Refuse blurs whose frames move by more pixels: ghosts.")
     ] = 3.0,
     kernels: Annotated[
-        bool, _option(_BLUR, "--kernels", help="Pictures are sharp photographs: give each a synthetic shake.")
+        bool, option(_BLUR, "--kernels", help="Pictures are sharp photographs: give each a synthetic shake.")
     ] = False,
     length: Annotated[
         Any,
-        _option(_BLUR, "--length", parser=span, metavar="A-B", help="Pixels of a synthetic shake. Default: 0-25."),
+        option(_BLUR, "--length", parser=span, metavar="A-B", help="Pixels of a synthetic shake. Default: 0-25."),
     ] = "0-25",
     saturation: Annotated[
         Any,
-        _option(
+        option(
             _BLUR,
             "--saturation",
             parser=span,
@@ -100,7 +96,7 @@ def blur_dataset(
     ] = "0.25-1.75",
     camera: Annotated[
         list[str] | None,
-        _option(
+        option(
             _CAMERA,
             "--camera",
             metavar="NAME",
@@ -109,12 +105,12 @@ def blur_dataset(
         ),
     ] = None,
     model: Annotated[
-        str, _option(_CAMERA, "--model", help="ISP: parametric, or an architecture with weights.")
+        str, option(_CAMERA, "--model", help="ISP: parametric, or an architecture with weights.")
     ] = "parametric",
     iso: Annotated[
-        Any, _option(_CAMERA, "--iso", parser=span, metavar="A-B", help="ISO speeds. Default: 100-1600.")
+        Any, option(_CAMERA, "--iso", parser=span, metavar="A-B", help="ISO speeds. Default: 100-1600.")
     ] = "100-1600",
-    noise: Annotated[bool, _option(_CAMERA, "--noise/--no-noise", help="Give blurred pictures noise.")] = True,
+    noise: Annotated[bool, option(_CAMERA, "--noise/--no-noise", help="Give blurred pictures noise.")] = True,
     json_lines: Annotated[bool, typer.Option("--json", help="Print one JSON object a line on stdout.")] = False,
 ) -> None:
     """Make blurred and sharp pictures for the training of deblurring: light averaged in a camera's RAW, with noise."""

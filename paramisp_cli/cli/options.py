@@ -115,7 +115,8 @@ def complete_device(incomplete: str) -> list[str]:
 # ---- the groups -----------------------------------------------------------------------------------------------------
 
 
-def _option(panel: str, *names: str, **more: Any) -> Any:
+def option(panel: str, *names: str, **more: Any) -> Any:
+    """Declare an option in a panel of the help."""
     return typer.Option(*names, rich_help_panel=panel, **more)
 
 
@@ -129,10 +130,10 @@ FILES, MODEL, SHOT, OUTPUT, WORDS = "Files", "Model and machine", "Shot", "Outpu
 Inputs = Annotated[
     list[Path], typer.Argument(metavar="INPUT", help="Files or folders.", show_default=False, readable=False)
 ]
-Json = Annotated[bool, _option(WORDS, "--json", help="Print one JSON object a file on stdout.")]
+Json = Annotated[bool, option(WORDS, "--json", help="Print one JSON object a file on stdout.")]
 Camera = Annotated[
     str | None,
-    _option(
+    option(
         MODEL,
         "--camera",
         metavar="NAME",
@@ -142,7 +143,7 @@ Camera = Annotated[
 ]
 Weights = Annotated[
     str | None,
-    _option(
+    option(
         MODEL,
         "--weights",
         metavar="NAME|FILE",
@@ -152,15 +153,15 @@ Weights = Annotated[
 ]
 Model = Annotated[
     Literal["fast", "paramisp", "parametric", "invisp", "ciexyz", "cycleisp", "cameranet"] | None,
-    _option(MODEL, "--model", help="Architecture. Default: a trained network if there are weights, else parametric."),
+    option(MODEL, "--model", help="Architecture. Default: a trained network if there are weights, else parametric."),
 ]
 Device = Annotated[
     str,
-    _option(MODEL, "--device", metavar="NAME", autocompletion=complete_device, help="auto, cpu, cuda, cuda:N or mps."),
+    option(MODEL, "--device", metavar="NAME", autocompletion=complete_device, help="auto, cpu, cuda, cuda:N or mps."),
 ]
 MaxPixels = Annotated[
     Any,
-    _option(
+    option(
         MODEL,
         "--max-pixels",
         parser=pixel_count,
@@ -169,7 +170,7 @@ MaxPixels = Annotated[
     ),
 ]
 Isolate = Annotated[
-    bool, _option(MODEL, "--isolate", help="Decode RAW files in a process of their own: for untrusted files.")
+    bool, option(MODEL, "--isolate", help="Decode RAW files in a process of their own: for untrusted files.")
 ]
 Like = Annotated[
     list[Path] | None,
@@ -197,24 +198,24 @@ class BatchOptions:
         ),
     ] = None
     recursive: Annotated[
-        bool, _option(FILES, "--recursive", "-r", help="Search subfolders; -o keeps their structure.")
+        bool, option(FILES, "--recursive", "-r", help="Search subfolders; -o keeps their structure.")
     ] = False
     on_exists: Annotated[
         Literal["error", "skip", "overwrite", "rename"],
-        _option(FILES, "--on-exists", help="Treatment of an output that exists already."),
+        option(FILES, "--on-exists", help="Treatment of an output that exists already."),
     ] = "error"
     overwrite_foreign: Annotated[
         bool,
-        _option(FILES, "--overwrite-foreign", help="Let overwrite replace files that paramisp did not make, too."),
+        option(FILES, "--overwrite-foreign", help="Let overwrite replace files that paramisp did not make, too."),
     ] = False
-    fail_fast: Annotated[bool, _option(FILES, "--fail-fast", help="Stop at the first file that fails.")] = False
-    dry_run: Annotated[bool, _option(FILES, "--dry-run", help="Show the plan and do nothing.")] = False
+    fail_fast: Annotated[bool, option(FILES, "--fail-fast", help="Stop at the first file that fails.")] = False
+    dry_run: Annotated[bool, option(FILES, "--dry-run", help="Show the plan and do nothing.")] = False
     shard: Annotated[
-        Any, _option(FILES, "--shard", parser=share, metavar="I/N", help="Do worker I's share of N (I from 1).")
+        Any, option(FILES, "--shard", parser=share, metavar="I/N", help="Do worker I's share of N (I from 1).")
     ] = None
     json_lines: Json = False
-    quiet: Annotated[bool, _option(WORDS, "--quiet", "-q", help="Print only errors on stderr.")] = False
-    verbose: Annotated[bool, _option(WORDS, "--verbose", "-v", help="Print every value used, with its source.")] = False
+    quiet: Annotated[bool, option(WORDS, "--quiet", "-q", help="Print only errors on stderr.")] = False
+    verbose: Annotated[bool, option(WORDS, "--verbose", "-v", help="Print every value used, with its source.")] = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,11 +227,11 @@ class SettingsOptions:
     device: Device = "auto"
     dtype: Annotated[
         Literal["auto", "fp32", "bf16", "fp16"],
-        _option(MODEL, "--dtype", help="Precision of the convolutions; the last two are less exact."),
+        option(MODEL, "--dtype", help="Precision of the convolutions; the last two are less exact."),
     ] = "auto"
     max_memory: Annotated[
         Any,
-        _option(MODEL, "--max-memory", parser=size_in_bytes, metavar="SIZE", help="Such as 4GB. Default: free memory."),
+        option(MODEL, "--max-memory", parser=size_in_bytes, metavar="SIZE", help="Such as 4GB. Default: free memory."),
     ] = None
     scratch: Annotated[
         Path | None, _path(MODEL, "--scratch", metavar="DIR", help="Folder for temporary files when memory is short.")
@@ -238,24 +239,24 @@ class SettingsOptions:
     max_pixels: MaxPixels = None
     isolate: Isolate = False
     camera: Camera = None
-    iso: Annotated[float | None, _option(SHOT, "--iso", metavar="NUMBER", help="ISO speed, instead of EXIF's.")] = None
+    iso: Annotated[float | None, option(SHOT, "--iso", metavar="NUMBER", help="ISO speed, instead of EXIF's.")] = None
     exposure_time: Annotated[
-        Any, _option(SHOT, "--exposure-time", parser=seconds, metavar="SECONDS", help="Such as 1/125.")
+        Any, option(SHOT, "--exposure-time", parser=seconds, metavar="SECONDS", help="Such as 1/125.")
     ] = None
-    f_number: Annotated[float | None, _option(SHOT, "--f-number", metavar="NUMBER", help="Such as 2.8.")] = None
+    f_number: Annotated[float | None, option(SHOT, "--f-number", metavar="NUMBER", help="Such as 2.8.")] = None
     focal_length: Annotated[
-        float | None, _option(SHOT, "--focal-length", metavar="MM", help="Not the 35-mm equivalent.")
+        float | None, option(SHOT, "--focal-length", metavar="MM", help="Not the 35-mm equivalent.")
     ] = None
     wb: Annotated[
-        Any, _option(SHOT, "--wb", parser=gains, metavar="R,G,B", help="White-balance gains, such as 2.1,1,1.5.")
+        Any, option(SHOT, "--wb", parser=gains, metavar="R,G,B", help="White-balance gains, such as 2.1,1,1.5.")
     ] = None
     like: Like = None
     cfa: Annotated[
-        Literal["RGGB", "GRBG", "GBRG", "BGGR"] | None, _option(SHOT, "--cfa", help="Colours of the top-left 2×2.")
+        Literal["RGGB", "GRBG", "GBRG", "BGGR"] | None, option(SHOT, "--cfa", help="Colours of the top-left 2×2.")
     ] = None
     look: Annotated[
         Literal["camera", "weights", "neutral"] | None,
-        _option(SHOT, "--look", help="Look of a rendered RAW. Default: that of its JPEG, else weights."),
+        option(SHOT, "--look", help="Look of a rendered RAW. Default: that of its JPEG, else weights."),
     ] = None
     look_from: Annotated[
         Path | None,
@@ -266,7 +267,7 @@ class SettingsOptions:
             help="JPEG that shows the look of the RAW.",
         ),
     ] = None
-    exposure: Annotated[float | None, _option(SHOT, "--exposure", metavar="EV", help="Digital gain.")] = None
+    exposure: Annotated[float | None, option(SHOT, "--exposure", metavar="EV", help="Digital gain.")] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,25 +276,25 @@ class ArrayOptions:
 
     format_name: Annotated[
         Literal["dng", "npy", "npz", "tif", "tiff"] | None,
-        _option(OUTPUT, "--format", help="A DNG, or an array with its parameters. Default: that of -o, else dng."),
+        option(OUTPUT, "--format", help="A DNG, or an array with its parameters. Default: that of -o, else dng."),
     ] = None
     layout: Annotated[
         Literal["mosaic", "packed", "rgb"] | None,
-        _option(OUTPUT, "--layout", help="Of an array: (H, W), (H/2, W/2, 4: R Gr Gb B), (H, W, 3). Default: mosaic."),
+        option(OUTPUT, "--layout", help="Of an array: (H, W), (H/2, W/2, 4: R Gr Gb B), (H, W, 3). Default: mosaic."),
     ] = None
     bits: Annotated[
         int | None,
-        _option(OUTPUT, "--bits", help="Of an array: 16 (camera codes, the default), 32 (black 0, white 1)."),
+        option(OUTPUT, "--bits", help="Of an array: 16 (camera codes, the default), 32 (black 0, white 1)."),
     ] = None
     levels: Annotated[
         Any,
-        _option(OUTPUT, "--levels", parser=levels, metavar="B,W", help="Black and white level, such as 0,4095."),
+        option(OUTPUT, "--levels", parser=levels, metavar="B,W", help="Black and white level, such as 0,4095."),
     ] = None
     patch: Annotated[
-        int | None, _option(OUTPUT, "--patch", metavar="SIZE", help="Cut into patches of SIZE×SIZE samples.")
+        int | None, option(OUTPUT, "--patch", metavar="SIZE", help="Cut into patches of SIZE×SIZE samples.")
     ] = None
     stride: Annotated[
-        int | None, _option(OUTPUT, "--stride", metavar="STEP", help="From patch to patch. Default: --patch.")
+        int | None, option(OUTPUT, "--stride", metavar="STEP", help="From patch to patch. Default: --patch.")
     ] = None
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from paramisp_cli.cli.console import fail, interruptible, or_fail, result, say
-from paramisp_cli.cli.options import Command, complete_camera
+from paramisp_cli.cli.options import Command, complete_camera, option
 from paramisp_cli.errors import ParamispError
 
 _EXAMPLES = """\
@@ -36,10 +36,6 @@ def span(text: str) -> tuple[float, float]:
     return low, float(match[2]) if match[2] else low
 
 
-def _option(panel: str, *names: str, **more: Any) -> Any:
-    return typer.Option(*names, rich_help_panel=panel, **more)
-
-
 def _span(panel: str, name: str, text: str) -> Any:
     return typer.Option(name, parser=span, metavar="A:B", help=text, rich_help_panel=panel)
 
@@ -50,10 +46,10 @@ def synth(
         typer.Argument(metavar="INPUT", help="Pictures, and folders of them.", show_default=False, readable=False),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", readable=False, help="Folder of the data set.")],
-    model: Annotated[str, _option(_CAMERA, "--model", help="Checkpoint, generic, or parametric.")] = "generic",
+    model: Annotated[str, option(_CAMERA, "--model", help="Checkpoint, generic, or parametric.")] = "generic",
     camera: Annotated[
         list[str] | None,
-        _option(
+        option(
             _CAMERA,
             "--camera",
             metavar="NAME",
@@ -68,28 +64,28 @@ def synth(
     headroom: Annotated[
         Any, _span(_CAMERA, "--headroom", "From the picture's white to the RAW's, in EV. Default: 0.")
     ] = "0",
-    cfa: Annotated[str, _option(_CAMERA, "--cfa", help="CFA of all RAWs.")] = "RGGB",
-    layout: Annotated[str, _option(_SET, "--layout", help="packed: (H/2, W/2, 4), or mosaic: (H, W).")] = "packed",
+    cfa: Annotated[str, option(_CAMERA, "--cfa", help="CFA of all RAWs.")] = "RGGB",
+    layout: Annotated[str, option(_SET, "--layout", help="packed: (H/2, W/2, 4), or mosaic: (H, W).")] = "packed",
     patch: Annotated[
-        int, _option(_SET, "--patch", help="Side of patches, in samples of the mosaic. 0: pictures in one piece.")
+        int, option(_SET, "--patch", help="Side of patches, in samples of the mosaic. 0: pictures in one piece.")
     ] = 0,
-    stride: Annotated[int, _option(_SET, "--stride", help="Distance of patches. 0: their side.")] = 0,
-    kind: Annotated[str, _option(_SET, "--format", help="tar: WebDataset's shards, or npy: files.")] = "tar",
-    dtype: Annotated[str, _option(_SET, "--dtype", help="uint16, with black at 4096, or float32.")] = "uint16",
-    shard: Annotated[int, _option(_SET, "--shard", help="Pictures in a shard.")] = 100,
+    stride: Annotated[int, option(_SET, "--stride", help="Distance of patches. 0: their side.")] = 0,
+    kind: Annotated[str, option(_SET, "--format", help="tar: WebDataset's shards, or npy: files.")] = "tar",
+    dtype: Annotated[str, option(_SET, "--dtype", help="uint16, with black at 4096, or float32.")] = "uint16",
+    shard: Annotated[int, option(_SET, "--shard", help="Pictures in a shard.")] = 100,
     test_share: Annotated[
-        float, _option(_SET, "--test-share", help="Share of the pictures for the test side, 0 to 1.")
+        float, option(_SET, "--test-share", help="Share of the pictures for the test side, 0 to 1.")
     ] = 0.0,
-    licence: Annotated[str, _option(_SET, "--licence", help="Licence of the pictures, for index and card.")] = "",
-    seed: Annotated[int, _option(_SET, "--seed", help="Random seed.")] = 0,
-    noise: Annotated[bool, _option(_NOISE, "--noise/--no-noise", help="Make noisy RAWs beside the clean ones.")] = True,
-    shot: Annotated[str, _option(_NOISE, "--shot", help="poisson, or gaussian, which is faster.")] = "poisson",
-    row: Annotated[float, _option(_NOISE, "--row", help="Noise of rows, in units of the read noise.")] = 0.0,
+    licence: Annotated[str, option(_SET, "--licence", help="Licence of the pictures, for index and card.")] = "",
+    seed: Annotated[int, option(_SET, "--seed", help="Random seed.")] = 0,
+    noise: Annotated[bool, option(_NOISE, "--noise/--no-noise", help="Make noisy RAWs beside the clean ones.")] = True,
+    shot: Annotated[str, option(_NOISE, "--shot", help="poisson, or gaussian, which is faster.")] = "poisson",
+    row: Annotated[float, option(_NOISE, "--row", help="Noise of rows, in units of the read noise.")] = 0.0,
     clip: Annotated[
-        str, _option(_NOISE, "--clip", help="raw: at raw value 0, below black; black: at black; none.")
+        str, option(_NOISE, "--clip", help="raw: at raw value 0, below black; black: at black; none.")
     ] = "raw",
     subtract: Annotated[
-        bool, _option(_NOISE, "--subtract", help="Leave out the noise that a picture has already.")
+        bool, option(_NOISE, "--subtract", help="Leave out the noise that a picture has already.")
     ] = False,
     workers: Annotated[
         int | None, typer.Option("--workers", help="Processes. Default: one for each core.", show_default=False)

@@ -162,7 +162,10 @@ _ZIP_ERRORS = (
     zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, OverflowError, RuntimeError,
     ValueError,
 )  # fmt: skip
-"""Errors of zipfile for damaged archives, beside OSErrors for offsets that do not exist."""
+"""Errors of zipfile for damaged archives, beside OSErrors for offsets that do not exist.
+
+It raises NotImplementedError for a compression that it does not know.
+"""
 _NUMBERS = ("black_level", "white_level", "as_shot_neutral", "wb_gains", "color_matrix")
 
 

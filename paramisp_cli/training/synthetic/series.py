@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 from paramisp_cli import weights
@@ -106,6 +107,7 @@ class Series:
         hashes = [hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in found]
         return {"version": _VERSION, **options, "weights": hashes}
 
+    @lru_cache(maxsize=4)  # noqa: B019 – it reads the weights, and a run has one series
     def key(self) -> str:
         """Return a hash of ``decisive``."""
         return hashlib.sha256(json.dumps(self.decisive(), sort_keys=True).encode()).hexdigest()[:16]

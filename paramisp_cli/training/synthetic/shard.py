@@ -23,7 +23,7 @@ from torch import Tensor
 
 from paramisp_cli import atomic, formats
 from paramisp_cli.errors import FormatError, ParamispError
-from paramisp_cli.torch import Shots, Synthesize, chosen
+from paramisp_cli.torch import Shots, Synthesize
 from paramisp_cli.torch.layouts import PACKED
 from paramisp_cli.training.synthetic.series import BLACK, WHITE, Series
 from paramisp_cli.types import SrgbImage
@@ -109,7 +109,7 @@ def _of_picture(path: Path, name: str, series: Series) -> Iterator[tuple[Line, d
     generator = torch.Generator().manual_seed(seed)
     shots = Shots.draw(
         1,
-        cameras=[facts.name for facts in chosen(series.cameras or None)],
+        cameras=series.cameras or None,
         iso=series.iso,
         exposure=series.exposure,
         headroom=series.headroom,
