@@ -1,6 +1,6 @@
 """Train the networks of other papers beside ours for equal time, measure all of them, and write docs/comparison.md.
 
-    python tests/bench/peers.py train WORK --pairs PAIRS --simulated SIM [--minutes 30] [--only WORD…]
+    python tests/bench/peers.py train WORK --pairs PAIRS --simulated SIM [--minutes 30 | --steps 200] [--only WORD…]
     python tests/bench/peers.py measure WORK --pairs PAIRS --simulated-test SIM_TEST
     python tests/bench/peers.py write
 
@@ -22,13 +22,16 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import torch
 
+import paramisp_cli
 from paramisp_cli import models, weights
 from paramisp_cli.runner import Runner
 from paramisp_cli.training.dataset import LoadedPair, load, whole
@@ -45,6 +48,8 @@ PAGE = ROOT / "docs" / "comparison.md"
 CPU = torch.device("cpu")
 PHOTOGRAPHS, SIMULATED = "photographs", "simulated"
 TEST = "GOPR8513"
+HALF_AN_HOUR = 30
+"""Minutes that the recipes ``peer-…`` are written for."""
 CHEAP = ("fast", "paramisp", "ciexyz")
 """Networks that are trained with three seeds: their training takes no longer, and they are not undertrained."""
 TITLES = {
@@ -83,13 +88,15 @@ def jobs() -> Iterator[Job]:
         for data in (PHOTOGRAPHS, SIMULATED):
             for entry in models.REGISTRY:
                 if entry.needs_weights and (not seed or entry.name in CHEAP):
-                    yield from (Job(data, entry.name, str(each), seed) for each in entry.directions)
+                    yield from (
+                        Job(data, entry.name, str(each), seed) for each in ISP_DIRECTIONS if each in entry.directions
+                    )
                     if entry.name == "invisp":
                         yield Job(data, entry.name, "joint", seed)
 
 
-def train(work: Path, pairs: Path, simulated: Path, minutes: float, only: Sequence[str]) -> None:
-    """Run the trainings that have not ended."""
+def train(work: Path, pairs: Path, simulated: Path, minutes: float, steps: int, only: Sequence[str]) -> None:
+    """Run the trainings that have not ended, for ``minutes`` of one core a direction or, if given, for ``steps``."""
     work.mkdir(parents=True, exist_ok=True)
     for job in jobs():
         folder = work / job.name
@@ -97,8 +104,10 @@ def train(work: Path, pairs: Path, simulated: Path, minutes: float, only: Sequen
             continue
         with tempfile.TemporaryDirectory() as temporary:
             recipe = Path(temporary, "recipe.toml")
-            spent = minutes * (2 if job.direction == "joint" else 1)
-            recipe.write_text(f'base = "{job.recipe}"\nseed = {job.seed}\ncore_minutes = {spent}\n')
+            spent = 0 if steps else minutes * (2 if job.direction == "joint" else 1)
+            recipe.write_text(
+                f'base = "{job.recipe}"\nseed = {job.seed}\ncore_minutes = {spent}\n{phases(job, minutes, steps)}'
+            )
             dataset = pairs if job.data == PHOTOGRAPHS else simulated
             command = [sys.executable, "-m", "paramisp_cli", "train", str(dataset), "-o", str(folder)]
             command += ["--direction", job.direction, "--recipe", str(recipe)]
@@ -108,6 +117,21 @@ def train(work: Path, pairs: Path, simulated: Path, minutes: float, only: Sequen
         if done.returncode:
             sys.exit(done.returncode)
         (folder / "finished").touch()
+
+
+def phases(job: Job, minutes: float, steps: int) -> str:
+    """Return a recipe's phases as TOML: early ones shortened as the time is, or all of them to ``steps`` in sum."""
+    recipe = {"base": job.recipe}
+    while "phases" not in recipe:
+        file = resources.files(paramisp_cli) / "training" / "recipes" / f"{recipe['base']}.toml"
+        recipe = tomllib.loads(file.read_text())
+    each = recipe["phases"]
+    for phase in each[:-1]:
+        phase["steps"] = max(steps // 4 if steps else round(phase["steps"] * minutes / HALF_AN_HOUR), 1)
+    if steps:
+        each[-1]["steps"] = steps - sum(phase["steps"] for phase in each[:-1])
+    lines = ["\n[[phases]]\n" + "\n".join(f"{key} = {json.dumps(own)}" for key, own in one.items()) for one in each]
+    return "\n".join(lines) + "\n"
 
 
 def stored() -> list[dict]:
@@ -249,11 +273,13 @@ def page(results: Sequence[dict]) -> str:
 
 def groups(rows: Sequence[dict]) -> Iterator[tuple[str, list[dict]]]:
     """Give the seeds of each model, the best model last."""
-    of_model: dict[tuple[str, float], list[dict]] = {}
+    of_model: dict[tuple[str, str], list[dict]] = {}
     for row in rows:
-        of_model.setdefault((row["model"], row["core_minutes"]), []).append(row)
-    for (name, spent), group in sorted(of_model.items(), key=lambda item: np.mean([row["psnr"] for row in item[1]])):
-        yield WORDS.get(name, name) + (f", {spent:.0f} minutes" if spent else ""), group
+        spent, steps = row["core_minutes"], row.get("steps")
+        amount = f", {spent:.0f} minutes" if spent else f", {steps} steps" if steps else ""
+        of_model.setdefault((row["model"], amount), []).append(row)
+    for (name, amount), group in sorted(of_model.items(), key=lambda item: np.mean([row["psnr"] for row in item[1]])):
+        yield WORDS.get(name, name) + amount, group
 
 
 def spread(values: Sequence[float], digits: int) -> str:
@@ -319,6 +345,7 @@ def main() -> None:
     verb.add_argument("--pairs", type=Path, required=True)
     verb.add_argument("--simulated", type=Path, required=True)
     verb.add_argument("--minutes", type=float, default=30)
+    verb.add_argument("--steps", type=int, default=0)
     verb.add_argument("--only", nargs="*", default=[])
     verb = verbs.add_parser("measure")
     verb.add_argument("work", type=Path)
@@ -331,7 +358,7 @@ def main() -> None:
     verb.add_argument("direction")
     chosen = parser.parse_args()
     if chosen.verb == "train":
-        train(chosen.work, chosen.pairs, chosen.simulated, chosen.minutes, chosen.only)
+        train(chosen.work, chosen.pairs, chosen.simulated, chosen.minutes, chosen.steps, chosen.only)
     elif chosen.verb == "measure":
         torch.set_num_threads(1)
         sets, fitting = {}, {}
