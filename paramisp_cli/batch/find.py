@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Collection, Container, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -127,7 +127,7 @@ def assign(
     paths: Sequence[str | Path],
     inputs: Sequence[Input],
     output: str | Path | None,
-    suffix: str | None,
+    suffix: str | Callable[[Path], str] | None,
     direction: Direction,
     on_exists: OnExists,
     protected: Sequence[str | Path] = (),
@@ -140,7 +140,8 @@ def assign(
     """Give every input its output.
 
     ``paths`` are the arguments of `search`. ``suffix`` None means the suffix of ``output`` if it is a file, else .dng
-    or .jpg. ``protected`` are other files that the batch reads, such as the file of ``like``: no output replaces them.
+    or .jpg; a function returns the suffix for each input, and its errors become the job's. ``protected`` are other
+    files that the batch reads, such as the file of ``like``: no output replaces them.
 
     Raises ConfigError for an ``output`` that does not fit, OutputExistsError if two inputs share an output or an output
     is an input or a protected file. With ``in_patches`` a job's output names its patches (``patch_path``).
@@ -151,8 +152,9 @@ def assign(
     output = None if output is None else Path(output)
     pictures = (".dng",) if suffix == ".dng" else formats.SRGB_WRITE_SUFFIXES
     allowed = tuple(written) or (formats.RAW_WRITE_SUFFIXES if direction == Direction.UNPROCESS else pictures)
-    is_file = output is not None and _is_output_file(paths, inputs, output, suffix, command or direction, allowed)
-    ending = suffix or (".dng" if direction == Direction.UNPROCESS else ".jpg")
+    fixed = None if callable(suffix) else suffix
+    is_file = output is not None and _is_output_file(paths, inputs, output, fixed, command or direction, allowed)
+    default = fixed or (".dng" if direction == Direction.UNPROCESS else ".jpg")
     sources = {real_path(each.source) for each in inputs}
     guarded = {real_path(Path(path)): Path(path) for path in protected}
     jobs: list[Job] = []
@@ -160,6 +162,11 @@ def assign(
     for each in inputs:
         if each.error is not None:
             jobs.append(Job(each.source, None, each.error))
+            continue
+        try:
+            ending = suffix(each.source) if callable(suffix) else default
+        except ParamispError as error:
+            jobs.append(Job(each.source, None, error))
             continue
         if output is not None and is_file:
             target = output
@@ -183,6 +190,16 @@ def assign(
         assigned[real] = each.source
         jobs.append(Job(each.source, target))
     return jobs
+
+
+def without_outputs(paths: Sequence[str | Path], inputs: Sequence[Input], stem: str) -> list[Input]:
+    """Leave out files of folders that are outputs of an earlier run: names that end in ``stem``, made by paramisp."""
+    given = {Path(path) for path in paths}
+
+    def is_output(path: Path) -> bool:
+        return path not in given and path.stem.endswith(stem) and formats.is_own(path)
+
+    return [each for each in inputs if each.error is not None or not is_output(each.source)]
 
 
 def _is_output_file(

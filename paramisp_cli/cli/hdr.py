@@ -193,7 +193,7 @@ def _run(
         convert.check(replace(settings, weights=None), direction)  # each file tells which directions it needs
         protected = [*settings.like_paths, *([settings.look_from] if settings.look_from else [])]
         found = find.search(inputs, (*formats.SRGB_SUFFIXES, *formats.RAW_SUFFIXES), recursive=batch.recursive)
-        sources_of = [each for each in found.inputs if each.source in inputs or not _is_output(each.source)]
+        sources_of = find.without_outputs(inputs, found.inputs, _STEM)
         jobs = find.assign(
             inputs, sources_of, batch.output, ending, Direction.RENDER, on_exists, protected,
             command="hdr", written=written, stem=_STEM,
@@ -279,10 +279,3 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FileAccessError(f"{folder}: cannot make the folder: {error.strerror or error}") from error
-
-
-def _is_output(path: Path) -> bool:
-    """Tell whether a file of a folder is an output of an earlier run."""
-    from paramisp_cli import formats
-
-    return path.stem.endswith(_STEM) and formats.is_own(path)

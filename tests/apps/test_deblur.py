@@ -194,9 +194,17 @@ def test_a_folder_with_a_bad_file(paramisp, files, changing, tmp_path):
     assert code == 1
     assert sorted(out) == [str(tmp_path / "out" / name) for name in ("a-deblurred.jpg", "deep/b-deblurred.dng")]
     assert any("bad.jpg" in line for line in err)
-    assert "2 done, 0 skipped, 1 failed" in err[-1]
+    assert "2 done, 0 skipped, 1 failed" in err[-2]
+    assert "bad.jpg" in err[-1]
     code, out, err = paramisp(*command(changing, files, "-r", "-o", tmp_path / "out", "--on-exists", "skip"))
-    assert "0 done, 2 skipped, 1 failed" in err[-1]
+    assert "0 done, 2 skipped, 1 failed" in err[-2]
+
+
+def test_outputs_of_an_earlier_run_are_no_inputs(paramisp, files, changing):
+    for _ in range(2):
+        code, out, _ = paramisp(*command(changing, files, "-r", "--on-exists", "overwrite"))
+        assert (code, len(out)) == (0, 2)
+    assert len(list(files.rglob("*-deblurred*"))) == 2
 
 
 @pytest.mark.parametrize(
@@ -206,7 +214,7 @@ def test_a_folder_with_a_bad_file(paramisp, files, changing, tmp_path):
         (("{in}/a.jpg", "--strength", "2"), 2, "strength"),
         (("{in}/a.jpg", "-o", "x.dng"), 2, "of a picture"),
         (("{in}/deep/b.dng", "-o", "x.jpg"), 2, "of a RAW file"),
-        (("{in}/a.jpg", "-o", "{in}/a.jpg"), 6, "is an input"),
+        (("{in}/a.jpg", "-o", "{in}/a.jpg"), 6, "is the input"),
         (("{in}/a.jpg", "-o", "-"), 2, "writes files"),
         (("{in}/a.jpg", "--exposure", "1"), 2, "paramisp render"),
         (("{in}/text.jpg",), 7, "not a JPEG"),
