@@ -45,6 +45,8 @@ def complete(image: SrgbImage | RawImage, settings: Settings) -> Conversion:
         other, camera, canonical, "conditioned" if by_network else settings.method
     )  # fmt: skip
     notices = (*conversion.notices, *notices)
+    if settings.match_noise:
+        _check_noise(other, conversion, is_raw=is_raw)
     if isinstance(image, RawImage):
         same = target.is_same(other, camera)
         if by_network and not same:
@@ -67,6 +69,16 @@ def complete(image: SrgbImage | RawImage, settings: Settings) -> Conversion:
             "have weights; pass `weights`)"
         )
     return replace(conversion, notices=notices, target=other, transform=transform, rendering=checkpoint.path)
+
+
+def _check_noise(other: target.Target, conversion: Conversion, *, is_raw: bool) -> None:
+    """Raise ConfigError for a picture and MetadataError for noise that the table does not know (``match_noise``)."""
+    if not is_raw:
+        raise ConfigError("`match_noise`: for RAW files; leave it out")
+    if conversion.optical.iso is None:
+        raise MetadataError("the ISO of the shot is not known, and the noise depends on it; leave out `match_noise`")
+    if other.facts is None or other.facts.noise_profile(conversion.optical.iso) is None:
+        raise MetadataError(f"the noise of {other.name} is not known; leave out `match_noise`")
 
 
 def _network(raw: RawImage, camera: Camera | None, other: target.Target, settings: Settings) -> Path:
@@ -123,7 +135,15 @@ def of_raw(raw: RawImage, conversion: Conversion, settings: Settings, progress: 
         origin |= {"color_matrix": other.origin, "wb": f"of {other.name} in the light of the shot"}
         if settings.target_cfa:
             origin["cfa"] = other.origin
+    if settings.match_noise:
+        assert other.facts is not None  # `complete` checked it
+        goal = other.facts.noise_profile(conversion.optical.iso)
+        assert goal is not None
+        raw, notice = transfer.with_noise(raw, goal)
+        notices = (*notices, notice.format(name=other.name))
     facts = facts_of(conversion, exposure) | {"to": other.name, "to_matrix": other.color_matrix.round(6).tolist()}
+    if settings.match_noise:
+        facts["match_noise"] = True
     xmp, remarks = provenance.transferred(raw.metadata.xmp, facts)
     return replace(
         raw,

@@ -84,6 +84,7 @@ class Settings:
     method         ``transfer``: "matrix", from both cameras' colour matrices; "conditioned", fitted to both cameras'
                    measured spectral sensitivities, and following the light
     target_cfa     ``transfer``: the result has the other camera's CFA, instead of the file's own
+    match_noise    ``transfer``: add the noise that the other camera has more, at the ISO of the shot
 
     Raises ConfigError for a value out of range; the error's ``field`` names the setting.
     """
@@ -116,6 +117,7 @@ class Settings:
     to: str | Path | None = None
     method: str = "matrix"
     target_cfa: bool = False
+    match_noise: bool = False
 
     def __post_init__(self) -> None:
         for name in (field.name for field in fields(OpticalParams)):

@@ -166,4 +166,4 @@ def _names(camera: Camera | None, known: CameraFacts | None) -> list[str]:
 
 def without_file(settings: Settings) -> Settings:
     """Return the settings of a conversion that is no transfer."""
-    return replace(settings, to=None, method="matrix", target_cfa=False)
+    return replace(settings, to=None, method="matrix", target_cfa=False, match_noise=False)

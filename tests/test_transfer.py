@@ -167,6 +167,48 @@ def test_noise_is_that_of_the_new_samples() -> None:
     assert not np.allclose(new.noise_profile, profile, rtol=0.1)
 
 
+@pytest.mark.parametrize("linear", [False, True])
+def test_the_other_cameras_noise(linear: bool) -> None:
+    """Flat samples get the variance that the other camera has more, clipped ones stay, and the profile states both."""
+    goal = NIKON.noise_profile(6400)
+    assert goal is not None
+    own = np.array([[1e-6, 2.0], [1e-6, 0], [1e-6, 0]]) * [1, 1e-3]  # red's offset is above the goal's
+    steps = np.repeat([0.0, 0.05, 0.4, 1.0], 128)[None].repeat(256, 0)
+    codes = np.rint(steps * (15871 - 512) + 512).astype(np.uint16)
+    raw = RawImage(codes, CANONICAL, OpticalParams(iso=6400), Camera("Canon", A), noise_profile=own)
+    if linear:
+        raw = replace(RawImage.of_linear(codes[..., None].repeat(3, -1), CANONICAL), noise_profile=own)
+    made, notice = transfer.with_noise(raw, goal)
+    assert "more" in notice
+    for channel, sites in enumerate((np.s_[::2, ::2], np.s_[1::2, ::2], np.s_[1::2, 1::2])):
+        samples = (made.mosaic if not linear else made.linear[..., channel])[sites].astype(float)
+        for number, level in enumerate((0.0, 0.05, 0.4, 1.0)):
+            flat_part = (samples[:, number * 64 : number * 64 + 64] - 512) / (15871 - 512)
+            more = np.maximum(goal - own, 0)[channel] @ [level, 1]
+            if level == 1:
+                assert flat_part.std() == 0
+            else:
+                assert flat_part.var() == pytest.approx(more, rel=0.05, abs=1e-9)
+                assert flat_part.mean() == pytest.approx(level, abs=5e-4)
+    assert np.array_equal(made.noise_profile, np.maximum(own, goal))
+    again, _ = transfer.with_noise(raw, goal)
+    assert np.array_equal(again.mosaic, made.mosaic)
+    same, notice = transfer.with_noise(made, goal)
+    assert np.array_equal(same.mosaic, made.mosaic)
+    assert "already" in notice
+
+
+def test_matched_noise_in_a_transfer() -> None:
+    raw = replace(flat(colours()), optical=OpticalParams(iso=6400), noise_profile=np.full((3, 2), 1e-9))
+    plain, matched = (transferred(raw, match_noise=each) for each in (False, True))
+    goal = NIKON.noise_profile(6400)
+    assert np.all(matched.noise_profile >= goal)
+    assert (matched.mosaic.astype(float) - plain.mosaic).std() > 10
+    assert '"match_noise": true' in xmp.read(matched.metadata.xmp).events[-1].parameters
+    with pytest.raises(paramisp.MetadataError, match="ISO"):
+        transferred(flat(colours()), match_noise=True)
+
+
 def test_shadows_are_not_lifted() -> None:
     rng = np.random.default_rng(2)
     codes = np.rint(512 + rng.normal(0, 20, (256, 256))).astype(np.uint16)

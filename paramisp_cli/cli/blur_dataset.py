@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,29 +10,20 @@ from typing import Annotated, Any
 import typer
 
 from paramisp_cli.cli.console import fail, interruptible, or_fail, result, say
-from paramisp_cli.cli.options import Command, complete_camera, option, seconds
+from paramisp_cli.cli.options import Command, complete_camera, option, seconds, span
 from paramisp_cli.errors import ParamispError
 
 _EXAMPLES = """\
 paramisp blur-dataset clips -o blurred                      # folders of frames, videos
 paramisp blur-dataset slow.mp4 -o blurred --fps 240 --exposure 1/20
 paramisp blur-dataset panoramas -o blurred --count 2000 --raw
-paramisp blur-dataset photos -o blurred --kernels --length 2-20"""
+paramisp blur-dataset photos -o blurred --kernels --length 2:20"""
 _BLUR, _CAMERA, _SET = "Blur", "Camera", "Data set"
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
     app.command("blur-dataset", cls=Command, epilog=_EXAMPLES, rich_help_panel="Applications")(blur_dataset)
-
-
-def span(text: str) -> tuple[float, float]:
-    """Parse "7-13", "0.25-1.75" or one number."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:-\s*(\d+(?:\.\d+)?))?\s*", text)
-    if match is None:
-        raise typer.BadParameter(f"{text!r} is not a number or a range such as 7-13")
-    low = float(match[1])
-    return low, float(match[2]) if match[2] else low
 
 
 def blur_dataset(
@@ -55,8 +45,8 @@ def blur_dataset(
     raw: Annotated[bool, option(_SET, "--raw", help="Store the mosaics, too.")] = False,
     size: Annotated[int, option(_SET, "--size", help="Side of pictures of panoramas and RAW files, in pixels.")] = 512,
     frames: Annotated[
-        Any, option(_BLUR, "--frames", parser=span, metavar="A-B", help="Frames of a blur, odd. Default: 7-13.")
-    ] = "7-13",
+        Any, option(_BLUR, "--frames", parser=span, metavar="A:B", help="Frames of a blur, odd. Default: 7:13.")
+    ] = "7:13",
     exposure: Annotated[
         Any,
         option(
@@ -82,18 +72,18 @@ def blur_dataset(
     ] = False,
     length: Annotated[
         Any,
-        option(_BLUR, "--length", parser=span, metavar="A-B", help="Pixels of a synthetic shake. Default: 0-25."),
-    ] = "0-25",
+        option(_BLUR, "--length", parser=span, metavar="A:B", help="Pixels of a synthetic shake. Default: 0:25."),
+    ] = "0:25",
     saturation: Annotated[
         Any,
         option(
             _BLUR,
             "--saturation",
             parser=span,
-            metavar="A-B",
-            help="Light added where frames were clipped. Default: 0.25-1.75.",
+            metavar="A:B",
+            help="Light added where frames were clipped. Default: 0.25:1.75.",
         ),
-    ] = "0.25-1.75",
+    ] = "0.25:1.75",
     camera: Annotated[
         list[str] | None,
         option(
@@ -108,8 +98,8 @@ def blur_dataset(
         str, option(_CAMERA, "--model", help="ISP: parametric, or an architecture with weights.")
     ] = "parametric",
     iso: Annotated[
-        Any, option(_CAMERA, "--iso", parser=span, metavar="A-B", help="ISO speeds. Default: 100-1600.")
-    ] = "100-1600",
+        Any, option(_CAMERA, "--iso", parser=span, metavar="A:B", help="ISO speeds. Default: 100:1600.")
+    ] = "100:1600",
     noise: Annotated[bool, option(_CAMERA, "--noise/--no-noise", help="Give blurred pictures noise.")] = True,
     json_lines: Annotated[bool, typer.Option("--json", help="Print one JSON object a line on stdout.")] = False,
 ) -> None:

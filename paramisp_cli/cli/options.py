@@ -42,6 +42,15 @@ def levels(text: str) -> tuple[float, float]:
     return black, white
 
 
+def span(text: str) -> tuple[float, float]:
+    """Parse "100:6400", "-3:0" or one number."""
+    match = re.fullmatch(r"\s*(-?\d+(?:\.\d+)?)\s*(?::\s*(-?\d+(?:\.\d+)?))?\s*", text)
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is not a number or a range such as 100:6400")
+    low = float(match[1])
+    return low, float(match[2]) if match[2] else low
+
+
 def size_in_bytes(text: str) -> int:
     """Parse "4GB", "4G", "512MB": powers of 1000. Refuse a number without a unit: 4 bytes would be a mistake."""
     number = text.strip().upper().removesuffix("B").removesuffix("I")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from paramisp_cli.cli.console import fail, interruptible, or_fail, result, say
-from paramisp_cli.cli.options import Command, complete_camera, option
+from paramisp_cli.cli.options import Command, complete_camera, option, span
 from paramisp_cli.errors import ParamispError
 
 _EXAMPLES = """\
@@ -25,15 +24,6 @@ _CAMERA, _SET, _NOISE = "Camera", "Data set", "Noise"
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
     app.command("synth", cls=Command, epilog=_EXAMPLES, rich_help_panel="Training")(synth)
-
-
-def span(text: str) -> tuple[float, float]:
-    """Parse "100:6400", "-3:0" or one number."""
-    match = re.fullmatch(r"\s*(-?\d+(?:\.\d+)?)\s*(?::\s*(-?\d+(?:\.\d+)?))?\s*", text)
-    if match is None:
-        raise typer.BadParameter(f"{text!r} is not a number or a range such as 100:6400")
-    low = float(match[1])
-    return low, float(match[2]) if match[2] else low
 
 
 def _span(panel: str, name: str, text: str) -> Any:

@@ -64,6 +64,10 @@ def transfer(
         Literal["keep", "target"],
         typer.Option("--cfa", rich_help_panel=OUTPUT, help="Colour filters of a DNG: the input's, or the other's."),
     ] = "keep",
+    match_noise: Annotated[
+        bool,
+        typer.Option("--match-noise", rich_help_panel=OUTPUT, help="Add the noise that the other camera has more."),
+    ] = False,
     wb: Annotated[
         Any,
         typer.Option(
@@ -96,13 +100,19 @@ def transfer(
     from paramisp_cli.types import Direction
 
     of_pictures = _takes_pictures(inputs, recursive=batch.recursive)
-    if of_pictures and (exposure is not None or cfa != "keep"):
-        fail_usage(f"{'--exposure' if exposure is not None else '--cfa target'}: for RAW files; leave it out")
+    for flag, given in (
+        ("--exposure", exposure is not None),
+        ("--cfa target", cfa != "keep"),
+        ("--match-noise", match_noise),
+    ):
+        if of_pictures and given:
+            fail_usage(f"{flag}: for RAW files; leave it out")
     # No profile: its curve would replace the look that a reader has for RAW files.
     options = WriteOptions(compression=compression, profile="adobe", embed_jpeg=False, quality=quality, verify=verify)
     try:
         settings = Settings(
-            to=to, method=method, target_cfa=cfa == "target", wb=wb, exposure=exposure, camera=camera, like=like,
+            to=to, method=method, target_cfa=cfa == "target", match_noise=match_noise, wb=wb, exposure=exposure,
+            camera=camera, like=like,
             weights=weights, device=device, max_pixels=max_pixels, isolate=isolate, gain_map="off",
         )  # fmt: skip
         other = target.of(settings)

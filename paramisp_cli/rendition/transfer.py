@@ -6,6 +6,7 @@ therefore stays white by construction. At every site two colours are demosaiced 
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -218,3 +219,37 @@ def noise_of(profile: np.ndarray, transform: Transform, gain: float = 1.0) -> np
     ratio = transform.neutral_a[None, :] / (gain * transform.neutral_b[:, None])
     scale = (squares * profile[:, 0] * ratio).sum(1)
     return np.stack([scale, squares @ profile[:, 1]], 1)
+
+
+def with_noise(raw: RawImage, goal: np.ndarray) -> tuple[RawImage, str]:
+    """Add the noise that another camera has more; return the RAW and a notice in which {name} stands for the camera.
+
+    goal  (3, 2) scale and offset of that camera: variance = scale·x + offset for x linear in [0, 1]
+
+    Where the RAW has more noise than ``goal``, its noise stays: nothing can take it out. Clipped samples stay clipped.
+    The same samples give the same noise. The noise profile follows.
+    """
+    own = np.zeros((3, 2)) if raw.noise_profile is None else raw.noise_profile
+    more = np.maximum(goal - own, 0)
+    if not more.any():
+        return raw, "has at least the noise of {name} already"
+    canonical, samples = raw.canonical, raw.mosaic if raw.linear is None else raw.linear
+    rng = np.random.default_rng(zlib.crc32(samples.tobytes()))
+    made = np.empty_like(samples)
+    black, white = canonical.black_level, canonical.white_level
+    for y, x in np.ndindex(2, 2):
+        sites = samples[y::2, x::2]
+        variance = more["RGB".index(canonical.cfa[2 * y + x])] if raw.linear is None else more
+        level, span = (black[y, x], white - black[y, x]) if samples.dtype == np.uint16 else (0, 1)
+        light = (sites.astype(np.float32) - np.float32(level)) / np.float32(span)
+        sigma = np.sqrt(variance[..., 0] * light.clip(0) + variance[..., 1], dtype=np.float32)
+        noisy = np.where(light < 1, light + sigma * rng.standard_normal(light.shape, np.float32), light)
+        if samples.dtype == np.uint16:
+            made[y::2, x::2] = np.clip(np.rint(noisy * np.float32(span) + np.float32(level)), 0, white)
+        else:
+            made[y::2, x::2] = np.clip(noisy, None, 1)
+    profile = np.maximum(own, goal)
+    if raw.linear is None:
+        return replace(raw, mosaic=made, noise_profile=profile), "has the noise that {name} has more"
+    linear_raw = replace(raw, linear=made, mosaic=sampled(made, canonical.cfa), noise_profile=profile)
+    return linear_raw, "has the noise that {name} has more"
