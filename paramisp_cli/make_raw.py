@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,7 +27,22 @@ def unprocessed(
     if conversion.architecture == KEPT_RAW:
         return _restored(image, conversion)
     if settings.linear:
-        return _linear(image, conversion, replace(settings, linear=False), progress)
+        return _linear(image, conversion, settings, progress)
+    return _finished(image, _unfinished(image, conversion, settings, progress))
+
+
+class _Made(NamedTuple):
+    """A RAW without noise profile and look; the model's own tone curve, or None; whether it has light above white."""
+
+    raw: RawImage
+    curve: np.ndarray | None
+    has_highlights: bool
+
+
+def _unfinished(
+    image: SrgbImage, conversion: Conversion, settings: Settings, progress: Callable[[float], None] | None
+) -> _Made:
+    """Make the samples of a RAW."""
     height, width = image.size
     size = max(height + height % 2, SMALLEST_MOSAIC), max(width + width % 2, SMALLEST_MOSAIC)
     exposure, canonical = settings.exposure or 0.0, conversion.canonical
@@ -66,10 +82,15 @@ def unprocessed(
         model=conversion.architecture,
         notes=notices + remarks + stepped_down(conversion, plan),
     )
-    raw = replace(raw, noise_profile=flat_noise.usual(raw))
-    if has_highlights:
+    return _Made(raw, curve, has_highlights)
+
+
+def _finished(image: SrgbImage, made: _Made) -> RawImage:
+    """Return the RAW with its noise profile, and the look of the picture: the model's own tone curve if it has one."""
+    raw = replace(made.raw, noise_profile=flat_noise.usual(made.raw))
+    if made.has_highlights:
         raw = replace(raw, profile_exposure=look.shoulder(image.pixels, raw))
-    return look.matched(image.pixels, raw) if curve is None else replace(raw, tone_curve=curve)
+    return look.matched(image.pixels, raw) if made.curve is None else replace(raw, tone_curve=made.curve)
 
 
 def _mosaic(
@@ -109,17 +130,16 @@ def _linear(
     Every model makes mosaics for any CFA, so none needs to know of this. Green is the mean of two mosaics.
     """
     own = conversion.canonical  # its black level is the same everywhere
-    runs: dict[str, RawImage] = {}
+    made: dict[str, _Made] = {}
     for cfa in (own.cfa, *(other for other in CFA_PATTERNS if other != own.cfa)):
-        before = len(runs)
+        before = len(made)
         canonical = replace(own, cfa=cfa)
         report = (
             None if progress is None else lambda share, before=before: progress((before + share) / len(CFA_PATTERNS))
         )
-        runs[cfa] = unprocessed(image, replace(conversion, canonical=canonical), settings, report)
-    linear = bayer.of_mosaics({cfa: raw.mosaic for cfa, raw in runs.items()})
-    raw = runs[own.cfa]
-    return replace(raw, mosaic=bayer.sampled(linear, own.cfa), linear=linear)
+        made[cfa] = _unfinished(image, replace(conversion, canonical=canonical), settings, report)
+    linear = bayer.of_mosaics({cfa: each.raw.mosaic for cfa, each in made.items()})
+    return replace(_finished(image, made[own.cfa]), mosaic=bayer.sampled(linear, own.cfa), linear=linear)
 
 
 def _restored(image: SrgbImage, conversion: Conversion) -> RawImage:
