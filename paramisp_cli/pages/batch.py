@@ -73,7 +73,7 @@ class Page:
                 str(outcome.target) if outcome.target is not None else "",
                 outcome.status,
                 outcome.seconds,
-                self.worded(str(outcome.error)) if outcome.error is not None else "",
+                self.worded(str(outcome.error)).removeprefix(f"{outcome.job.source}: ") if outcome.error else "",
                 tuple(map(self.worded, outcome.all_notices)),
                 _values(described),
             )

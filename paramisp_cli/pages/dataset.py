@@ -73,7 +73,7 @@ class _Scale:
 _SCALES = {
     "ISO": _Scale(100, 2, lambda v: f"{v:.0f}"),
     "Exposure time [s]": _Scale(1, 2, lambda v: seconds(v).removesuffix(" s")),
-    "f-number": _Scale(1, math.sqrt(2), lambda v: f"{v:.2g}"),
+    "f-number": _Scale(1, math.sqrt(2), lambda v: {"5.7": "5.6", "23": "22"}.get(f"{v:.2g}", f"{v:.2g}")),
     "Focal length [mm]": _Scale(50, math.sqrt(2), lambda v: f"{v:.0f}"),
     "Light of the scene [EV at ISO 100]": _Scale(0, 0, lambda v: f"{v:.0f}".replace("-", "−")),
     "Brightness from the picture's [EV]": _Scale(0, 0, lambda v: f"{v:.0f}".replace("-", "−")),

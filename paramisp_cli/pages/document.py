@@ -68,7 +68,8 @@ def number(value: object, digits: int | None = None) -> str:
         return "∞" if value == math.inf else "not a number" if math.isnan(value) else "−∞"
     if digits is not None:
         return f"{value:.{digits}f}".replace("-", "−")
-    return (str(value) if isinstance(value, int) else f"{value:.5g}").replace("-", "−")
+    shown = str(value) if isinstance(value, int) else f"{value:.5g}"
+    return re.sub(r"e(-?)\+?0*", r"e\1", shown).replace("-", "−")
 
 
 def seconds(value: float) -> str:
@@ -116,8 +117,9 @@ def table(
         first, *others = row
         cells = (tag("td", cell, class_=kind(column)) for column, cell in enumerate(others, 1))
         body.append(tag("tr", tag("th", first, scope="row"), *cells))
-    whole = tag("table", tag("caption", caption), tag("thead", tag("tr", *columns)), tag("tbody", *body))
-    return tag("div", whole, class_="scroll", tabindex="0", role="region", aria_label=caption)
+    whole = tag("table", tag("thead", tag("tr", *columns)), tag("tbody", *body), aria_label=caption)
+    box = tag("div", whole, class_="scroll", tabindex="0", role="region", aria_label=f"{caption}: table")
+    return tag("div", tag("p", caption, class_="caption"), box, class_="listing")
 
 
 def details(summary: str, *children: object, is_open: bool = False) -> Markup:
@@ -136,7 +138,7 @@ def limited(shown: int, total: int, noun: str) -> Markup:
 def image(uri: str, size: tuple[int, int], alt: str, **attributes: object) -> Markup:
     """Make a picture of a data URI; ``size`` is (height, width)."""
     height, width = size
-    return tag("img", src=uri, alt=alt, width=width, height=height, loading="lazy", decoding="async", **attributes)
+    return tag("img", src=uri, alt=alt, width=width, height=height, **attributes)
 
 
 def figure(picture: Markup, caption: object) -> Markup:
@@ -161,18 +163,20 @@ def chooser(label: str, frames: Sequence[tuple[str, Markup]], *, slider: bool = 
     if len(frames) == 1:
         return tag("div", paragraph(f"{label}: {frames[0][0]}"), frames[0][1], class_="frames")
     last = len(frames) - 1
+    output = Markup("")
     if slider:
-        names = "\n".join(name for name, _ in frames)
+        names = "\n".join(" ".join(name.split()) for name, _ in frames)
         control = tag(
-            "input", type="range", min="0", max=last, step="1", value=last, aria_valuetext=frames[-1][0],
-            data_names=names, data_chooser=True,
+            "input", type="range", min="0", max=last, step="1", value=last, aria_label=label,
+            aria_valuetext=frames[-1][0], data_names=names, data_chooser=True,
         )  # fmt: skip
-        control = joined([control, tag("output", frames[-1][0])])
+        output = tag("output", frames[-1][0])
     else:
         choices = [tag("option", name, value=at, selected=at == last) for at, (name, _) in enumerate(frames)]
-        control = tag("select", *choices, data_chooser=True)
+        control = tag("select", *choices, aria_label=label, data_chooser=True)
     shown = [tag("div", each, class_="frame", hidden=at != last) for at, (_, each) in enumerate(frames)]
-    return tag("div", tag("label", tag("span", label), control, class_="choose"), *shown, class_="frames")
+    chosen = tag("div", tag("label", tag("span", label), control), output, class_="choose")
+    return tag("div", chosen, *shown, class_="frames")
 
 
 # The document ---------------------------------------------------------------------------------------------------------

@@ -48,6 +48,12 @@ def real(record: Mapping[str, Any], key: str) -> float | None:
     return float(value) if abs(value) <= 1e300 else math.nan  # a whole number of JSON may exceed every float
 
 
+def listed(record: Mapping[str, Any], key: str) -> list[Any]:
+    """Return a list of a record; an empty one for anything else."""
+    value = record.get(key)
+    return value if isinstance(value, list) else []
+
+
 def table_of(text: object) -> Record:
     """Return the JSON object in a string of a header; an empty one if there is none."""
     try:

@@ -44,12 +44,16 @@ def check(target: Path, *, overwrite: bool) -> None:
     """Check a page's file before the work.
 
     Raises ConfigError for another suffix than .html, OutputExistsError for a file that must not be replaced: one that
-    exists, or with ``overwrite`` one that is no page of paramisp.
+    exists, or with ``overwrite`` one that is no page of paramisp; FileAccessError for a folder, or without one.
     """
     if target.suffix.lower() not in SUFFIXES:
         raise ConfigError(f"{target}: a report is written as .html; name it so")
+    if not target.parent.is_dir():
+        raise FileAccessError(f"{target}: cannot write it: there is no folder {target.parent}")
     if not os.path.lexists(target):
         return
+    if target.is_dir():
+        raise FileAccessError(f"{target}: is a folder, not a file; give another name")
     if not overwrite:
         raise OutputExistsError(f"{target}: exists already; pass `on_exists` overwrite, or another name")
     if not is_own(target):
@@ -69,7 +73,5 @@ def is_own(path: Path) -> bool:
 def write(target: Path, content: str, *, overwrite: bool) -> None:
     """Write a page atomically; raises as ``check``, and FileAccessError."""
     check(target, overwrite=overwrite)
-    if not target.parent.is_dir():
-        raise FileAccessError(f"{target}: cannot write it: there is no folder {target.parent}")
     atomic.sweep(target.parent)
     formats.write_bytes(content.encode(), target, overwrite=overwrite)

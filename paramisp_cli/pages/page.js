@@ -12,7 +12,7 @@ for (const divider of document.querySelectorAll("[data-divider]")) {
 }
 for (const control of document.querySelectorAll("[data-chooser]")) {
   const frames = control.closest(".frames").querySelectorAll(".frame");
-  const output = control.parentElement.querySelector("output");
+  const output = control.closest(".choose").querySelector("output");
   const names = (control.dataset.names || "").split("\n");
   const show = () => {
     frames.forEach((frame, at) => { frame.hidden = at !== Number(control.value); });

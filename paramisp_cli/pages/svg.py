@@ -103,7 +103,7 @@ def bars(labels: Sequence[str], counts: Sequence[int], name: str) -> Markup:
     """Draw a bar for each label, with a tooltip; labels that would overlap are left out."""
     high = max(counts, default=0) or 1
     slot = (_WIDTH - _LEFT - _RIGHT) / max(len(labels), 1)
-    room = max(7 * max(map(len, labels), default=1) + 6, 20)
+    room = max(8 * max(map(len, labels), default=1) + 6, 24)
     every = max(math.ceil(room / slot), 1)
     drawn: list[Markup] = []
     for mark in [mark for mark in ticks(0, high * 1.05, 4) if mark == int(mark)]:

@@ -119,7 +119,7 @@ def document(folder: Path) -> str:
     run = read(folder)
     previews, psnr = _previews(folder, _directions(run))
     name = folder.resolve().name
-    cameras = ", ".join(map(str, run.training.get("cameras", []))) or "camera not known yet"
+    cameras = ", ".join(map(str, lines.listed(run.training, "cameras"))) or "camera not known yet"
     directions = " and ".join(_directions(run)) or "direction not known yet"
     sections = [
         ("Overview", _overview(run, psnr)),
@@ -138,9 +138,8 @@ def _directions(run: Run) -> list[str]:
 
 
 def _steps_wanted(recipe: Record) -> int:
-    phases = recipe.get("phases")
-    each = [lines.real(phase, "steps") or 0 for phase in phases if isinstance(phase, dict)] if phases else []
-    return int(sum(each))
+    phases = (phase for phase in lines.listed(recipe, "phases") if isinstance(phase, dict))
+    return int(sum(steps for phase in phases if np.isfinite(steps := lines.real(phase, "steps") or 0)))
 
 
 def _overview(run: Run, psnr: dict[str, list[tuple[float, float]]]) -> Markup:
@@ -153,9 +152,11 @@ def _overview(run: Run, psnr: dict[str, list[tuple[float, float]]]) -> Markup:
     items.append(("Loss, last line", number(lines.real(last, "loss"))))
     if losses:
         best, at = min(losses)
-        items.append(("Lowest loss", f"{number(best)} at {at}"))
+        items.append((f"Lowest loss, at step {number(at)}", number(best)))
     for direction, points in psnr.items():
-        items.append((f"PSNR of the last preview{f', {direction}' if direction else ''}", f"{points[-1][1]:.2f} dB"))
+        items.append(
+            (f"PSNR of the last preview{f', {direction}' if len(psnr) > 1 else ''}", f"{points[-1][1]:.2f} dB")
+        )
     if (minutes := _minutes(run)) is not None:
         items.append(("Time", f"{number(minutes, 1)} min"))
     return joined([tiles(items), _warning(run)])
@@ -270,7 +271,7 @@ def _results(run: Run) -> Markup:
 def _recipe(recipe: Record) -> Markup:
     if not recipe:
         return paragraph("Not known: the folder has no checkpoint yet.")
-    phases = [each for each in recipe.get("phases", []) if isinstance(each, dict)]
+    phases = [each for each in lines.listed(recipe, "phases") if isinstance(each, dict)]
     rows = [[f"{at}", *(number(each.get(key)) for key in ("steps", "crop", "batch", "part"))]
             for at, each in enumerate(phases, 1)]  # fmt: skip
     values = [(key, _worded(value)) for key, value in recipe.items() if key != "phases"]
@@ -289,10 +290,10 @@ def _worded(value: Any) -> object:
 
 def _environment(run: Run) -> Markup:
     training = run.training
-    photographs = [str(each) for each in training.get("photographs", [])]
+    photographs = [str(each) for each in lines.listed(training, "photographs")]
     items: list[tuple[str, object]] = [
         ("Machine", training.get("machine") or "not known yet"),
-        ("Cameras", ", ".join(map(str, training.get("cameras", []))) or "not known yet"),
+        ("Cameras", ", ".join(map(str, lines.listed(training, "cameras"))) or "not known yet"),
         ("Trained on", counted(len(photographs), "entry", "entries") if photographs else "not known yet"),
     ]
     if (seconds := lines.real(run.state, "core_seconds")) is not None:
