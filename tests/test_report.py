@@ -376,6 +376,24 @@ def test_a_synthetic_data_set(tmp_path, kind):
             make.document(folder)
 
 
+def test_a_data_set_of_blurred_pictures(tmp_path, make_jpeg):
+    folder = tmp_path / "blurred"
+    folder.mkdir()
+    line = {"name": "a", "status": "pair", "split": "test", "source": "a.mp4", "kind": "video", "iso": "much"}
+    (folder / "index.jsonl").write_text(json.dumps(line) + "\n")
+    assert "The data set has no contact_sheet.jpg." in page_of(folder).text
+    make_jpeg(folder / "contact_sheet.jpg")
+    page = page_of(folder)
+    assert [each["alt"] for each in page.all("img")] == ["Contact sheet of the data set"]
+    assert "No line of the index has settings." in page.text
+
+
+def test_odd_values_in_a_header_make_no_fault(run):
+    odd = {"photographs": 5, "cameras": "x", "recipe": {"phases": 3, "name": None, "model": {}}, "minutes": "long"}
+    checkpoint(run / "d90.render.safetensors", training=odd, metrics={"a": [1, {"psnr": "x"}], "b": 2}, config="[")
+    assert "Steps done 60" in page_of(run).text
+
+
 def test_an_evaluation(scores):
     page = page_of(scores)
     # Means of 31.5 and 25.1, of 28 and 26; the best is marked.
@@ -601,6 +619,24 @@ def test_a_batch(paramisp, photos, tmp_path):
     assert "◀ RAW sRGB ▶" in re.sub(" +", " ", Reader(rendered.read_text("utf-8")).text)
 
 
+@pytest.mark.slow
+def test_an_interrupted_batch_has_a_page(paramisp, photos, tmp_path, monkeypatch):
+    from paramisp_cli.pages import batch
+
+    original = batch.Page.add
+
+    def interrupted(page, outcome):
+        original(page, outcome)
+        if len(page.rows) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(batch.Page, "add", interrupted)
+    target = tmp_path / "batch.html"
+    words = ("unprocess", photos, "-o", tmp_path / "raws", "--model", "parametric", "--report", target)
+    assert paramisp(*words)[0] == 130
+    assert "Done 1 Skipped 0 Failed 1 Not tried 1" in Reader(target.read_text("utf-8")).text
+
+
 def test_a_report_of_a_batch_is_refused_before_the_work(paramisp, photos, tmp_path):
     (tmp_path / "mine.html").write_text("mine")
     for words, code in (
@@ -747,7 +783,7 @@ def test_the_list_of_models_changes_the_picture(shown, scores):
     window = shown(make.document(scores), 1280)
     choice = window.get_by_label("Model", exact=True).first
     assert choice.input_value() == "1"
-    shown_alt = "document.querySelector('.frames .frame:not([hidden]) img').alt"
+    shown_alt = "document.querySelector('.frames .frame:not([hidden]) .over img').alt"
     before = window.evaluate(shown_alt)
     choice.select_option("0")
     assert window.evaluate(shown_alt) != before

@@ -136,7 +136,7 @@ def _of_pair(pair: Pair) -> Entry:
 
 
 def _of_record(record: Record) -> Entry:
-    """Make an entry of a line by ``synth`` or ``blur-dataset``, whatever keys are missing."""
+    """Make an entry of a line by ``synth`` or ``blur-dataset``; any of its keys may be missing."""
     iso, time, f_number, focal = (
         lines.real(record, key) for key in ("iso", "exposure_time", "f_number", "focal_length")
     )

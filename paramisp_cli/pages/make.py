@@ -1,4 +1,4 @@
-"""Make the page of a training, a data set or an evaluation, told apart by their files, and write pages."""
+"""Make the page of a training, a data set or an evaluation, distinguished by their files, and write pages."""
 
 from __future__ import annotations
 
