@@ -207,9 +207,11 @@ def _cameras(usable: Sequence[Entry]) -> Markup:
     splits = sorted({entry.split for entry in usable if entry.split})
     counts = Counter(entry.camera for entry in usable)
     by_split = Counter((entry.camera, entry.split) for entry in usable)
-    sources = {camera: len({e.source for e in usable if e.camera == camera}) for camera in counts}
+    sources: dict[str, set[str]] = {}
+    for entry in usable:
+        sources.setdefault(entry.camera, set()).add(entry.source)
     rows = [
-        [camera, count, sources[camera], *(by_split[camera, split] for split in splits)]
+        [camera, count, len(sources[camera]), *(by_split[camera, split] for split in splits)]
         for camera, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:_MOST_ROWS]
     ]
     head = ["camera", "usable lines", "sources", *splits]

@@ -37,11 +37,12 @@ _TRANSFER = {
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """The scores of a camera and direction; ``photographs`` are their names, in the order of the file."""
+    """The scores of a camera and direction, in the order of the file, and by photograph and model."""
 
     camera: str
     direction: str
     scores: list[Record]
+    by_name: dict[str, dict[str, Record]]
 
     @property
     def name(self) -> str:
@@ -56,11 +57,11 @@ class Subject:
     @property
     def photographs(self) -> list[str]:
         """Names of the photographs, in the order of the file."""
-        return list(dict.fromkeys(each["photo"] for each in self.scores))
+        return list(self.by_name)
 
     def of(self, photo: str, model: str) -> Record | None:
         """Return the score of a model on a photograph."""
-        return next((s for s in self.scores if s["photo"] == photo and s["model"] == model), None)
+        return self.by_name[photo].get(model)
 
 
 def is_evaluation(records: Sequence[Record]) -> bool:
@@ -103,7 +104,13 @@ def _subjects(path: Path, records: Sequence[Record]) -> list[Subject]:
                 f"{path}: record {at} is no score of `paramisp evaluate --json`: photo, direction or model"
             )
         groups.setdefault((str(record.get("camera") or "unknown camera"), record["direction"]), []).append(record)
-    return [Subject(camera, direction, group) for (camera, direction), group in groups.items()]
+    subjects = []
+    for (camera, direction), group in groups.items():
+        by_name: dict[str, dict[str, Record]] = {}
+        for each in group:
+            by_name.setdefault(each["photo"], {}).setdefault(each["model"], each)
+        subjects.append(Subject(camera, direction, group, by_name))
+    return subjects
 
 
 # Tables ---------------------------------------------------------------------------------------------------------------
@@ -172,8 +179,8 @@ def _worst_first(subject: Subject) -> list[str]:
     """Return the photographs by the best PSNR that a model reaches on each, the lowest first."""
 
     def reached(photo: str) -> float:
-        own = [each for each in subject.scores if each["photo"] == photo]
-        return max((value for value, _ in _finite(own, "psnr")), default=math.inf)
+        own = _finite(list(subject.by_name[photo].values()), "psnr")
+        return max((value for value, _ in own), default=math.inf)
 
     return sorted(subject.photographs, key=reached)
 

@@ -11,6 +11,7 @@ from paramisp_cli.pages.document import Markup, number, tag, text
 _WIDTH, _HEIGHT = 420, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 14, 44
 _COLOURS = 6
+_MOST_DOTS = 500
 _WIDE = 30.0
 """Ratio of the greatest to the least value from which an axis is logarithmic."""
 
@@ -50,7 +51,8 @@ def _widened(low: float, high: float) -> tuple[float, float]:
 def curves(series: Sequence[Series], x_name: str, y_name: str, *, zoomed: bool = True) -> Markup:
     """Draw curves over a common axis; a wide range of positive values gets a logarithmic axis.
 
-    ``zoomed`` False begins the axis at 0. Every point has its values as a tooltip.
+    ``zoomed`` False begins the axis at 0. Every point of a curve that is not too long has its
+    values as a tooltip.
     """
     own = [Series(s.name, [p for p in s.points if math.isfinite(p[1])]) for s in series]
     points = [point for each in own for point in each.points]
@@ -90,7 +92,7 @@ def curves(series: Sequence[Series], x_name: str, y_name: str, *, zoomed: bool =
         if len(spots) > 1:
             line = " ".join(f"{x},{y}" for x, y in spots)
             drawn.append(tag("polyline", points=line, class_=f"line s{colour}"))
-        for (x, y), point in zip(spots, each.points, strict=True):
+        for (x, y), point in zip(spots, each.points, strict=True) if len(spots) <= _MOST_DOTS else ():
             label = f"{each.name}, {x_name} {point[0]:.6g}: {number(point[1])}"
             drawn.append(tag("circle", tag("title", label), cx=x, cy=y, r=3 if len(spots) < 60 else 1.5,
                              class_=f"d{colour}"))  # fmt: skip
@@ -145,7 +147,7 @@ def _legend(names: Sequence[str]) -> list[Markup]:
 
 
 def _svg(label: str, drawn: Sequence[Markup], legend: Sequence[Markup]) -> Markup:
-    height = _HEIGHT + 10 * len(legend) + (6 if legend else 0)
+    height = _HEIGHT + 10 * len(legend) + (4 if legend else 0)  # a line of the legend has two elements
     inside = "".join(map(text, [*drawn, *legend]))
     # viewBox keeps its capital letter, which ``tag`` would accept, too; aria-label tells the drawing's content.
     return Markup(f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{text(label)}">{inside}</svg>')

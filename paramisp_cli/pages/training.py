@@ -129,7 +129,7 @@ def document(folder: Path) -> str:
         ("Recipe", _recipe(run.recipe)),
         ("Data and machine", _environment(run)),
     ]
-    return page(f"Training {name}", f"{cameras}; {directions}.", sections)
+    return page(f"Training {name}", f"{cameras[:1].upper()}{cameras[1:]}; {directions}.", sections)
 
 
 def _directions(run: Run) -> list[str]:
