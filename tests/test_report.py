@@ -563,6 +563,25 @@ def test_two_files_of_scores_must_be_named(paramisp, scores):
     assert "more.jsonl, scores.jsonl" in err[0]
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("regions", [{"top": [], "left": 0, "height": 64, "width": 96}], "cannot draw one"),
+        ("regions", [{"top": 90, "left": 0, "height": 64, "width": 96}], "cannot draw one: mosaic and picture have no"),
+        ("canonical", {"as_shot_neutral": [10**400, 1, 1]}, "line 1 is damaged"),
+    ],
+)
+def test_odd_values_in_an_index_have_one_line(paramisp, pairs, key, value, words):
+    path = pairs / "index.jsonl"
+    first, *others = path.read_text("utf-8").splitlines()
+    record = json.loads(first)
+    record[key] = record[key] | value if isinstance(value, dict) else value
+    path.write_text("\n".join([json.dumps(record), *others]), "utf-8")
+    code, _, err = paramisp("report", pairs, "-o", pairs.parent / "page.html")
+    assert (code, len(err)) == (7, 1)
+    assert words in err[0]
+
+
 @pytest.mark.slow
 def test_a_report_needs_no_torch(run, pairs, scores):
     script = (

@@ -64,6 +64,8 @@ def number(value: object, digits: int | None = None) -> str:
     """Word a number with ``digits`` after the point (None: up to 5 significant digits); "–" for none."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "–" if value is None else str(value)
+    if isinstance(value, int) and abs(value) > 10**15:  # beyond every float, perhaps
+        return str(value)[:40]
     if not math.isfinite(value):
         return "∞" if value == math.inf else "not a number" if math.isnan(value) else "−∞"
     if digits is not None:

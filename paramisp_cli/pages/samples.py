@@ -22,23 +22,36 @@ _SIDE = 240
 
 
 def of_pair(folder: Path, pair: Pair) -> tuple[Picture, Picture]:
-    """Return the picture of a pair and its RAW, drawn over the same area. Raises FormatError for damaged arrays."""
+    """Return the picture of a pair and its RAW, drawn over the same area.
+
+    Raises FormatError for damaged arrays, and for a line of the index whose area does not fit them.
+    """
     samples, srgb = read_arrays(folder, pair)
+    try:
+        samples, srgb, canonical = _over_each_other(pair, samples, srgb)
+        drawn = pictures.of_mosaic(samples, canonical, _SIDE)
+        return pictures.embedded(srgb, _SIDE), pictures.embedded(drawn, _SIDE)
+    except (TypeError, ValueError, IndexError) as error:
+        raise FormatError(f"{folder}: cannot draw {pair.name}: {error}; make the data set again") from error
+
+
+def _over_each_other(
+    pair: Pair, samples: np.ndarray, srgb: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, CanonicalParams]:
+    """Cut mosaic and picture to the aligned area of a pair with one region, else to their common size."""
     assert pair.canonical is not None
     canonical = pair.canonical
-    if pair.regions:
-        region = pair.regions[0] if len(pair.regions) == 1 else None
-        if region is not None:
-            top, left = region.top + region.dy, region.left + region.dx
-            if top >= 0 and left >= 0:
-                samples = samples[top : top + region.height, left : left + region.width]
-                srgb = srgb[region.top : region.top + region.height, region.left : region.left + region.width]
-                canonical = canonical.shifted(top, left)
+    if len(pair.regions) == 1:
+        (region,) = pair.regions
+        top, left = region.top + region.dy, region.left + region.dx
+        if top >= 0 and left >= 0:
+            samples = samples[top : top + region.height, left : left + region.width]
+            srgb = srgb[region.top : region.top + region.height, region.left : region.left + region.width]
+            canonical = canonical.shifted(top, left)
     height, width = (min(a, b) // 2 * 2 for a, b in zip(samples.shape, srgb.shape[:2], strict=True))
     if not height or not width:
-        raise FormatError(f"{folder}: the arrays of {pair.name} have no common area; make the data set again")
-    drawn = pictures.of_mosaic(samples[:height, :width], canonical, _SIDE)
-    return pictures.embedded(srgb[:height, :width], _SIDE), pictures.embedded(drawn, _SIDE)
+        raise ValueError("mosaic and picture have no common area")
+    return samples[:height, :width], srgb[:height, :width], canonical
 
 
 def synthetic(folder: Path, records: Sequence[Record], most: int) -> list[tuple[Record, Picture, Picture | None]]:
