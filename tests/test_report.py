@@ -569,6 +569,7 @@ def test_two_files_of_scores_must_be_named(paramisp, scores):
         ("regions", [{"top": [], "left": 0, "height": 64, "width": 96}], "cannot draw one"),
         ("regions", [{"top": 90, "left": 0, "height": 64, "width": 96}], "cannot draw one: mosaic and picture have no"),
         ("canonical", {"as_shot_neutral": [10**400, 1, 1]}, "line 1 is damaged"),
+        ("camera", {"make": 5}, "line 1 is damaged"),
     ],
 )
 def test_odd_values_in_an_index_have_one_line(paramisp, pairs, key, value, words):
