@@ -95,9 +95,9 @@ class Pair:
     def of(cls, record: dict[str, Any]) -> Pair:
         """Make a pair of plain values; raises KeyError, TypeError, ValueError or a ParamispError for wrong ones."""
         r = dict(record)
-        if r["camera"] and not all(isinstance(value, str) for value in r["camera"].values()):
-            raise ValueError(f"camera {r['camera']} is not of texts")
-        r["camera"] = Camera(**r["camera"]) if r["camera"] else None
+        camera = r["camera"] = Camera(**r["camera"]) if r["camera"] else None
+        if camera is not None and not (isinstance(camera.make, str) and isinstance(camera.model, str)):
+            raise TypeError(f"make and model must be texts, got {camera.make!r} and {camera.model!r}")
         r["optical"] = OpticalParams(**r["optical"])
         r["canonical"] = CanonicalParams(**r["canonical"]) if r["canonical"] else None
         r["regions"] = tuple(Region(**region) for region in r["regions"])
@@ -128,7 +128,7 @@ def read_index(dataset: Path | str) -> list[Pair]:
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
             pairs += [Pair.of(json.loads(line))] if line.strip() else []
-        except (ValueError, KeyError, TypeError, AttributeError, ParamispError) as error:
+        except (ValueError, KeyError, TypeError, ParamispError) as error:
             raise FormatError(f"{path}: line {number} is damaged ({error}); make the data set again") from error
     return pairs
 
