@@ -27,7 +27,7 @@ from paramisp_cli.cli.app import app
 ROOT = Path(__file__).resolve().parents[1]
 MAN, LLMS = ROOT / "docs" / "paramisp.1", ROOT / "llms.txt"
 
-REVISED = "2026-11-25"  # the date in the man page's footer: a man page without one is refused by mandoc
+REVISED = "2026-11-30"  # the date in the man page's footer: a man page without one is refused by mandoc
 ENVIRONMENT = {
     weights.ENVIRONMENT: "A file of weights, or a folder that is searched for weights first.",
     "PARAMISP_VERIFY": "1: open every output again and compare it, as --verify does.",

@@ -78,7 +78,7 @@ def _frozen(array: object, shape: tuple[int, ...], name: str) -> np.ndarray:
     """Return a read-only float64 copy of ``array`` broadcast to ``shape``; raises MetadataError if it does not fit."""
     try:
         copy = np.array(np.broadcast_to(np.asarray(array, np.float64), shape))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise MetadataError(f"{name} must have shape {shape}: {error}") from error
     if not np.isfinite(copy).all():
         raise MetadataError(f"{name} has a value that is not finite: {copy.tolist()}")

@@ -37,7 +37,7 @@ RUNS = "<!-- runs -->\n"
 COMMANDS = (
     "unprocess", "render", "transfer", "hdr", "inspect", "cameras", "weights list", "weights info", "weights verify",
     "weights import", "weights export", "doctor", "deblur", "blur-dataset", "synth", "fit", "pairs", "simulate",
-    "train", "evaluate", "look export",
+    "train", "evaluate", "look export", "report",
 )  # fmt: skip
 FOREIGN = ("pytest", "python ", "python3 ", "make", "pip ", "uv ", "find ", "ruff", "parallel ")
 """Beginnings of code whose options are another program's."""

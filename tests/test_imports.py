@@ -33,6 +33,7 @@ LAYERS = [
     {"convert"},
     {"batch", "apps"},
     {"training"},
+    {"pages"},
     {"cli"},
     {"__main__"},
 ]
@@ -60,8 +61,8 @@ FORMATS_BASE = {
 }
 
 CLI = {
-    "arrays", "blur_dataset", "console", "convert", "deblur", "hdr", "look", "options", "progress", "report", "show",
-    "synth", "train", "transfer", "weights",
+    "arrays", "blur_dataset", "console", "convert", "deblur", "hdr", "look", "options", "page", "progress", "report",
+    "show", "synth", "train", "transfer", "weights",
 }  # fmt: skip
 
 # Files in one folder that others beside them may import: exif and base serve all formats, base and regions all models;
@@ -86,6 +87,13 @@ LAYERS_OF = {
         {"protocol", "fit", "transfer"},
     ],
     "torch": [{"layouts"}, {"shots"}, {"noise"}, {"modules"}, {"__init__"}],
+    "pages": [
+        {"document", "lines"},
+        {"svg", "pictures", "scores"},
+        {"samples"},
+        {"training", "dataset", "evaluation", "batch"},
+        {"make"},
+    ],
     "training.pairing": [{"align", "find", "contact_sheet"}, {"overlay"}, {"pairs"}],
     "training.blurred": [{"motion", "video"}, {"sources"}, {"series"}, {"clips", "stills"}, {"make"}],
     "training.simulated": [{"scenes", "camera"}, {"shake", "shots", "spectral"}, {"shaken"}],

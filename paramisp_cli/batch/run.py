@@ -117,6 +117,7 @@ def run(
     started: Callable[[Job], None] = lambda job: None,
     progress: Callable[[float], None] = lambda share: None,
     prepared: Callable[[Job, Conversion, Image], None] = lambda job, conversion, image: None,
+    converted: Callable[[Job, Image, Output], None] = lambda job, image, result: None,
 ) -> Iterator[Outcome]:
     """Yield the outcome of every job, in order; failures are outcomes, only an interrupt is an exception.
 
@@ -125,11 +126,11 @@ def run(
     Other files are read and written during a conversion, just enough to keep a device busy: memory does not grow with
     the number of files. A network on a CPU needs all cores, so reading and writing wait for it. Several GPUs convert
     one file each. ``progress`` takes the finished share of the current file's pixel work, 0 to 1, from any
-    thread; with several GPUs it is not called. ``prepared`` is called before the pixel work. With a ``grid`` every RAW
-    is cut into patches.
+    thread; with several GPUs it is not called. ``prepared`` is called before the pixel work, ``converted`` after it,
+    from any thread. With a ``grid`` every RAW is cut into patches.
     """
     pool = Pool() if direction == Direction.RENDER and len(jobs) > 1 and not policy.dry_run else None
-    work = _Work(direction, settings, options, policy, progress, prepared, pool, grid)
+    work = _Work(direction, settings, options, policy, progress, prepared, converted, pool, grid)
     try:
         with memory.kept():
             deferred, skipped = [], []
@@ -231,11 +232,12 @@ class _Work:
         policy: Policy,
         progress: Callable[[float], None],
         prepared: Callable[[Job, Conversion, Image], None],
+        converted: Callable[[Job, Image, Output], None],
         pool: Pool | None,
         grid: Grid | None,
     ) -> None:
         self.direction, self.options, self.policy = direction, options, policy
-        self.progress, self.prepared = progress, prepared
+        self.progress, self.prepared, self.converted = progress, prepared, converted
         self.settings, self.pool, self.grid = settings, pool, grid
         self.devices: list[str] = []
         """Devices in parallel use; the first file determines them."""
@@ -395,6 +397,7 @@ class _Work:
             self.folders += step.folders
             progress = self.progress if len(self.devices) < 2 else None
             step.result = convert.run(image, step.conversion, settings, progress)
+            self.converted(step.job, image, step.result)
         if self.options.keep_raw is not None and isinstance(image, RawImage):
             step.raw = image
         step.image = None

@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from paramisp_cli import __version__
-from paramisp_cli.cli import blur_dataset, convert, deblur, hdr, look, show, synth, train, transfer, weights
+from paramisp_cli.cli import blur_dataset, convert, deblur, hdr, look, page, show, synth, train, transfer, weights
 from paramisp_cli.cli.console import open_streams, say, worded
 from paramisp_cli.cli.options import Group
 from paramisp_cli.errors import FileAccessError, ParamispError
@@ -36,6 +36,7 @@ look.register(app)
 show.register(app)
 weights.register(app)
 train.register(app)
+page.register(app)
 synth.register(app)
 
 

@@ -23,7 +23,7 @@ from paramisp_cli.cli.options import (
     SettingsOptions,
     grouped,
 )
-from paramisp_cli.cli.report import Report, left_out
+from paramisp_cli.cli.report import REPLACES, Report, left_out
 from paramisp_cli.errors import ConfigError, ParamispError
 
 if TYPE_CHECKING:
@@ -31,6 +31,17 @@ if TYPE_CHECKING:
     from paramisp_cli.parameters import Settings
     from paramisp_cli.patches import Grid
     from paramisp_cli.types import Direction
+
+ReportFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--report",
+        rich_help_panel=OUTPUT,
+        metavar="FILE",
+        readable=False,
+        help="Write an HTML page about the batch: pictures before and after, parameters, notices, failures.",
+    ),
+]
 
 _UNPROCESS_EXAMPLES = """\
 paramisp unprocess photo.jpg              # writes photo.dng
@@ -71,6 +82,7 @@ def unprocess(
     embed_jpeg: Annotated[
         bool, typer.Option(rich_help_panel=OUTPUT, help="Put the JPEG itself into the DNG, byte for byte.")
     ] = True,
+    report: ReportFile = None,
     verify: Annotated[
         bool, typer.Option("--verify", rich_help_panel=OUTPUT, help="Open every output again and compare it.")
     ] = False,
@@ -108,7 +120,7 @@ def unprocess(
         )
     except ConfigError as error:
         fail(error)
-    convert_files(Direction.UNPROCESS, inputs, suffix or ".dng", suffix, chosen, options, batch, grid)
+    convert_files(Direction.UNPROCESS, inputs, suffix or ".dng", suffix, chosen, options, batch, grid, report=report)
 
 
 def render(
@@ -125,6 +137,7 @@ def render(
     bits: Annotated[
         int | None, typer.Option("--bits", rich_help_panel=OUTPUT, help="8 or 16 a channel. Default: TIFF 16, PNG 8.")
     ] = None,
+    report: ReportFile = None,
     verify: Annotated[
         bool, typer.Option("--verify", rich_help_panel=OUTPUT, help="Open every output again and compare it.")
     ] = False,
@@ -164,7 +177,8 @@ def render(
     if stop_at is not None:
         _check_linear(stop_at, format_name, batch.output, options)
         suffix = suffix or ".tif"
-    convert_files(Direction.RENDER, inputs, suffix or ".jpg", suffix, settings_of(settings, stop_at), options, batch)
+    chosen = settings_of(settings, stop_at)
+    convert_files(Direction.RENDER, inputs, suffix or ".jpg", suffix, chosen, options, batch, report=report)
 
 
 def _check_linear(stop_at: str, format_name: str | None, output: Path | None, options: WriteOptions) -> None:
@@ -195,15 +209,17 @@ def settings_of(options: SettingsOptions, stop_at: str | None = None) -> Setting
 
 def convert_files(
     direction: Direction, inputs: list[Path], ending: str, suffix: str | None, settings: Settings,
-    options: WriteOptions, batch: BatchOptions, grid: Grid | None = None, *, stem: str = "",
+    options: WriteOptions, batch: BatchOptions, grid: Grid | None = None, *, stem: str = "", report: Path | None = None,
 ) -> None:  # fmt: skip
     """Run a batch, report it and end with the exit code. ``suffix`` comes from --format, ``ending`` is its default.
 
-    ``stem`` follows the names of outputs.
+    ``stem`` follows the names of outputs. ``report`` takes an HTML page about the batch.
     """
     from paramisp_cli import convert, formats, sources
     from paramisp_cli.batch import find
 
+    if report is not None:
+        _check_report(report, batch)
     if batch.output == Path("-"):
         _to_stdout(direction, inputs, ending, suffix, settings, options, batch)
     takes_pictures = direction == "unprocess" or (direction == "transfer" and ending != ".dng")
@@ -235,8 +251,20 @@ def convert_files(
     records = {formats.beside(job.source) for job in jobs}  # beside arrays that are rendered
     if not batch.quiet and (others := [path for path in selection.left_out if path not in outputs | records]):
         say(left_out(others))
-    report = Report(batch, single, len(jobs), grid)
-    raise typer.Exit(report.run(jobs, direction, settings, options))
+    raise typer.Exit(Report(batch, single, len(jobs), grid, report).run(jobs, direction, settings, options))
+
+
+def _check_report(report: Path, batch: BatchOptions) -> None:
+    """End with an error for a page about the batch that cannot be written, before the work starts."""
+    from paramisp_cli.pages import make
+
+    for flag, value in (("--dry-run", batch.dry_run), ("-o -", batch.output == Path("-"))):
+        if value:
+            fail_usage(f"--report: tells of files that a batch writes; leave out {flag}")
+    try:
+        make.check(report, overwrite=batch.on_exists in REPLACES)
+    except ParamispError as error:
+        fail(error)
 
 
 def _to_stdout(

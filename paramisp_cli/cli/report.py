@@ -16,10 +16,13 @@ from paramisp_cli.cli.progress import Progress
 if TYPE_CHECKING:
     from paramisp_cli.batch.run import Outcome
     from paramisp_cli.formats import WriteOptions
+    from paramisp_cli.pages.batch import Page
     from paramisp_cli.parameters import Settings
     from paramisp_cli.patches import Grid
     from paramisp_cli.types import Direction
 
+REPLACES = ("overwrite", "skip")
+"""Values of --on-exists that replace an older page about the batch: a resumed batch has the same command line."""
 LONG, VERY_LONG = 3, 20
 """Seconds from which the expected time is announced, and from which a faster model is named."""
 
@@ -56,12 +59,17 @@ def left_out(files: Sequence[Path]) -> str:
 
 @dataclass(slots=True)
 class Report:
-    """Report of a batch: paths or JSON on stdout, messages on stderr, each notice once for all its files."""
+    """Report of a batch: paths or JSON on stdout, messages on stderr, each notice once for all its files.
+
+    ``file`` takes an HTML page about the batch.
+    """
 
     batch: BatchOptions
     single: bool
     total: int
     grid: Grid | None = None
+    file: Path | None = None
+    page: Page | None = field(default=None, init=False)
     notices: dict[str, list[tuple[Path, str]]] = field(default_factory=dict)
     """Summary of a notice → its files, with its full text for each."""
 
@@ -70,6 +78,11 @@ class Report:
         from paramisp_cli.batch import outputs, run
         from paramisp_cli.batch.find import OnExists
 
+        if self.file is not None:
+            from paramisp_cli.pages.batch import Page
+
+            self.page = Page(direction, with_flags)
+        converted = {} if self.page is None else {"converted": self.page.taken}
         policy = outputs.Policy(OnExists(self.batch.on_exists), self.batch.overwrite_foreign, self.batch.dry_run)
 
         def outcomes(progress: Progress) -> Iterator[Outcome]:
@@ -83,6 +96,7 @@ class Report:
                 started=progress.started,
                 progress=progress.share,
                 prepared=self._announcer(settings, progress),
+                **converted,
             )
 
         return self.follow(outcomes, lambda: self._hint(direction, jobs))
@@ -97,6 +111,8 @@ class Report:
                 with interruptible() as check:
                     for outcome in outcomes(progress):
                         tally.add(outcome)
+                        if self.page is not None:
+                            self.page.add(outcome)
                         progress.finished()
                         self._show(outcome, progress, "" if self.single else f"[{tally.count}/{self.total}] ")
                         if outcome.status == "failed" and batch.fail_fast:
@@ -105,6 +121,7 @@ class Report:
             except KeyboardInterrupt:
                 progress.stop()
                 say(f"interrupted: {tally.done} done, {self.total - tally.count} left; resume with --on-exists skip")
+                self._write_page(self.total - tally.count)
                 return 130
         self._show_notices()
         if tally.done and not batch.quiet and not batch.json_lines:
@@ -115,7 +132,18 @@ class Report:
             say(f"{tally.done} {verb}, {tally.skipped} skipped, {len(tally.failures)} failed{untried}")
             if tally.failures:
                 say("failed: " + ", ".join(str(failure.job.source) for failure in tally.failures))
+        self._write_page(self.total - tally.count)
         return tally.exit_code(self.single)
+
+    def _write_page(self, untried: int) -> None:
+        """Write the page about the batch, if there is to be one; raises OutputExistsError, FileAccessError."""
+        if self.page is None or self.file is None:
+            return
+        from paramisp_cli.pages import make
+
+        make.write(self.file, self.page.document(untried), overwrite=self.batch.on_exists in REPLACES)
+        if not self.batch.quiet:
+            say(f"report: {self.file}")
 
     def _show(self, outcome: Outcome, progress: Progress, count: str) -> None:
         """Report one file."""

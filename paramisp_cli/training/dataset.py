@@ -95,7 +95,9 @@ class Pair:
     def of(cls, record: dict[str, Any]) -> Pair:
         """Make a pair of plain values; raises KeyError, TypeError, ValueError or a ParamispError for wrong ones."""
         r = dict(record)
-        r["camera"] = Camera(**r["camera"]) if r["camera"] else None
+        camera = r["camera"] = Camera(**r["camera"]) if r["camera"] else None
+        if camera is not None and not (isinstance(camera.make, str) and isinstance(camera.model, str)):
+            raise TypeError(f"make and model must be texts, got {camera.make!r} and {camera.model!r}")
         r["optical"] = OpticalParams(**r["optical"])
         r["canonical"] = CanonicalParams(**r["canonical"]) if r["canonical"] else None
         r["regions"] = tuple(Region(**region) for region in r["regions"])

@@ -131,6 +131,11 @@ def main() -> None:
         assert again.shape == pixels.shape
         assert off < 10, f"there and back differs by {off:.1f} codes of 255"
         step(f"photo.jpg → photo.dng → again.png; {off:.1f} codes of 255 apart")
+
+        (work / "log.jsonl").write_text('{"step": 1, "loss": 0.5}\n')
+        run(paramisp, "report", work, "-o", "report.html", cwd=work)  # its style and script are files of the package
+        assert "data-chooser" in (work / "report.html").read_text("utf-8")
+        step("writes a report")
     step("the wheel works")
 
 

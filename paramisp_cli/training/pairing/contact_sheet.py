@@ -10,7 +10,7 @@ import numpy as np
 from paramisp_cli import formats
 from paramisp_cli.mosaic import linear_sites, superpixels
 from paramisp_cli.training.dataset import CONTACT_SHEET, Pair, Region, read_arrays
-from paramisp_cli.types import SrgbImage
+from paramisp_cli.types import CanonicalParams, SrgbImage
 
 
 def write(dataset: Path, rows: Sequence[np.ndarray]) -> None:
@@ -29,12 +29,17 @@ def row(dataset: Path, pair: Pair) -> np.ndarray:
     step = max(region.height // 480, 1)
     height, width = region.height // (2 * step), region.width // (2 * step)
     planes = [plane[:height, :width] for plane in linear_sites(mosaic, c.black_level, c.white_level, step)]
-    camera = np.clip(superpixels(planes, c.cfa) * c.wb_gains, 0, 1)
-    camera *= 0.25 / max(float(np.median(camera)), 0.02)
-    rendered = np.clip(np.clip(camera, 0, 1) @ c.cam_to_srgb().T, 0, 1) ** (1 / 2.2)
-    ours = (rendered * 255).astype(np.uint8)
+    ours = drawn(planes, c)
     theirs = srgb[:: 2 * step, :: 2 * step][: ours.shape[0], : ours.shape[1]]
     ours = ours[: theirs.shape[0], : theirs.shape[1]]
     cells = (np.indices(ours.shape[:2]) // 24).sum(0) % 2
     both = np.where(cells[..., None] == 0, ours, theirs)
     return np.concatenate([theirs, ours, both], 1)
+
+
+def drawn(planes: Sequence[np.ndarray], canonical: CanonicalParams) -> np.ndarray:
+    """Draw the four planes (h, w) of a mosaic, black 0 and white 1, with even brightness → sRGB (h, w, 3) uint8."""
+    camera = np.clip(superpixels(planes, canonical.cfa) * canonical.wb_gains, 0, 1)
+    camera *= 0.25 / max(float(np.median(camera)), 0.02)
+    rendered = np.clip(np.clip(camera, 0, 1) @ canonical.cam_to_srgb().T, 0, 1) ** (1 / 2.2)
+    return np.asarray(rendered * 255).astype(np.uint8)
