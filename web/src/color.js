@@ -18,8 +18,9 @@ export function product(a, b) {
 }
 
 /** Return the determinant of a 3×3 matrix. */
-export const determinant = ([a, b, c]) =>
-  a[0] * (b[1] * c[2] - b[2] * c[1]) - a[1] * (b[0] * c[2] - b[2] * c[0]) + a[2] * (b[0] * c[1] - b[1] * c[0]);
+export function determinant([a, b, c]) {
+  return a[0] * (b[1] * c[2] - b[2] * c[1]) - a[1] * (b[0] * c[2] - b[2] * c[0]) + a[2] * (b[0] * c[1] - b[1] * c[0]);
+}
 
 /** Return the inverse of a 3×3 matrix. */
 export function inverse(m) {
