@@ -27,15 +27,16 @@ from paramisp_cli.models.fast import spec  # noqa: E402
 from paramisp_cli.types import Direction  # noqa: E402
 
 RUNTIME = "onnxruntime-web"
-RUNTIME_FILES = (
-    "ort.wasm.min.mjs",
-    "ort.webgpu.min.mjs",
-    "ort-wasm-simd-threaded.mjs",
-    "ort-wasm-simd-threaded.wasm",
-    "ort-wasm-simd-threaded.asyncify.mjs",
-    "ort-wasm-simd-threaded.asyncify.wasm",
-)
-"""The builds for WASM alone and for WebGPU, each with its binary."""
+RUNTIME_FILES = {
+    "wasm.js": "ort.wasm.min.mjs",
+    "wasm.glue.js": "ort-wasm-simd-threaded.mjs",
+    "wasm.wasm": "ort-wasm-simd-threaded.wasm",
+    "webgpu.js": "ort.webgpu.min.mjs",
+    "webgpu.glue.js": "ort-wasm-simd-threaded.asyncify.mjs",
+    "webgpu.wasm": "ort-wasm-simd-threaded.asyncify.wasm",
+}
+"""Our name → file of the package: the builds for WASM alone and for WebGPU. Some servers do not know the suffix .mjs as
+JavaScript, and browsers then refuse the file."""
 
 
 def main() -> None:
@@ -154,15 +155,14 @@ def _add_runtime(target: Path, package: Path | None) -> None:
     """Copy the files of onnxruntime-web that the page loads."""
     target.mkdir()
     if package is not None:
-        for name in RUNTIME_FILES:
-            shutil.copyfile(package / "dist" / name, target / name)
+        for own, name in RUNTIME_FILES.items():
+            shutil.copyfile(package / "dist" / name, target / own)
         return
     with tarfile.open(_archive()) as archive:
-        for name in RUNTIME_FILES:
+        for own, name in RUNTIME_FILES.items():
             member = archive.extractfile(f"package/dist/{name}")
-            if member is None:
-                raise OSError(f"{RUNTIME} holds no {name}")
-            (target / name).write_bytes(member.read())
+            assert member is not None  # the archive has the digest in package.json
+            (target / own).write_bytes(member.read())
 
 
 def _archive() -> Path:

@@ -81,7 +81,7 @@ function take(photo, { stage, share, dng, thumbnail, notices, facts, seconds, me
     link.setAttribute("aria-label", `Save ${link.download}`);
     const size = (dng.size / 1e6).toFixed(1), time = seconds.toFixed(seconds < 10 ? 1 : 0);
     photo.part("state").textContent = `${size} MB in ${time} s: weights ${facts.weights}, ${facts.backend}`;
-    draw(photo.part("thumb"), thumbnail);
+    draw(photo.part("thumb"), thumbnail, facts.orientation);
     for (const notice of notices) {
       const line = document.createElement("li");
       line.textContent = notice;
@@ -122,12 +122,18 @@ function remove(photo) {
   (neighbour?.querySelector(".button:not([hidden])") ?? input).focus();
 }
 
-function draw(canvas, { pixels, width, height }) {
-  const image = new ImageData(width, height);
-  for (let from = 0, to = 0; from < pixels.length; from += 3, to += 4) {
-    image.data.set([pixels[from], pixels[from + 1], pixels[from + 2], 255], to);
+/** Draw a picture upright; `orientation` is EXIF's 1–8. */
+function draw(canvas, { pixels, width, height }, orientation) {
+  const isTurned = orientation > 4, image = new ImageData(isTurned ? height : width, isTurned ? width : height);
+  for (let y = 0, from = 0; y < height; y++) {
+    for (let x = 0; x < width; x++, from += 3) {
+      const right = width - 1 - x, below = height - 1 - y;
+      const [column, row] = [[x, y], [right, y], [right, below], [x, below], [y, x], [below, x], [below, right],
+        [y, right]][orientation - 1];
+      image.data.set([pixels[from], pixels[from + 1], pixels[from + 2], 255], 4 * (row * image.width + column));
+    }
   }
-  [canvas.width, canvas.height] = [width, height];
+  [canvas.width, canvas.height] = [image.width, image.height];
   canvas.getContext("2d").putImageData(image, 0, 0);
 }
 

@@ -55,7 +55,8 @@ export async function convert(bytes, name, page, progress) {
   notices.push(...remarks);
   const source = { jpeg: bytes, block: blocks.exif ? block : null, icc: blocks.icc, xmp: packet, name };
   const file = write(raw, source, software, (share) => progress("write", share));
-  return { ...file, notices, facts: { weights: weights.name, backend: result.backend, origin, canonical, optical, camera } };
+  const { orientation } = raw, { backend } = result;
+  return { ...file, notices, facts: { weights: weights.name, backend, orientation } };
 }
 
 /** Read a JPEG's segments and EXIF; `Refusal` for a file that this page does not convert. */

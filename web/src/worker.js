@@ -64,13 +64,13 @@ function checkReadBack(context) {
 
 let runtime = null;
 
-/** Load onnxruntime-web: the build with WebGPU if this browser has it, else the smaller one. */
+/** Load onnxruntime-web: the build with WebGPU if this browser has a GPU, else the smaller one. */
 async function loadRuntime() {
-  const wanted = new URLSearchParams(self.location.search).get("backend");
-  const hasGpu = wanted !== "wasm" && (await adapter()) !== null;
-  const module = await import(new URL(hasGpu ? "vendor/ort.webgpu.min.mjs" : "vendor/ort.wasm.min.mjs", base));
+  const hasGpu = await findGpu(new URLSearchParams(self.location.search).get("backend"));
+  const build = hasGpu ? "webgpu" : "wasm", file = (kind) => new URL(`vendor/${build}.${kind}`, base).href;
+  const module = await import(file("js"));
   const ort = module.default?.InferenceSession ? module.default : module;
-  ort.env.wasm.wasmPaths = new URL("vendor/", base).href;
+  ort.env.wasm.wasmPaths = { mjs: file("glue.js"), wasm: file("wasm") };
   ort.env.wasm.numThreads = self.crossOriginIsolated ? Math.min(navigator.hardwareConcurrency || 1, 8) : 1;
   ort.env.logLevel = "error";
   return {
@@ -91,11 +91,15 @@ async function loadRuntime() {
   };
 }
 
-async function adapter() {
+/** Tell whether to try WebGPU; `wanted` ("wasm", "webgpu" or null) is the page's ?backend=. */
+async function findGpu(wanted) {
+  if (wanted === "wasm") return false;
   try {
-    return (await navigator.gpu?.requestAdapter()) ?? null;
+    const adapter = await navigator.gpu?.requestAdapter();
+    // A GPU that software imitates is slower than WASM.
+    return Boolean(adapter) && (wanted === "webgpu" || !adapter.info?.isFallbackAdapter);
   } catch {
-    return null;
+    return false;
   }
 }
 
