@@ -54,7 +54,7 @@ function pointsOf({ mosaic, height, width, span, black }, site, step) {
     inside.length >= FEWEST ? [[number * STEP + 0.01, quantile(inside, 0.25), inside.length]] : []);
 }
 
-/** Fit variance = scale · level + offset, both ≥ 0; offset ≥ `least`. */
+/** Fit variance = scale · level + offset, both ≥ 0; offset ≥ `least`. One level alone has the fit of least norm. */
 function line(points, least) {
   const weighted = points.map(([level, variance, number]) => {
     const weight = Math.sqrt(number) / Math.max(variance, Math.max(least, 1e-12));
@@ -63,8 +63,10 @@ function line(points, least) {
   const sum = (f) => weighted.reduce((total, row) => total + f(row), 0);
   const [aa, ab, bb] = [sum(([a]) => a * a), sum(([a, b]) => a * b), sum(([, b]) => b * b)];
   const [ay, by] = [sum(([a, , y]) => a * y), sum(([, b, y]) => b * y)];
-  const scale = aa * bb - ab * ab;
-  const both = scale > 1e-12 * aa * bb ? [(ay * bb - by * ab) / scale, (by * aa - ay * ab) / scale] : [-1, -1];
+  const scale = aa * bb - ab * ab, level = points[0][0], mean = by / bb;
+  const both = points.every((point) => point[0] === level)
+    ? [(mean * level) / (level * level + 1), mean / (level * level + 1)]
+    : [(ay * bb - by * ab) / scale, (by * aa - ay * ab) / scale];
   const fit = both.every((value) => value >= 0) ? both : ay >= 0 && aa > 0 ? [ay / aa, 0] : [0, by / bb];
   return [fit[0], Math.max(fit[1], least)];
 }
