@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from paramisp_cli import cameras, white_balance
+from paramisp_cli import cameras, mosaic, onnx_export, onnx_runner, white_balance
 from paramisp_cli.formats import exif, icc, jpeg, ljpeg, provenance, tiff, tiles
+from paramisp_cli.models.geometry import spans
 from paramisp_cli.types import Camera, Metadata, OpticalParams, SrgbImage
 
 HERE = Path(__file__).parent
@@ -75,7 +76,7 @@ def test_numbers_in_texts_are_those_of_python(node):
 
 
 def test_json_is_that_of_python(node):
-    facts = {"a": None, "b": "± 0.1 “x” \\ \" \n\x7f\U0001f4f7", "c": {"d": 0.0, "e": 1.5}, "f": {}}
+    facts = {"a": None, "b": '± 0.1 “x” \\ " \n\x7f\U0001f4f7', "c": {"d": 0.0, "e": 1.5}, "f": {}}
     assert node([("python.js", "json", [facts])]) == [json.dumps(facts)]
 
 
@@ -159,7 +160,8 @@ PACKETS = {
     "</rdf:RDF>",
     "generated": f'<rdf:RDF {SPACES}><rdf:Description e:DigitalSourceType="trainedAlgorithmicMedia"/></rdf:RDF>',
     "empty": f"<rdf:RDF {SPACES}/>",
-    "comments": f"<!-- <a> --><rdf:RDF {SPACES}><rdf:Description><!-- > --><![CDATA[<b>&]]></rdf:Description></rdf:RDF>",
+    "comments": f"<!-- <a> --><rdf:RDF {SPACES}><rdf:Description><!-- > --><![CDATA[<b>&]]></rdf:Description>"
+    "</rdf:RDF>",
     "cut": "<x:xmpmeta xmlns:x='adobe:ns:meta/'><rdf:RDF",
     "wrong end": f"<rdf:RDF {SPACES}></rdf:Description>",
     "doctype": f"<!DOCTYPE a [<!ENTITY b 'c'>]><rdf:RDF {SPACES}/>",
@@ -254,3 +256,69 @@ def test_kinds_of_jpegs(node, tmp_path):
         assert end == (jpeg.end_of_picture(content) or -1)
         wanted = jpeg.preview_frame(content)
         assert frame == (None if wanted is None else [*wanted[:2], list(wanted[2])])
+
+
+def test_tiles_and_reflection(node):
+    cases = [(size, length, 8, 64) for size in (8, 24, 136, 1000, 3024) for length in (8, 256, 872)]
+    (result,) = node([(BRIDGE, "cuts", [cases])])
+    for (size, length, multiple, halo), pieces in zip(cases, result, strict=True):
+        assert [tuple(piece) for piece in pieces] == spans(size, length, multiple, halo, multiple)
+    reflected = [(1, 0, 5), (2, 3, 7), (9, 0, 15), (24, 8, 8), (7, 30, 30)]
+    results = node([("network.js", "reflectIndex", list(each)) for each in reflected])
+    for each, result in zip(reflected, results, strict=True):
+        assert np.frombuffer(of_result(result), np.int32).tolist() == mosaic.reflect_index(*each).tolist(), each
+
+
+def test_the_thumbnail(node):
+    pixels = np.random.default_rng(4).integers(0, 256, (37, 50, 3), np.uint8)
+    rows, columns = mosaic.reflect_index(37, 0, 1), np.arange(50)
+    (result,) = node([(BRIDGE, "averaged", [of_bytes(pixels.tobytes()), 50, rows.tolist(), columns.tolist()])])
+
+    def survey(first, end):
+        return pixels[rows[2 * first : 2 * end]].transpose(2, 0, 1).astype(np.float32) / np.float32(255)
+
+    wanted = onnx_runner.OnnxRunner(None)._thumbnail((38, 50), survey, halved=False)
+    np.testing.assert_allclose(np.reshape(result, (3, 16, 16)), wanted, atol=1e-6)
+
+
+def test_a_gpu_counts_only_if_it_is_exact(node, tmp_path):
+    """A tile on the CPU tells: half a code of 1000 is 0.0005."""
+    (file,) = onnx_export.export("generic", tmp_path, "unprocess")
+    model = of_bytes(file.read_bytes())
+    exact, near, wrong, broken = node([(BRIDGE, "onGpu", [model, 0.5, error]) for error in (0, 4e-4, 0.01, None)])
+    assert exact == ["WebGPU", [], 30, 40, [600]]
+    assert near[0] == "WebGPU"
+    assert wrong == ["WASM", ["WebGPU was off by 10.0 codes: used WASM"], 30, 40, [600]]
+    assert broken == ["WASM", ["WebGPU failed (device lost): used WASM"], 30, 40, [600]]
+
+
+def test_values_of_the_shot_become_constants(node, tmp_path):
+    """onnxruntime computes with the bound graph as with the same values as inputs."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    (file,) = onnx_export.export("generic", tmp_path, "unprocess")
+    rng = np.random.default_rng(5)
+    values = {
+        "wb_gains": np.float32([2, 1, 1.5]),
+        "cam_to_srgb": np.eye(3, dtype=np.float32),
+        "optical": np.float32([50, 4, 0.01, 100]),
+        "thumbnail": rng.random((1, 3, 16, 16), np.float32),
+    }
+    bound = {name: [list(value.shape), value.ravel().tolist()] for name, value in values.items()}
+    (content, missing) = node(
+        [
+            ("onnx.js", "bind", [of_bytes(file.read_bytes()), bound]),
+            ("onnx.js", "bind", [of_bytes(file.read_bytes()), {"other": [[1], [0]]}]),
+        ]
+    )
+    assert missing == {"error": "the model has no input other"}
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    free, fixed = (
+        onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        for model in (file.read_bytes(), of_result(content))
+    )
+    assert [each.name for each in fixed.get_inputs()] == ["picture"]
+    picture = rng.random((1, 3, 32, 48), np.float32)
+    wanted, got = free.run(None, {"picture": picture, **values})[0], fixed.run(None, {"picture": picture})[0]
+    np.testing.assert_allclose(got, wanted, atol=1e-5)
+    assert np.ptp(got) > 0.01

@@ -19,7 +19,8 @@ function theWorker() {
     worker.onerror = (event) => {
       event.preventDefault?.();
       stopWorker();
-      if (current) take(current, { stage: "failed", message: `${current.file.name} was not converted: ${event.message || "the page's worker stopped"}` });
+      const reason = event.message || "the page's worker stopped";
+      if (current) take(current, { stage: "failed", message: `${current.file.name} was not converted: ${reason}` });
     };
   }
   return worker;
@@ -67,7 +68,7 @@ function say() {
 function take(photo, { stage, share, dng, thumbnail, notices, facts, seconds, message }) {
   if (stage in STAGES) {
     const [text, before, own] = STAGES[stage];
-    photo.part("state").textContent = text;
+    photo.part("state").textContent = share > 0 ? `${text}: ${Math.floor(100 * share)} %` : text;
     photo.bar.value = before + own * share;
     return;
   }

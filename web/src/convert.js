@@ -13,7 +13,7 @@ import * as xmp from "./xmp.js";
 /** An error for the user: a file that this page does not convert, with the reason and the remedy. */
 export class Refusal extends Error {}
 
-const MOST_PIXELS = 250_000_000;
+const MOST_PIXELS = 250_000_000, LONGEST = 64_000;
 
 /**
  * Return {parts, thumbnail, facts, notices} of a JPEG.
@@ -35,10 +35,12 @@ export async function convert(bytes, name, page, progress) {
   const shot = { camera, optical, neutral: exif.whiteBalance(block), block };
   const { canonical, weights, origin, notices: more } = complete(shot, page.cameras, page.manifest);
   notices.push(...more);
-  const picture = { pixels, height: found.height, width: found.width, scale: pixels instanceof Uint16Array ? 65535 : 255 };
+  const scale = pixels instanceof Uint16Array ? 65535 : 255;
+  const picture = { pixels, height: found.height, width: found.width, scale };
   progress("model", 0);
   const network = { ...weights, onnx: await page.weights(weights) };
-  const result = await unprocess(picture, canonical, optical, network, page.runtime, (share) => progress("network", share));
+  const report = (share) => progress("network", share);
+  const result = await unprocess(picture, canonical, optical, network, page.runtime, report);
   notices.push(...result.notices);
   progress("look", 0);
   const raw = {
@@ -67,14 +69,21 @@ function read(bytes) {
   const frame = jpegs.frame(bytes), end = jpegs.endOfPicture(bytes), notices = [];
   if (!frame || !frame.width || !frame.height) throw new Refusal("is damaged: it has no picture");
   if (end < 0) throw new Refusal("is damaged: the picture is cut short; copy it from the camera again");
-  if (frame.count !== 1 && frame.count !== 3) throw new Refusal("is a CMYK JPEG: convert it to RGB first");
+  if (frame.count !== 1 && frame.count !== 3) {
+    const kind = frame.count === 4 ? "CMYK JPEG" : `JPEG of ${frame.count} channels`;
+    throw new Refusal(`is a ${kind}: convert it to RGB first`);
+  }
   if (frame.bits !== 8) throw new Refusal(`has ${frame.bits} bits a channel, which browsers do not decode`);
   const { width, height } = frame;
   if (width * height > MOST_PIXELS) {
     throw new Refusal(`has ${Math.round((width * height) / 1e6)} megapixels, more than the 250 megapixels allowed`);
   }
+  if (Math.max(width, height) > LONGEST) {
+    throw new Refusal(`is ${width}×${height}: most programs open no DNG of more than ${LONGEST} a side; crop it`);
+  }
   if (jpegs.carriesRaw(bytes, end)) {
-    throw new Refusal("carries the RAW that it was rendered from: `paramisp unprocess` gives it back, this page cannot");
+    const remedy = "`paramisp unprocess` gives it back, this page cannot";
+    throw new Refusal(`carries the RAW that it was rendered from: ${remedy}`);
   }
   if (jpegs.mayHaveGainMap(bytes, end)) {
     notices.push("has a gain map (HDR): this page leaves out its highlights, as `paramisp unprocess --gain-map off`");

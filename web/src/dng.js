@@ -218,7 +218,9 @@ function equals(entry, number) {
 
 function exifIfd(optical, block) {
   const ifd = new Map();
-  for (const [tag, entry] of block?.exif ?? []) if (!NOT_COPIED.has(tag) && isCopied(entry)) ifd.set(tag, copied(entry));
+  for (const [tag, entry] of block?.exif ?? []) {
+    if (!NOT_COPIED.has(tag) && isCopied(entry)) ifd.set(tag, copied(entry));
+  }
   if (!ifd.has(0x9000)) ifd.set(0x9000, { type: UNDEFINED, count: 4, data: new TextEncoder().encode("0230") });
   const known = [
     [optical.exposure_time, 0x829a, 0x9201], [optical.f_number, 0x829d, 0x9202], [optical.focal_length, 0x920a, 0xa405],
@@ -294,8 +296,8 @@ function smallPicture({ mosaic, height, width, crop, canonical, gains, look }) {
       channels.forEach((channel, site) => {
         let total = 0;
         for (const down of offsets) {
-          const row = Math.min(2 * step * i + down, height - 2) + (site >> 1);
-          for (const across of offsets) total += mosaic[row * width + Math.min(2 * step * j + across, width - 2) + (site & 1)];
+          const row = (Math.min(2 * step * i + down, height - 2) + (site >> 1)) * width + (site & 1);
+          for (const across of offsets) total += mosaic[row + Math.min(2 * step * j + across, width - 2)];
         }
         camera[channel] += ((total / offsets.length ** 2 - black) / (white - black)) * (channel === 1 ? 0.5 : 1);
       });

@@ -12,7 +12,9 @@ export const tileWidthFor = (width) => (width === 2 * TILE ? TILE - 16 : Math.mi
 export function tiles(mosaic, height, width, tileWidth, progress = () => {}) {
   const book = codebook(histogram(mosaic, height, width)), found = [];
   for (let top = 0; top < height; top += TILE) {
-    for (let left = 0; left < width; left += tileWidth) found.push(encode(mosaic, height, width, top, left, tileWidth, book));
+    for (let left = 0; left < width; left += tileWidth) {
+      found.push(encode(mosaic, height, width, top, left, tileWidth, book));
+    }
     progress(Math.min(top + TILE, height) / height);
   }
   return found;
@@ -25,7 +27,8 @@ function histogram(mosaic, height, width) {
   const step = Math.max(1, Math.floor(corners.length / SAMPLED_TILES));
   for (let number = 0; number < corners.length; number += step) {
     const [top, left] = corners[number];
-    eachDifference(mosaic, width, top, left, Math.min(TILE, height - top), Math.min(TILE, width - left), (difference) => {
+    const rows = Math.min(TILE, height - top), columns = Math.min(TILE, width - left);
+    eachDifference(mosaic, width, top, left, rows, columns, (difference) => {
       counts[categoryOf(difference)] += 1;
     });
   }
@@ -52,7 +55,8 @@ function eachDifference(samples, width, top, left, rows, columns, use) {
 function codebook(counts) {
   // T.81 (C.2) forbids the code of all ones. A further symbol, the rarest of all, takes this code and is dropped.
   const lengths = codeLengths([...counts.map((count) => Math.max(count, 1)), 0]).slice(0, CATEGORIES);
-  const order = [...lengths.keys()].sort((a, b) => lengths[a] - lengths[b] || a - b), codes = new Uint32Array(CATEGORIES);
+  const order = [...lengths.keys()].sort((a, b) => lengths[a] - lengths[b] || a - b);
+  const codes = new Uint32Array(CATEGORIES);
   let code = 0, previous = 0;
   for (const category of order) {
     code <<= lengths[category] - previous;
@@ -74,7 +78,9 @@ function codeLengths(counts) {
     packages = [...leaves, ...pairs].sort((a, b) => a[0] - b[0]); // stable, like Python's sort
   }
   const lengths = new Array(counts.length).fill(0);
-  for (const [, symbols] of packages.slice(0, 2 * counts.length - 2)) for (const symbol of symbols) lengths[symbol] += 1;
+  for (const [, symbols] of packages.slice(0, 2 * counts.length - 2)) {
+    for (const symbol of symbols) lengths[symbol] += 1;
+  }
   return lengths;
 }
 
@@ -87,7 +93,8 @@ function encode(mosaic, height, width, top, left, tileWidth, book) {
     tile.set(mosaic.subarray(row, row + columns), to);
     for (let x = columns; x < tileWidth; x++) tile[to + x] = mosaic[row + columns - 2 + (x % 2)];
   }
-  const half = tileWidth / 2, byLength = Array.from({ length: 16 }, (_, i) => book.lengths.filter((l) => l === i + 1).length);
+  const half = tileWidth / 2;
+  const byLength = Array.from({ length: 16 }, (_, i) => book.lengths.filter((length) => length === i + 1).length);
   const header = Uint8Array.from([
     0xff, 0xd8, 0xff, 0xc3, 0, 14, 16, TILE >> 8, TILE & 255, half >> 8, half & 255, 2, 0, 0x11, 0, 1, 0x11, 0,
     0xff, 0xc4, 0, 19 + CATEGORIES, 0, ...byLength, ...book.order, 0xff, 0xda, 0, 10, 2, 0, 0, 1, 0, 1, 0, 0,

@@ -27,7 +27,8 @@ function samples(picture, raw) {
   const { mosaic, width, canonical, gains } = raw, least = Math.min(...gains), m = camToSrgb(canonical.matrix);
   const top = picture.scale, light = Float64Array.from({ length: top + 1 }, (_, code) => decode(code / top));
   const linear = new Float64Array(3 * rows * columns), shown = new Float64Array(3 * rows * columns);
-  const channels = Array.from(canonical.cfa, (letter) => "RGB".indexOf(letter)), span = canonical.white - canonical.black;
+  const channels = Array.from(canonical.cfa, (letter) => "RGB".indexOf(letter));
+  const span = canonical.white - canonical.black;
   let to = 0;
   for (let i = 0; i < rows; i++) {
     for (let j = 0; j < columns; j++, to += 3) {

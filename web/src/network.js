@@ -8,7 +8,7 @@ const OPTICAL = ["focal_length", "f_number", "exposure_time", "iso"];
 export const FALLBACK = { iso: 160, exposure_time: 1 / 125, f_number: 2.8, focal_length: 80 };
 const CELLS = 16, SMALLEST_TILE = 256, SHARE_OF_CODE = 0.5;
 /** Largest tile with its surroundings [px]: the network takes 165 to 270 bytes for each. */
-const TILE_PIXELS = 600_000;
+const TILE_PIXELS = 1_000_000;
 
 /** Return indices that extend [0, size) by reflection about its first and last sample. */
 export function reflectIndex(size, before, after) {
@@ -119,7 +119,9 @@ export async function unprocess(picture, canonical, optical, weights, runtime, p
           let to = (row - offsets[0]) * width + first[1] - offsets[1];
           for (let column = first[1]; column < end[1]; column++, from++, to++) {
             let light = values[from];
-            if (weights.lens_shading) light /= shadingGain(weights, canonical.cfa, row - offsets[0], column - offsets[1], size);
+            if (weights.lens_shading) {
+              light /= shadingGain(weights, canonical.cfa, row - offsets[0], column - offsets[1], size);
+            }
             const code = roundHalfEven(Math.fround(Math.fround(light * span) + canonical.black));
             mosaic[to] = code < 0 ? 0 : code > canonical.white ? canonical.white : code;
           }

@@ -30,7 +30,8 @@ async function decode(pieces, width, height) {
     throw new Refusal(`cannot be decoded by this browser: it is damaged, or too large (${size}) for its memory`);
   }
   if (bitmap.width !== width || bitmap.height !== height) {
-    throw new Refusal(`was decoded to ${bitmap.width}×${bitmap.height} instead of ${width}×${height}: use another browser`);
+    const own = `${bitmap.width}×${bitmap.height}`;
+    throw new Refusal(`was decoded to ${own} instead of ${width}×${height}: use another browser`);
   }
   const canvas = new OffscreenCanvas(width, Math.min(STRIP, height));
   const context = canvas.getContext("2d", { willReadFrequently: true, alpha: false });
@@ -58,7 +59,8 @@ function checkReadBack(context) {
   context.putImageData(wanted, 0, 0);
   const { data } = context.getImageData(0, 0, side, side);
   if (data.some((value, at) => value !== wanted.data[at])) {
-    throw new Refusal("cannot be read exactly: this browser alters pixels against fingerprinting; allow this site to read canvases");
+    const reason = "this browser alters pixels against fingerprinting";
+    throw new Refusal(`cannot be read exactly: ${reason}; allow this site to read canvases`);
   }
 }
 

@@ -97,7 +97,12 @@ function inserted(source, [start, end], text) {
 
 // --- reading ---------------------------------------------------------------------------------------------------------
 
-const TOKEN = /<!--[^]*?-->|<\?[^]*?\?>|<!\[CDATA\[[^]*?\]\]>|<!DOCTYPE|<\/([^\s>]+)\s*>|<([^\s/>!?]+)((?:[^>"']|"[^"]*"|'[^']*')*?)(\/?)>|[^<]+/gy;
+const TOKEN = new RegExp([
+  /<!--[^]*?-->|<\?[^]*?\?>|<!\[CDATA\[[^]*?\]\]>|<!DOCTYPE/, // comment, instruction, characters, document type
+  /<\/([^\s>]+)\s*>/, // end tag: name
+  /<([^\s/>!?]+)((?:[^>"']|"[^"]*"|'[^']*')*?)(\/?)>/, // start tag: name, attributes, "/"
+  /[^<]+/,
+].map((pattern) => pattern.source).join("|"), "gy");
 const ATTRIBUTE = /\s+([^\s=]+)\s*=\s*(?:"([^"<]*)"|'([^'<]*)')/gy;
 const ENTITIES = { amp: "&", lt: "<", gt: ">", quot: '"', apos: "'" };
 
@@ -150,7 +155,9 @@ function read(text) {
       found.about ||= values.get(`${RDF} about`) ?? "";
       if (values.has(`${IPTC} DigitalSourceType`)) {
         found.sourceTypes.push(values.get(`${IPTC} DigitalSourceType`));
-        for (const [name, , first, end] of plain) if (/(^|:)DigitalSourceType$/.test(name)) found.cuts.push([first, end]);
+        for (const [name, , first, end] of plain) {
+          if (/(^|:)DigitalSourceType$/.test(name)) found.cuts.push([first, end]);
+        }
       }
     }
   };
