@@ -80,6 +80,7 @@ def test_json_is_that_of_python(node):
     assert node([("python.js", "json", [facts])]) == [json.dumps(facts)]
 
 
+@pytest.mark.slow
 def test_facts_and_white_balance_of_every_camera(node):
     shots = [
         OpticalParams(),
@@ -292,6 +293,7 @@ def test_a_gpu_counts_only_if_it_is_exact(node, tmp_path):
     assert broken == ["WASM", ["WebGPU failed (device lost): used WASM"], 30, 40, [600]]
 
 
+@pytest.mark.slow
 def test_values_of_the_shot_become_constants(node, tmp_path):
     """onnxruntime computes with the bound graph as with the same values as inputs."""
     onnxruntime = pytest.importorskip("onnxruntime")
