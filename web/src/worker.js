@@ -109,7 +109,7 @@ async function findGpu(wanted) {
 function sentence(error, name) {
   if (error instanceof Refusal) return `${name} ${error.message}`;
   const text = String(error?.message ?? error).split("\n")[0];
-  const isMemory = error instanceof RangeError || /memory|allocat/i.test(text);
+  const isMemory = error instanceof RangeError || /memory|allocate|allocation/i.test(text);
   return isMemory
     ? `${name} is too large for this browser's memory: close other pages, or use \`paramisp unprocess\``
     : `${name} was not converted: ${text}`;
