@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --quiet --disable-pip-version-check
 
-.PHONY: install dev hooks quick test check lint format types unit wheel docs lock fuzz bench quality clean
+.PHONY: install dev hooks quick test check lint format types unit wheel docs web lock fuzz bench quality clean
 
 install: $(VENV)/.installed        ## a virtual environment with the paramisp command
 
@@ -67,6 +67,9 @@ wheel: dev                         ## build the wheel, install it in an empty en
 docs: dev                          ## the man page and llms.txt, from the code
 	$(BIN)/python docs/generate.py
 
+web: dev                           ## the page in web/dist that unprocesses photos in a browser; npm fetches its runtime
+	$(BIN)/python web/build.py
+
 lock:                              ## newer versions in uv.lock, for `uv sync`; whatever mirror this machine uses
 	uv lock --upgrade --no-config --default-index https://pypi.org/simple
 
@@ -80,4 +83,4 @@ quality: dev                       ## docs/quality.md: the weights on ../shared/
 	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/quality.py
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) build dist web/dist web/.cache .pytest_cache .ruff_cache .mypy_cache
