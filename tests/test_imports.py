@@ -51,6 +51,8 @@ FORMATS_BASE = {
     "verify",
     "raster_tiff",
     "raster_read",
+    "items",
+    "heic",
     "raster_write",
     "gainmap",
     "array_record",
@@ -113,6 +115,7 @@ DOORS = {
     "platformdirs": {"weights.py"},
     "onnxruntime": {"onnx_runner.py"},
     "OpenEXR": {"formats/exr.py"},
+    "pi_heif": {"formats/heic.py"},
 }
 
 

@@ -87,7 +87,7 @@ def unprocess(
         typer.Option("--kept-raw/--no-kept-raw", rich_help_panel=OUTPUT, help="Require or ignore the RAW in a JPEG."),
     ] = None,
 ) -> None:
-    """Turn pictures (JPEG, PNG, TIFF, WebP, AVIF) into RAW files (DNG), or into arrays for training."""
+    """Turn pictures (JPEG, PNG, TIFF, WebP, AVIF, HEIC) into RAW files (DNG), or into arrays for training."""
     from paramisp_cli.formats import WriteOptions
     from paramisp_cli.types import Direction
 

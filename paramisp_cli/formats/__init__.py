@@ -137,12 +137,7 @@ def _head(path: Path) -> bytes:
 def _refusal(kind: str | None) -> str:
     """Return the reason why a file of this kind is not read, and the remedy."""
     if kind is None:
-        return "not a JPEG, PNG, TIFF, WebP, AVIF or camera RAW file"
-    if kind == "HEIC":
-        return (
-            "is HEIC, which paramisp cannot read yet; convert it to JPEG first "
-            "(for example with `heif-convert photo.heic photo.jpg`)"
-        )
+        return "not a JPEG, PNG, TIFF, WebP, AVIF, HEIC or camera RAW file"
     if kind == "video":
         return "is a video, which paramisp cannot read; save a picture of it as JPEG or PNG first"
     return f"is {kind}, which paramisp cannot read; convert it to JPEG, PNG or TIFF first"

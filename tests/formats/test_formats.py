@@ -36,7 +36,7 @@ def test_registry():
         assert all(suffix == suffix.lower() and suffix[0] == "." for suffix in suffixes)
     assert set(formats.RAW_WRITE_SUFFIXES) == {".dng", ".npy", ".npz", ".tif", ".tiff"}
     assert set(formats.SRGB_WRITE_SUFFIXES) == {".jpg", ".jpeg", ".png", ".tif", ".tiff"}
-    assert set(formats.SRGB_SUFFIXES) == {*formats.SRGB_WRITE_SUFFIXES, ".webp", ".avif"}
+    assert set(formats.SRGB_SUFFIXES) == {*formats.SRGB_WRITE_SUFFIXES, ".webp", ".avif", ".heic", ".heif", ".hif"}
     assert not {*formats.SRGB_SUFFIXES, *formats.RAW_SUFFIXES} & formats.KNOWN_UNREADABLE.keys()
     assert {".dng", ".nef", ".cr2", ".cr3", ".arw", ".raf", ".rw2", ".orf", ".pef"} <= set(formats.RAW_SUFFIXES)
     assert not set(formats.SRGB_SUFFIXES) & set(formats.RAW_SUFFIXES)
@@ -81,7 +81,7 @@ def test_errors_of_reading(tmp_path, monkeypatch):
     with pytest.raises(FormatError, match="empty"):
         formats.read(path)
     path.write_bytes(b"hello")
-    with pytest.raises(FormatError, match="not a JPEG, PNG, TIFF, WebP, AVIF or camera RAW"):
+    with pytest.raises(FormatError, match="not a JPEG, PNG, TIFF, WebP, AVIF, HEIC or camera RAW"):
         formats.read(path)
     formats.write(PICTURE, path, overwrite=True)
     for number, said in ((errno.EIO, "Input/output error"), (errno.EACCES, "no permission to read it")):
