@@ -266,7 +266,8 @@ def test_files_left_out_are_counted(paramisp, photo, tmp_path):
     code, _, err = paramisp("unprocess", tmp_path, *KNOWN)
     assert code == 0
     assert err[0] == (
-        "left out 5 files: 2 JPEG XL (cannot be read), 1 RAW (`paramisp render` converts them), 2 other (.txt, no suffix)"
+        "left out 5 files: 2 JPEG XL (cannot be read), 1 RAW (`paramisp render` converts them), "
+        "2 other (.txt, no suffix)"
     )
     assert paramisp("unprocess", tmp_path, "-q", "--on-exists", "overwrite", *KNOWN)[2] == []
 

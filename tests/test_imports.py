@@ -53,6 +53,7 @@ FORMATS_BASE = {
     "raster_read",
     "items",
     "heic",
+    "exr",
     "raster_write",
     "gainmap",
     "array_record",

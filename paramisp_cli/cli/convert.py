@@ -96,7 +96,10 @@ def unprocess(
     )
     suffix = f".{arrays.format_name}" if arrays.format_name else None
     own = batch.output.suffix.lower() if batch.output is not None and not batch.output.is_dir() else ""
-    grid = grid_of(arrays, suffix or own or ".dng", batch, options, linear)
+    ending = suffix or own or ".dng"
+    grid = grid_of(arrays, ending, batch, options, linear)
+    floats = arrays.bits == 32 or ending == ".exr"
+    options = replace(options, half=ending == ".exr" and arrays.bits == 16)
     try:
         chosen = replace(
             settings_of(settings),
@@ -104,7 +107,7 @@ def unprocess(
             gain_map=gain_map,
             linear=linear or arrays.layout == "rgb",
             levels=arrays.levels,
-            bit_depth=32 if arrays.bits == 32 else 8,  # 8: whole numbers
+            bit_depth=32 if floats else 8,  # 8: whole numbers
         )
     except ConfigError as error:
         fail(error)
