@@ -60,6 +60,7 @@ FORMATS_BASE = {
     "dng_exif",
     "lut",
     "dcp",
+    "darktable",
 }
 
 CLI = {
