@@ -21,7 +21,7 @@ LAYERS = [
     {"isp", "cameras", "flat_noise", "patches"},
     {"formats", "torch_pickle", "devices"},
     {"torch_zip", "torch_legacy", "look", "rendition", "companion", "drawn"},
-    {"models", "white_balance"},
+    {"models", "white_balance", "look_refined"},
     {"checkpoint", "settings"},
     {"published", "sources", "carried"},
     {"weights", "target"},

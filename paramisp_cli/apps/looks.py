@@ -15,7 +15,18 @@ from pathlib import Path
 
 import numpy as np
 
-from paramisp_cli import cameras, color, convert, formats, make_picture, mosaic, parameters, published, weights
+from paramisp_cli import (
+    cameras,
+    color,
+    convert,
+    formats,
+    look_refined,
+    make_picture,
+    mosaic,
+    parameters,
+    published,
+    weights,
+)
 from paramisp_cli import look as looks
 from paramisp_cli.errors import ConfigError, FormatError, MetadataError, OutputExistsError
 from paramisp_cli.formats import darktable, dcp, lut
@@ -202,6 +213,8 @@ def _export_profile(look: Look, path: Path, *, overwrite: bool) -> Error:
         raise MetadataError(f"{path}: the RAW names no camera, and a profile belongs to one; write a .cube")
     linear, shown = (color.srgb_decode(colours)[:, None] for colours in look.fit)
     curve, table = looks.profile(linear, shown)
+    if table is not None:
+        table = look_refined.refined(linear[:, 0], shown[:, 0], look.weight, curve, table)
     data = dcp.profile(
         look.camera.name, f"paramisp {path.stem}", look.canonical.color_matrix, look.canonical.cam_to_srgb(), curve,
         table, exposure=-look.baseline_exposure,
