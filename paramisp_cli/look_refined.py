@@ -85,7 +85,7 @@ class _Problem:
         return mean
 
     def off(self, changes: np.ndarray) -> np.ndarray:
-        """Return the differences (n, 3), as they are seen, of the colours that changes (n, 3) make."""
+        """Return the visible differences (n, 3) of the colours that changes (n, 3) make."""
         wide = look_table.changed(self.hue, self.saturation, self.light, changes)
         made = color.srgb_to_lab(np.clip(look.through(wide, self.curve) @ color.PROPHOTO_TO_SRGB.T, 0, 1))
         result: np.ndarray = (made - self.lab) * self.seen

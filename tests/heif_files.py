@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 import numpy as np
-from gainmap_files import HDRGM
 from PIL import Image
 
 APPLE = "urn:com:apple:photo:2020:aux:hdrgainmap"
@@ -245,6 +244,3 @@ def apple(picture, map_codes, *, headroom=None, note=None, turn=(), make="Apple"
         **(more or {}),
     }
     return written(items, BRANDS["heic"])
-
-
-__all__ = ["HDRGM"]

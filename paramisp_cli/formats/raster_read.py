@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from paramisp_cli.errors import FormatError
-from paramisp_cli.formats import exif, heic, items, raster_tiff
+from paramisp_cli.formats import exif, heic, items, raster_tiff, xmp
 from paramisp_cli.formats.base import MAX_PIXELS, check_pixels, one_line
 from paramisp_cli.formats.icc import codes_to_srgb, to_srgb
 from paramisp_cli.formats.kinds import JPEG_MAGIC, PNG_MAGIC, TIFF_MAGICS, is_avif, is_heic, is_webp
@@ -224,10 +224,10 @@ def _by_pillow(plugin: Any, data: bytes, name: str, max_pixels: int) -> _Decoded
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
         notes.append(f"the file has {frames} pictures: the first one was read")
-    xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")
+    packet = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")
     blocks = {
         "exif": image.info.get("exif", b"").removeprefix(b"Exif\0\0") or None,
-        "xmp": xmp.encode() if isinstance(xmp, str) else xmp,
+        "xmp": packet.encode() if isinstance(packet, str) else packet,
         "icc": image.info.get("icc_profile") or None,
     }
     return _Decoded(pixels, blocks, notes)
@@ -254,7 +254,9 @@ def _heic(data: bytes, max_pixels: int) -> _Decoded:
     pixels, notes = _as_rgb(picture.pixels)
     if picture.count > 1:
         notes.append(f"the file has {picture.count} pictures: the main one was read")
-    blocks = {"exif": picture.exif, "xmp": picture.xmp, "icc": profile}
+    # The pixels are upright, so the orientation in EXIF and XMP must not count again.
+    block, packet = picture.exif and exif.upright(picture.exif), picture.xmp and xmp.upright(picture.xmp)
+    blocks = {"exif": block, "xmp": packet, "icc": profile}
     return _Decoded(pixels, blocks, notes, codes, orientation=1, heif=heif)
 
 

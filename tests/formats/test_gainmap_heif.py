@@ -72,10 +72,37 @@ def test_a_heics_metadata(tmp_path):
     assert (image.optical.iso, image.optical.exposure_time) == (64, 0.02)
     assert image.metadata.exif[:4] == b"MM\0*"
     assert image.metadata.jpeg is None
+    assert image.metadata.xmp is None  # the packet of the map is not the picture's
     assert formats.identify(path).name == "HEIC"
     raw = paramisp.unprocess(path, paramisp.Settings(model="parametric", gain_map="off"))
     paramisp.write(raw, tmp_path / "a.dng")
     assert paramisp.read(tmp_path / "a.dng").orientation == 1
+
+
+def test_an_ultra_hdr_jpeg_of_a_turned_heic_is_upright(paramisp, tmp_path):
+    """The new JPEG has the EXIF of the HEIC, whose orientation counted already."""
+    shown = np.full((64, 96, 3), 100, np.uint8)
+    shown[:, 48:] = 255
+    codes = np.zeros((32, 48), np.uint8)
+    codes[:, 24:] = 200
+    note = gainmap_files.apple_note(1.2, 0)
+    path = put(tmp_path / "a.heic", files.apple(shown, codes, note=note, turn=[files.turned(3)]))
+    code, _, err = paramisp("hdr", path, "--ultra-hdr", "-o", tmp_path / "a.jpg", "--model", "parametric")
+    assert code == 0, err
+    image = formats.read(tmp_path / "a.jpg")
+    assert (image.pixels.shape, image.orientation) == ((96, 64, 3), 1)
+    assert image.optical.iso == 64
+    assert image.pixels[80, 32].min() > 240  # the bright half lies below
+    assert gainmap.find(image.metadata.jpeg, MOST) is not None
+
+
+def test_an_orientation_in_the_xmp_of_a_heic_counts_no_second_time(tmp_path):
+    packet = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'><rdf:Description tiff:Orientation='6'/></x:xmpmeta>"
+    xmp = files.Item("mime", packet, references={"cdsc": [1]}, mime="application/rdf+xml", hidden=True)
+    data = files.written({1: files.hevc_item(PICTURE, more=[files.turned(3)]), 2: xmp}, files.BRANDS["heic"])
+    image = formats.read(put(tmp_path / "a.heic", data))
+    assert image.orientation == 1
+    assert image.metadata.xmp == packet.replace(b"'6'", b"'1'")
 
 
 def test_ten_bits_reach_white(tmp_path):
