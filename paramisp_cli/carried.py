@@ -1,4 +1,4 @@
-"""Find the gain map and the RAW that a JPEG carries beside its picture, and tell whether the settings use them."""
+"""Find the gain map and the RAW that a file carries beside its picture; tell whether the settings use them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from paramisp_cli.types import Notice, SrgbImage
 
 
 def gain_map(image: SrgbImage, settings: Settings) -> tuple[gainmap.GainMap | None, list[str]]:
-    """Find the gain map behind a picture → (the map or None, notices).
+    """Find the gain map in the file of a picture → (the map or None, notices).
 
     A map that cannot be used costs a notice. FormatError if the settings require one.
     """
     if settings.gain_map == "off":
         return None, []
-    jpeg, required = image.metadata.jpeg, settings.gain_map == "linear"
+    data, required = image.metadata.jpeg or image.metadata.heif, settings.gain_map == "linear"
     try:
-        found = gainmap.find(jpeg, settings.max_pixels or MAX_PIXELS) if jpeg is not None else None
+        found = gainmap.find(data, settings.max_pixels or MAX_PIXELS) if data is not None else None
     except FormatError as error:
         if required:
             raise FormatError(f"its gain map cannot be used: {error} (leave out `gain_map` linear)") from error

@@ -63,9 +63,10 @@ def profile(linear: np.ndarray, shown: np.ndarray) -> tuple[np.ndarray, np.ndarr
     """Fit a tone curve (N, 2) and a look-up table that take ``linear`` to ``shown``, both (h, w, 3) linear sRGB."""
     curve = _curve(linear, shown)
     step = int(np.ceil(np.sqrt(linear.size / 3 / _TABLE_SAMPLES)))
-    linear, shown = (np.clip(light[::step, ::step].reshape(-1, 3), 0, 1) for light in (linear, shown))
+    # Light outside sRGB is not clipped here: a table meets it in ProPhoto.
+    linear, shown = (light[::step, ::step].reshape(-1, 3) for light in (linear, shown))
     wide, target = (np.clip(light @ color.SRGB_TO_PROPHOTO.T, 0, 1) for light in (linear, shown))
-    return curve, look_table.fitted(wide, _through(target, curve[:, ::-1]))
+    return curve, look_table.fitted(wide, through(target, curve[:, ::-1]))
 
 
 def shoulder(pixels: np.ndarray, raw: RawImage) -> float:
@@ -201,11 +202,11 @@ def toned(linear: np.ndarray, curve: np.ndarray, table: np.ndarray | None = None
     wide = np.clip(linear @ color.SRGB_TO_PROPHOTO.T, 0, 1)
     if table is not None:
         wide = look_table.applied(wide, table)
-    toned: np.ndarray = np.clip(_through(wide, curve) @ color.PROPHOTO_TO_SRGB.T, 0, 1)
+    toned: np.ndarray = np.clip(through(wide, curve) @ color.PROPHOTO_TO_SRGB.T, 0, 1)
     return toned
 
 
-def _through(wide: np.ndarray, curve: np.ndarray) -> np.ndarray:
+def through(wide: np.ndarray, curve: np.ndarray) -> np.ndarray:
     """Take the outer channels of (..., 3) through a curve (N, 2), the middle one at its place between them."""
     low, high = wide.min(-1, keepdims=True), wide.max(-1, keepdims=True)
     place = (wide - low) / np.maximum(high - low, 1e-12)  # 0 and 1 for the two outer channels

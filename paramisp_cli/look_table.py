@@ -37,16 +37,16 @@ def fitted(wide: np.ndarray, target: np.ndarray) -> np.ndarray | None:
     """
     if len(wide) < _FEW:
         return None
-    hue, saturation, value = _hsv(wide)
-    hue_to, saturation_to, value_to = _hsv(target)
-    corners, weights = _corners(hue, saturation, color.srgb_encode(value))
+    hue, saturation, value = hsv(wide)
+    hue_to, saturation_to, value_to = hsv(target)
+    places, weights = corners(hue, saturation, color.srgb_encode(value))
     light, light_to = color.srgb_encode(value), color.srgb_encode(value_to)
     chroma_to = saturation_to * np.exp(1j * np.pi / 3 * (hue_to - hue))
     # A difference of chroma is seen in proportion to lightness, and less in a saturated colour.
     seen = np.maximum(light, _DARK) / (saturation + _GREY)
     wanted = np.stack([chroma_to.real, chroma_to.imag], 1) * seen[:, None]
-    turned = _solved(corners, weights, saturation * seen, wanted, np.array([1.0, 0.0]))
-    scaled = _solved(corners, weights, light, light_to[:, None], np.array([1.0]))
+    turned = _solved(places, weights, saturation * seen, wanted, np.array([1.0, 0.0]))
+    scaled = _solved(places, weights, light, light_to[:, None], np.array([1.0]))
     factor = turned[:, 0] + 1j * turned[:, 1]
     table = np.stack([np.degrees(np.angle(factor)).clip(-_TURN, _TURN), np.abs(factor), scaled[:, 0]], -1)
     table = table.reshape(VALUES, HUES, SATURATIONS, 3)
@@ -58,24 +58,29 @@ def fitted(wide: np.ndarray, target: np.ndarray) -> np.ndarray | None:
 def applied(wide: np.ndarray, table: np.ndarray) -> np.ndarray:
     """Apply a table to (…, 3) linear ProPhoto RGB in [0, 1], as the DNG SDK does → the same space and range."""
     flat = wide.reshape(-1, 3)
-    hue, saturation, value = _hsv(flat)
+    hue, saturation, value = hsv(flat)
     encoded = color.srgb_encode(value)
-    corners, weights = _corners(hue, saturation, encoded, table.shape[:3])
+    places, weights = corners(hue, saturation, encoded, table.shape[:3])
     entries = table.reshape(-1, 3)
     mean = np.zeros_like(flat)
-    for corner, weight in zip(corners, weights, strict=True):
+    for corner, weight in zip(places, weights, strict=True):
         mean += weight[:, None] * entries[corner]
-    hue = (hue + mean[:, 0] / 60) % 6
-    saturation = np.minimum(saturation * mean[:, 1], 1)
-    value = color.srgb_decode(np.clip(encoded * mean[:, 2], 0, 1))
+    return changed(hue, saturation, encoded, mean).reshape(wide.shape)
+
+
+def changed(hue: np.ndarray, saturation: np.ndarray, light: np.ndarray, changes: np.ndarray) -> np.ndarray:
+    """Return linear RGB (n, 3) of a hue in [0, 6), a saturation and an encoded value, changed as entries (n, 3) say."""
+    hue = (hue + changes[:, 0] / 60) % 6
+    saturation = np.minimum(saturation * changes[:, 1], 1)
+    value = color.srgb_decode(np.clip(light * changes[:, 2], 0, 1))
     # Channel n of HSV: value · (1 − saturation · ramp), with the ramp's place by hue.
     place = (hue[:, None] + np.array([5.0, 3.0, 1.0])) % 6
     ramp = np.clip(np.minimum(place, 4 - place), 0, 1)
     rgb: np.ndarray = value[:, None] * (1 - saturation[:, None] * ramp)
-    return rgb.reshape(wide.shape)
+    return rgb
 
 
-def _hsv(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def hsv(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Convert (n, 3) RGB to hue in [0, 6), saturation in [0, 1] and value."""
     value = rgb.max(-1)
     gap = value - rgb.min(-1)
@@ -86,21 +91,21 @@ def _hsv(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.where(gap > 0, hue, 0), gap / np.maximum(value, 1e-12), value
 
 
-def _corners(
+def corners(
     hue: np.ndarray, saturation: np.ndarray, light: np.ndarray, shape: tuple[int, ...] = (VALUES, HUES, SATURATIONS)
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Return the eight entries around each sample, and their weights, both eight of (n,). The hue is periodic."""
     values, hues, saturations = shape
     v, h, s = light * (values - 1), hue * hues / 6, saturation * (saturations - 1)
     v0, h0, s0 = (np.minimum(x.astype(int), n) for x, n in ((v, values - 2), (h, hues - 1), (s, saturations - 2)))
-    corners, weights = [], []
+    places, weights = [], []
     for dv in (0, 1):
         for dh in (0, 1):
             for ds in (0, 1):
-                corners.append(((v0 + dv) * hues + (h0 + dh) % hues) * saturations + s0 + ds)
+                places.append(((v0 + dv) * hues + (h0 + dh) % hues) * saturations + s0 + ds)
                 near = [np.abs(1 - d - (x - x0)) for d, x, x0 in ((dv, v, v0), (dh, h, h0), (ds, s, s0))]
                 weights.append(near[0] * near[1] * near[2])
-    return corners, weights
+    return places, weights
 
 
 def _solved(

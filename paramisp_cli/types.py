@@ -188,6 +188,7 @@ class Metadata:
     source_name file name of the source, without folder
     source_sha256
                 SHA-256 of the source file, in hexadecimal
+    heif        the whole source file, if it was a HEIC or AVIF file with a gain map
     """
 
     exif: bytes | None = None
@@ -197,6 +198,7 @@ class Metadata:
     jpeg_beside: bytes | None = None
     source_name: str | None = None
     source_sha256: str | None = None
+    heif: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,8 +84,8 @@ def raw(photo, paramisp):
     ("content", "said"),
     [
         (b"", "the file is empty"),
-        (b"A letter to my aunt, and no photograph.\n" * 20, "not a JPEG, PNG, TIFF, WebP, AVIF or camera RAW file"),
-        (bytes(5000), "not a JPEG, PNG, TIFF, WebP, AVIF or camera RAW file"),
+        (b"A letter to my aunt, no photograph.\n" * 20, "not a JPEG, PNG, TIFF, WebP, AVIF, HEIC or camera RAW file"),
+        (bytes(5000), "not a JPEG, PNG, TIFF, WebP, AVIF, HEIC or camera RAW file"),
         (b"\xff\xd8\xff\xe0", "damaged"),
         (b"\x89PNG\r\n\x1a\n", "damaged"),
         (b"II*\0\x08\0\0\0", "damaged"),

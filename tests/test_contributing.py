@@ -283,7 +283,7 @@ def test_a_format_of_pillow_is_a_branch_and_a_record(checkout: Checkout) -> None
         '        return _by_pillow(BmpImageFile, data, "BMP", max_pixels)\n'
     )
     checkout.edit(f"{folder}/raster_read.py", last, branch + last)
-    checkout.edit(f"{folder}/raster_read.py", ", is_avif, is_webp\n", ", is_avif, is_bmp, is_webp\n")
+    checkout.edit(f"{folder}/raster_read.py", ", is_avif, is_heic, is_webp\n", ", is_avif, is_bmp, is_heic, is_webp\n")
 
     assert second.startswith("Recognise it: a function of the first bytes in `formats/kinds.py`.")
     before = "def is_avif("
@@ -292,12 +292,12 @@ def test_a_format_of_pillow_is_a_branch_and_a_record(checkout: Checkout) -> None
     checkout.edit(f"{folder}/kinds.py", '    ".bmp": "BMP",\n', "")
 
     assert third.startswith("Register it: pictures in `FORMATS` of `formats/raster.py`")
-    checkout.edit(f"{folder}/raster.py", "AVIF)\n", "AVIF, BMP)\n")
+    checkout.edit(f"{folder}/raster.py", "HEIC)\n", "HEIC, BMP)\n")
     checkout.edit(f"{folder}/raster.py", "\nFORMATS = (", '\nBMP = _format("BMP", (".bmp",), is_bmp)\nFORMATS = (')
-    checkout.edit(f"{folder}/raster.py", ", is_avif, is_webp\n", ", is_avif, is_bmp, is_webp\n")
+    checkout.edit(f"{folder}/raster.py", ", is_avif, is_heic, is_webp\n", ", is_avif, is_bmp, is_heic, is_webp\n")
 
     assert fourth.startswith("Test it in `tests/formats/`")
-    checkout.edit("tests/formats/test_formats.py", '".webp", ".avif"}', '".webp", ".avif", ".bmp"}')
+    checkout.edit("tests/formats/test_formats.py", '".hif"}', '".hif", ".bmp"}')
     assert checkout.tests("tests/formats/test_formats.py") >= 20
     assert "help of `unprocess`" in fifth
 

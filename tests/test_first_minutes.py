@@ -261,22 +261,23 @@ def test_no_advice_that_was_taken(paramisp, photo, monkeypatch):
 
 
 def test_files_left_out_are_counted(paramisp, photo, tmp_path):
-    for name in ("a.heic", "b.HEIC", "c.nef", "d.txt", "e", ".hidden"):
+    for name in ("a.jxl", "b.JXL", "c.nef", "d.txt", "e", ".hidden"):
         (tmp_path / name).write_bytes(b"x")
     code, _, err = paramisp("unprocess", tmp_path, *KNOWN)
     assert code == 0
     assert err[0] == (
-        "left out 5 files: 2 HEIC (cannot be read), 1 RAW (`paramisp render` converts them), 2 other (.txt, no suffix)"
+        "left out 5 files: 2 JPEG XL (cannot be read), 1 RAW (`paramisp render` converts them), "
+        "2 other (.txt, no suffix)"
     )
     assert paramisp("unprocess", tmp_path, "-q", "--on-exists", "overwrite", *KNOWN)[2] == []
 
 
 def test_a_folder_of_other_files_only(paramisp, tmp_path):
     (tmp_path / "deep").mkdir()
-    (tmp_path / "a.heic").write_bytes(b"x")
+    (tmp_path / "a.jxl").write_bytes(b"x")
     code, _, err = paramisp("unprocess", tmp_path)
     assert code == 5
-    assert "left out 1 file: 1 HEIC" in err[0]
+    assert "left out 1 file: 1 JPEG XL" in err[0]
     assert "pass -r" not in err[1]
 
 

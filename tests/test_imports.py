@@ -21,7 +21,7 @@ LAYERS = [
     {"isp", "cameras", "flat_noise", "patches"},
     {"formats", "torch_pickle", "devices"},
     {"torch_zip", "torch_legacy", "look", "rendition", "companion", "drawn"},
-    {"models", "white_balance"},
+    {"models", "white_balance", "look_refined"},
     {"checkpoint", "settings"},
     {"published", "sources", "carried"},
     {"weights", "target"},
@@ -52,12 +52,16 @@ FORMATS_BASE = {
     "verify",
     "raster_tiff",
     "raster_read",
+    "items",
+    "heic",
+    "exr",
     "raster_write",
     "gainmap",
     "array_record",
     "dng_exif",
     "lut",
     "dcp",
+    "darktable",
 }
 
 CLI = {
@@ -121,6 +125,7 @@ DOORS = {
     "platformdirs": {"weights.py"},
     "onnxruntime": {"onnx_runner.py"},
     "OpenEXR": {"formats/exr.py"},
+    "pi_heif": {"formats/heic.py"},
 }
 
 

@@ -345,9 +345,11 @@ def _facts(plan: Plan, made: Conversion, rendering: Conversion) -> dict[str, Any
 
 
 def _refuse_map(image: SrgbImage, settings: Settings) -> None:
-    """Raise FormatError for a JPEG that has a gain map already."""
+    """Raise FormatError for a JPEG that has a gain map already; of a HEIC or AVIF file, a new JPEG is made."""
     from paramisp_cli.carried import gain_map
 
+    if image.metadata.jpeg is None:
+        return
     found, _ = gain_map(image, replace(settings, gain_map="auto"))
     if found is not None:
         raise FormatError(f"has a gain map already ({found}): an Ultra HDR file has one")

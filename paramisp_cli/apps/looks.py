@@ -8,21 +8,35 @@ look (denoising, sharpening, shading, local contrast) is lost.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from paramisp_cli import cameras, color, convert, formats, make_picture, mosaic, parameters, published, weights
+from paramisp_cli import (
+    cameras,
+    color,
+    convert,
+    formats,
+    look_refined,
+    make_picture,
+    mosaic,
+    parameters,
+    published,
+    weights,
+)
 from paramisp_cli import look as looks
-from paramisp_cli.errors import ConfigError, FormatError, MetadataError
-from paramisp_cli.formats import dcp, lut
+from paramisp_cli.errors import ConfigError, FormatError, MetadataError, OutputExistsError
+from paramisp_cli.formats import darktable, dcp, lut
 from paramisp_cli.parameters import Conversion, Settings
 from paramisp_cli.types import Camera, CanonicalParams, Direction, LinearImage, RawImage, SrgbImage
 
-SUFFIXES: dict[str, int | None] = {".cube": 33, ".png": 64, ".dcp": None}
+SUFFIXES: dict[str, int | None] = {".cube": 33, ".png": 64, ".dcp": None, ".dtstyle": 33, ".xmp": 33}
 """Formats of exported looks, and the usual steps of their tables; None for a camera profile."""
+_WITH_TABLE = (".dtstyle", ".xmp")
+"""Formats that name a .cube, which is written beside them."""
 _SAMPLES = 60_000
 """Most pixels of a fit, and of a measurement."""
 _TILES = 12
@@ -137,8 +151,13 @@ def checked_size(size: int | None, suffix: str) -> int:
         if size is not None:
             raise ConfigError(f"`size`: is for tables; leave it out for {suffix}")
         return 0
-    lut.check_size(usual if size is None else size, suffix)
+    lut.check_size(usual if size is None else size, ".cube" if suffix in _WITH_TABLE else suffix)
     return usual if size is None else size
+
+
+def outputs(path: Path) -> tuple[Path, ...]:
+    """Return the files of an export to a path: of a style and a sidecar of darktable, a .cube comes first."""
+    return (path.with_suffix(".cube"), path) if path.suffix.lower() in _WITH_TABLE else (path,)
 
 
 def export(look: Look, path: Path, size: int, *, overwrite: bool = False) -> Error:
@@ -150,6 +169,11 @@ def export(look: Look, path: Path, size: int, *, overwrite: bool = False) -> Err
     """
     suffix = path.suffix.lower()
     neutral, shown = look.fit
+    names = outputs(path)
+    if len(names) > 1 and not overwrite:
+        for each in names:  # before the first is written
+            if os.path.lexists(each):
+                raise OutputExistsError(f"{each}: exists already; pass `on_exists` overwrite")
     if suffix == ".dcp":
         return _export_profile(look, path, overwrite=overwrite)
     table = fitted(neutral, shown, look.weight, size)
@@ -163,7 +187,13 @@ def export(look: Look, path: Path, size: int, *, overwrite: bool = False) -> Err
             f"Fitted by paramisp: {look.source}.",
             "In: neutral rendering (white balance, camera matrix, no tone curve), sRGB-encoded. Out: sRGB-encoded.",
         )
-        formats.write_bytes(lut.cube(table, name, remarks), path, overwrite=overwrite)
+        modules = darktable.modules(names[0].name) if len(names) > 1 else ()
+        formats.write_bytes(lut.cube(table, name, remarks), names[0], overwrite=overwrite)
+        if suffix == ".dtstyle":
+            about = f"{remarks[0]} Table: {names[0].name} in the folder of 3D LUTs."
+            formats.write_bytes(darktable.style(path.stem, about, modules), path, overwrite=overwrite)
+        elif suffix == ".xmp":
+            formats.write_bytes(darktable.sidecar(modules), path, overwrite=overwrite)
     return error(look, lambda colours: lut.applied(table, colours))
 
 
@@ -183,6 +213,8 @@ def _export_profile(look: Look, path: Path, *, overwrite: bool) -> Error:
         raise MetadataError(f"{path}: the RAW names no camera, and a profile belongs to one; write a .cube")
     linear, shown = (color.srgb_decode(colours)[:, None] for colours in look.fit)
     curve, table = looks.profile(linear, shown)
+    if table is not None:
+        table = look_refined.refined(linear[:, 0], shown[:, 0], look.weight, curve, table)
     data = dcp.profile(
         look.camera.name, f"paramisp {path.stem}", look.canonical.color_matrix, look.canonical.cam_to_srgb(), curve,
         table, exposure=-look.baseline_exposure,

@@ -30,7 +30,8 @@ class OnExists(StrEnum):
     RENAME = "rename"
 
 
-_TIFF = (".tif", ".tiff")
+_SHARED = (".tif", ".tiff", ".exr")
+"""Suffixes of pictures and of arrays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ def search(
 ) -> Search:
     """List every input once: given files in their order, files of folders by suffix, sorted.
 
-    A TIFF that is an array (``formats.is_array``) counts by ``array_tiffs`` and not by its suffix.
+    A TIFF or OpenEXR that is an array (``formats.is_array``) counts by ``array_tiffs`` and not by its suffix.
 
     A missing path, an unreadable folder, or a folder without a fitting file becomes an input with an error. Hidden
     files of folders are ignored.
@@ -94,7 +95,7 @@ def _inputs_of(
     others: list[Path] = []
     for file in files:
         fits = file.suffix.lower() in suffixes
-        if file.suffix.lower() in _TIFF and formats.is_array(file):
+        if file.suffix.lower() in _SHARED and formats.is_array(file):
             fits = array_tiffs
         (below if fits else others).append(file)
     left_out += others

@@ -99,7 +99,7 @@ def unprocess(
         typer.Option("--kept-raw/--no-kept-raw", rich_help_panel=OUTPUT, help="Require or ignore the RAW in a JPEG."),
     ] = None,
 ) -> None:
-    """Turn pictures (JPEG, PNG, TIFF, WebP, AVIF) into RAW files (DNG), or into arrays for training."""
+    """Turn pictures (JPEG, PNG, TIFF, WebP, AVIF, HEIC) into RAW files (DNG), or into arrays for training."""
     from paramisp_cli.formats import WriteOptions
     from paramisp_cli.types import Direction
 
@@ -108,7 +108,10 @@ def unprocess(
     )
     suffix = f".{arrays.format_name}" if arrays.format_name else None
     own = batch.output.suffix.lower() if batch.output is not None and not batch.output.is_dir() else ""
-    grid = grid_of(arrays, suffix or own or ".dng", batch, options, linear)
+    ending = suffix or own or ".dng"
+    grid = grid_of(arrays, ending, batch, options, linear)
+    floats = arrays.bits == 32 or ending == ".exr"
+    options = replace(options, half=ending == ".exr" and arrays.bits == 16)
     try:
         chosen = replace(
             settings_of(settings),
@@ -116,7 +119,7 @@ def unprocess(
             gain_map=gain_map,
             linear=linear or arrays.layout == "rgb",
             levels=arrays.levels,
-            bit_depth=32 if arrays.bits == 32 else 8,  # 8: whole numbers
+            bit_depth=32 if floats else 8,  # 8: whole numbers
         )
     except ConfigError as error:
         fail(error)

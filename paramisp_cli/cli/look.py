@@ -22,6 +22,7 @@ _EXAMPLES = """\
 paramisp look export shot.dng -o camera.cube           # the look of its JPEG, for darktable
 paramisp look export raws -o camera.png                # a HaldCLUT, for RawTherapee
 paramisp look export raws -o camera.dcp                # a camera profile, for RawTherapee and Adobe
+paramisp look export raws -o camera.dtstyle            # a style for darktable, and its camera.cube
 paramisp look export canon-eos-60d -o eos60d.cube      # the look of weights"""
 
 
@@ -41,11 +42,15 @@ def look_export(
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", metavar="FILE", readable=False, help="A .cube, .png (HaldCLUT) or .dcp (camera profile)."
+            "--output",
+            "-o",
+            metavar="FILE",
+            readable=False,
+            help="A .cube, .png (HaldCLUT), .dcp (camera profile), .dtstyle or .xmp (darktable).",
         ),
     ],
     size: Annotated[
-        int | None, typer.Option("--size", metavar="N", help="Steps of each channel. Default: .cube 33, .png 64.")
+        int | None, typer.Option("--size", metavar="N", help="Steps of each channel. Default: 33, .png 64.")
     ] = None,
     on_exists: Annotated[
         Literal["error", "overwrite"], typer.Option("--on-exists", help="Treatment of an output that exists already.")
@@ -62,8 +67,9 @@ def look_export(
         fail_usage(f"-o {output}: a look is written as {', '.join(looks.SUFFIXES)}")
     try:
         size = looks.checked_size(size, suffix)
-        if os.path.lexists(output) and on_exists == "error":
-            raise OutputExistsError(f"{output}: exists already; pass --on-exists overwrite, or another -o")
+        for each in looks.outputs(output):
+            if os.path.lexists(each) and on_exists == "error":
+                raise OutputExistsError(f"{each}: exists already; pass --on-exists overwrite, or another -o")
         if not os.path.isdir(output.parent):  # noqa: PTH112 – Path.is_dir raises for names too long
             raise FileAccessError(f"{output}: cannot write it: there is no folder {output.parent}")
         paths, name = _sorted(sources)
@@ -99,10 +105,14 @@ def _sorted(sources: list[str]) -> tuple[list[Path], str | None]:
 
 
 def _report(output: Path, gathered: Look, error: Error, *, json_lines: bool) -> None:
-    """Print the path, and the error of the export."""
+    """Print the paths, and the error of the export."""
+    from paramisp_cli.apps import looks
+
+    *tables, _ = looks.outputs(output)
     if json_lines:
         record = {
-            "output": str(output), "source": gathered.source, "held_out": gathered.held_out,
+            "output": str(output), **({"table": str(tables[0])} if tables else {}),
+            "source": gathered.source, "held_out": gathered.held_out,
             "delta_e_2000": {"median": error.median, "percentile_95": error.most, "neutral": error.neutral},
             "notices": [with_flags(notice) for notice in gathered.notices],
         }  # fmt: skip
@@ -114,4 +124,7 @@ def _report(output: Path, gathered: Look, error: Error, *, json_lines: bool) -> 
         f"{gathered.source}; held out: {gathered.held_out}: ΔE2000 median {error.median:.2f}, 95 % below "
         f"{error.most:.2f} (without the look {error.neutral:.2f}); local changes are lost"
     )
-    result_path(output)
+    for table in tables:
+        say(f"copy {table.name} into darktable's folder of 3D LUTs (preferences, processing); {output.name} names it")
+    for each in (*tables, output):
+        result_path(each)

@@ -284,7 +284,7 @@ class ArrayOptions:
     """Options of `unprocess` for the format of its outputs, and for arrays."""
 
     format_name: Annotated[
-        Literal["dng", "npy", "npz", "tif", "tiff"] | None,
+        Literal["dng", "npy", "npz", "tif", "tiff", "exr"] | None,
         option(OUTPUT, "--format", help="A DNG, or an array with its parameters. Default: that of -o, else dng."),
     ] = None
     layout: Annotated[
@@ -293,7 +293,11 @@ class ArrayOptions:
     ] = None
     bits: Annotated[
         int | None,
-        option(OUTPUT, "--bits", help="Of an array: 16 (camera codes, the default), 32 (black 0, white 1)."),
+        option(
+            OUTPUT,
+            "--bits",
+            help="Of an array: 16 (camera codes, the default), 32 (black 0, white 1).",
+        ),
     ] = None
     levels: Annotated[
         Any,

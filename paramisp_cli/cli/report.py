@@ -28,11 +28,11 @@ LONG, VERY_LONG = 3, 20
 
 
 def _suffix_of(path: Path) -> str:
-    """Return the suffix that tells the kind of a file: that of an array for a TIFF of RAW samples."""
+    """Return the suffix that tells the kind of a file: that of an array for a TIFF or OpenEXR of RAW samples."""
     from paramisp_cli import formats
 
     suffix = path.suffix.lower()
-    return formats.ARRAY_SUFFIXES[0] if suffix in (".tif", ".tiff") and formats.is_array(path) else suffix
+    return formats.ARRAY_SUFFIXES[0] if suffix in (".tif", ".tiff", ".exr") and formats.is_array(path) else suffix
 
 
 def left_out(files: Sequence[Path]) -> str:

@@ -26,7 +26,7 @@ from paramisp_cli.errors import ParamispError
 Files = Annotated[
     list[Path],
     typer.Argument(
-        metavar="FILE", help="JPEG, PNG, TIFF, WebP, AVIF or RAW files.", show_default=False, readable=False
+        metavar="FILE", help="JPEG, PNG, TIFF, WebP, AVIF, HEIC or RAW files.", show_default=False, readable=False
     ),
 ]
 Pattern = Annotated[

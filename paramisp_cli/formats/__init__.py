@@ -38,7 +38,7 @@ def _verify_dng(image: Output, path: Path, options: WriteOptions) -> None:
 FORMATS: tuple[Format, ...] = (*arrays.FORMATS, libraw.FORMAT, *raster.FORMATS, replace(dng.FORMAT, verify=_verify_dng))
 RAW_SUFFIXES = libraw.FORMAT.suffixes
 ARRAY_SUFFIXES = (*arrays.NPY.suffixes, *arrays.NPZ.suffixes)
-"""Suffixes of arrays alone; a .tif is an array or a picture, which its first bytes tell (``is_array``)."""
+"""Suffixes of arrays alone; a .tif or .exr is an array or a picture, which its first bytes tell (``is_array``)."""
 SRGB_SUFFIXES = tuple(suffix for form in raster.FORMATS for suffix in form.suffixes)
 SRGB_WRITE_SUFFIXES = tuple(suffix for form in raster.FORMATS if form.write for suffix in form.suffixes)
 """Suffixes of pictures that paramisp reads, and suffixes of pictures that it also writes."""
@@ -137,12 +137,7 @@ def _head(path: Path) -> bytes:
 def _refusal(kind: str | None) -> str:
     """Return the reason why a file of this kind is not read, and the remedy."""
     if kind is None:
-        return "not a JPEG, PNG, TIFF, WebP, AVIF or camera RAW file"
-    if kind == "HEIC":
-        return (
-            "is HEIC, which paramisp cannot read yet; convert it to JPEG first "
-            "(for example with `heif-convert photo.heic photo.jpg`)"
-        )
+        return "not a JPEG, PNG, TIFF, WebP, AVIF, HEIC or camera RAW file"
     if kind == "video":
         return "is a video, which paramisp cannot read; save a picture of it as JPEG or PNG first"
     return f"is {kind}, which paramisp cannot read; convert it to JPEG, PNG or TIFF first"
@@ -171,10 +166,10 @@ def writer(suffix: str) -> Format | None:
 
 
 def is_array(path: Path) -> bool:
-    """Tell by the first bytes whether a TIFF file is an array of ``unprocess``; False if it cannot be read."""
+    """Tell by the first bytes whether a TIFF or OpenEXR file is an array of ``unprocess``; False if unreadable."""
     try:
         with path.open("rb") as stream:
-            return arrays.is_tiff(stream.read(64))
+            return arrays.is_array(stream.read(64))
     except OSError:
         return False
 
@@ -216,9 +211,9 @@ def write(
     """
     path = Path(path)
     form = writer(path.suffix)
-    if isinstance(image, RawImage) and form is not None and RawImage not in form.holds:
-        others = (each for each in FORMATS if RawImage in each.holds and path.suffix.lower() in each.suffixes)
-        form = next(others, form)
+    if isinstance(image, (RawImage, LinearImage)) and form is not None and type(image) not in form.holds:
+        sharing = [each for each in (*FORMATS, *LINEAR_FORMATS) if each.write and path.suffix.lower() in each.suffixes]
+        form = next((each for each in sharing if type(image) in each.holds), form)
     noun, known = next((names for kind, names in _WRITTEN.items() if isinstance(image, kind)), ("", ()))
     if not noun:
         raise FormatError(

@@ -67,6 +67,11 @@ def _by_first_cfa(black: list[float]) -> np.ndarray:
     return mosaic.by_site(np.array(black, np.float64), _OF_THREE)
 
 
+def with_samples_of(raw: RawImage, other: RawImage) -> RawImage:
+    """Return a RAW as ``as_read`` gives it, with the samples of another one of its size."""
+    return replace(raw, mosaic=other.mosaic, linear=other.linear)
+
+
 def samples_of(raw: RawImage, layout: str) -> np.ndarray:
     """Return the samples of the RAW's picture in a layout, in C order: its crop, rounded up to even sides."""
     raw = as_read(raw)
@@ -90,16 +95,18 @@ def shape_of(record: Mapping[str, Any]) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def check_samples(record: Mapping[str, Any], shape: tuple[int, ...], dtype: np.dtype) -> None:
+def check_samples(
+    record: Mapping[str, Any], shape: tuple[int, ...], dtype: np.dtype, dtypes: tuple[str, ...] = DTYPES
+) -> None:
     """Raise FormatError unless samples of this shape and type are those of the record; call it before decoding."""
     wanted, kind = shape_of(record), record.get("dtype")
     if shape != wanted:
         raise FormatError(
             f"the array is {shape}, its record says {wanted} ({record['layout']}): they do not belong together"
         )
-    if dtype.name != kind or kind not in DTYPES:
+    if dtype.name != kind or kind not in dtypes:
         raise FormatError(
-            f"the array is of {dtype.name}, its record says {kind}; paramisp reads {' and '.join(DTYPES)}"
+            f"the array is of {dtype.name}, its record says {kind}; paramisp reads {' and '.join(dtypes)}"
         )
 
 
@@ -121,7 +128,7 @@ def record_of(raw: RawImage, samples: np.ndarray, layout: str) -> dict[str, Any]
     channels = list(mosaic.PACKED) if layout == "packed" else names
     black, white = [by_name[name] for name in channels], canonical.white_level
     levels: dict[str, Any] = {"black_level": black, "white_level": white}
-    if samples.dtype == np.float32:
+    if samples.dtype.kind == "f":
         levels = {"black_level": [0.0] * len(channels), "white_level": 1.0, "camera_levels": levels}
     return {
         "format": FORMAT,
@@ -206,12 +213,14 @@ def image_of(samples: np.ndarray, record: Mapping[str, Any], name: str) -> RawIm
     finite, and for a record without the facts of a RAW.
     """
     samples = np.ascontiguousarray(samples, samples.dtype.newbyteorder("="))
-    if samples.dtype == np.float32 and not np.isfinite(samples).all():
+    if samples.dtype.kind == "f" and not np.isfinite(samples).all():
         raise FormatError("the array has values that are not finite; it is damaged")
     if digest(samples) != record.get("sha256"):
         raise FormatError(
             "the array is not the one of its record (its SHA-256 differs): one of them was changed or is damaged"
         )
+    if samples.dtype == np.float16:
+        samples = samples.astype(np.float32)
     try:
         return _image_of(samples, record, name)
     except ParamispError as error:

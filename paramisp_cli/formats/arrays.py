@@ -1,9 +1,11 @@
-"""Arrays of RAW samples for training: .npy with its record beside it, .npz and TIFF with the record inside.
+"""Arrays of RAW samples for training: .npy with its record beside it, .npz, TIFF and OpenEXR with the record inside.
 
 .npy   the samples alone, as ``numpy.save`` writes them; NAME.npy.json holds the record
 .npz   "raw" the samples, "max_val" their white level, further arrays of parameters, and "record", a text
 .tif   the samples in one strip at byte 64, uncompressed, so that programs can map them into memory; ImageDescription
        holds the record, and the bytes before the samples tell that the TIFF is an array and no picture
+
+.exr   floats, in ``formats.exr``
 
 The record is that of ``formats.array_record``. Equal input gives equal bytes: no file holds a time.
 """
@@ -25,7 +27,7 @@ from typing import IO, Any
 import numpy as np
 
 from paramisp_cli.errors import FormatError
-from paramisp_cli.formats import array_record
+from paramisp_cli.formats import array_record, exr
 from paramisp_cli.formats.base import MAX_PIXELS, Format, WriteOptions, check_pixels, one_line
 from paramisp_cli.formats.tiff import Entry, directory, long, parse_ifds, short, text
 from paramisp_cli.formats.verify import check_same
@@ -59,6 +61,8 @@ def _parts(image: Output, options: WriteOptions) -> tuple[np.ndarray, dict[str, 
     """Return the samples (little-endian) and the record of a RAW; FormatError for another image."""
     if not isinstance(image, RawImage):
         raise FormatError("only a RAW image can be written as an array")
+    if options.half:
+        raise FormatError("`half` is for OpenEXR: leave it out, or write .exr")
     layout = array_record.layout_of(image, options.layout)
     samples = array_record.samples_of(image, layout)
     return samples.astype(samples.dtype.newbyteorder("<"), copy=False), array_record.record_of(image, samples, layout)
@@ -310,9 +314,16 @@ def record_at(path: Path, head: bytes) -> dict[str, Any] | None:
         if _is_npz(head):
             with zipfile.ZipFile(path) as archive:
                 return _record_inside(archive)
+        if exr.is_array(head):
+            return exr.record_at(path)
         return _tiff_record(path)[0] if is_tiff(head) else None
     except (OSError, *_ZIP_ERRORS) as error:
         raise FormatError(f"{path}: its record cannot be read ({one_line(error)})") from error
+
+
+def is_array(head: bytes) -> bool:
+    """Tell whether a file whose suffix pictures share, .tif or .exr, is an array, by its first 64 bytes."""
+    return is_tiff(head) or exr.is_array(head)
 
 
 def is_own(path: Path, head: bytes) -> bool:
@@ -335,7 +346,7 @@ def is_record(path: Path) -> bool:
 
 def record(image: RawImage, options: WriteOptions) -> dict[str, Any]:
     """Return the record that a RAW gets with these options."""
-    return _parts(image, options)[1]
+    return (exr.parts if options.half else _parts)(image, options)[1]
 
 
 def _check(image: Output, path: Path, options: WriteOptions, read: Callable[[Path, int], RawImage]) -> None:
@@ -375,4 +386,4 @@ NPY = replace(
 )
 NPZ = _format("NumPy archive", (".npz",), _is_npz, _read_npz, _write_npz)
 TIFF = _format("TIFF of RAW samples", (".tif", ".tiff"), is_tiff, _read_tiff, _write_tiff)
-FORMATS = (NPY, NPZ, TIFF)
+FORMATS = (NPY, NPZ, TIFF, exr.ARRAY)

@@ -29,6 +29,7 @@ class WriteOptions:
     embed_jpeg   whether a DNG holds the user's JPEG byte for byte
     layout       samples of an array: "mosaic" (H, W), "packed" (H/2, W/2, 4: R, Gr, Gb, B) or "rgb" (H, W, 3); None:
                  "rgb" for a RAW of three colours a pixel, else "mosaic"
+    half         whether an OpenEXR array has floats of 16 bits, which are rounded to 11 significant bits
     keep_raw     the RAW that a JPEG carries: "lossless", "near" or the file's size, such as "2MB"; see ``kept.keep``
     verify       whether each file is read again and compared before it gets its name (also $PARAMISP_VERIFY=1)
     """
@@ -39,6 +40,7 @@ class WriteOptions:
     profile: str = "match"
     embed_jpeg: bool = True
     layout: str | None = None
+    half: bool = False
     keep_raw: str | None = None
     verify: bool = False
 

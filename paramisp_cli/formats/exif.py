@@ -420,6 +420,19 @@ def clean_exif(
     return build(ifd0, exif, _copied(block.gps, _GPS_TYPES))
 
 
+def upright(block: bytes) -> bytes:
+    """Return an EXIF block whose orientation, if it has one, is 1; all other bytes, the MakerNote's too, stay."""
+    order = {b"II": "<", b"MM": ">"}.get(block[:2])
+    if order is None or len(block) < 10:
+        return block
+    at = struct.unpack(f"{order}I", block[4:8])[0]
+    count = struct.unpack(f"{order}H", block[at : at + 2])[0] if at + 2 <= len(block) else 0
+    for entry in range(at + 2, min(at + 2 + 12 * count, len(block) - 11), 12):
+        if block[entry : entry + 8] == struct.pack(f"{order}HHI", 0x0112, SHORT, 1):
+            block = block[: entry + 8] + struct.pack(f"{order}H", 1) + block[entry + 10 :]
+    return block
+
+
 def _copied(entries: Ifd, types: dict[int, int]) -> Ifd:
     """Return the entries with their specified type and a sensible size, without empty texts."""
     return {

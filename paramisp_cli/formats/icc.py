@@ -59,6 +59,45 @@ def to_srgb(pixels: np.ndarray, icc: bytes | None, exif_space: str | None) -> tu
     return _convert(pixels, curves, matrix, name)
 
 
+# Chromaticities of red, green, blue and white by the codes of ITU-T H.273, table 2.
+_D65 = (0.3127, 0.3290)
+_PRIMARIES: dict[int, tuple[str, tuple[tuple[float, float], ...]]] = {
+    5: ("Rec. 601 (625 lines)", ((0.640, 0.330), (0.290, 0.600), (0.150, 0.060), _D65)),
+    6: ("Rec. 601 (525 lines)", ((0.630, 0.340), (0.310, 0.595), (0.155, 0.070), _D65)),
+    7: ("SMPTE 240M", ((0.630, 0.340), (0.310, 0.595), (0.155, 0.070), _D65)),
+    9: ("Rec. 2020", ((0.708, 0.292), (0.170, 0.797), (0.131, 0.046), _D65)),
+    11: ("DCI-P3", ((0.680, 0.320), (0.265, 0.690), (0.150, 0.060), (0.314, 0.351))),
+    12: ("Display P3", ((0.680, 0.320), (0.265, 0.690), (0.150, 0.060), _D65)),
+}
+_UNCONVERTED = {16: "PQ (HDR)", 17: "SMPTE 428", 18: "HLG (HDR)"}
+_POWERS = {4: 2.2, 5: 2.8, 8: 1.0}
+"""Code of a transfer (table 3) → its exponent. Every other one counts as that of sRGB: cameras write 1, 6 and 13."""
+
+
+def codes_to_srgb(pixels: np.ndarray, primaries: int, transfer: int) -> tuple[np.ndarray, list[str]]:
+    """Convert by the codes of ITU-T H.273 as ``to_srgb`` does by a profile; HDR transfers are not converted."""
+    name = _PRIMARIES.get(primaries, ("", ()))[0]
+    if transfer in _UNCONVERTED:
+        names = ", ".join(filter(None, (name, _UNCONVERTED[transfer])))
+        return pixels, [f"its colours are {names}, which paramisp does not convert; the pixels count as sRGB"]
+    if not name and transfer not in _POWERS:
+        return pixels, []
+    axis = np.linspace(0, 1, np.iinfo(pixels.dtype).max + 1)
+    curve = axis ** _POWERS[transfer] if transfer in _POWERS else color.srgb_decode(axis)
+    return _convert(pixels, [curve] * 3, codes_to_srgb_matrix(primaries), name or "the power of its colour codes")
+
+
+def codes_to_srgb_matrix(primaries: int) -> np.ndarray:
+    """Return (3, 3) linear RGB of a code of primaries → linear sRGB, white to white; the identity for others."""
+    if primaries not in _PRIMARIES:
+        return np.eye(3)
+    *corners, white = (np.array([x / y, 1, (1 - x - y) / y]) for x, y in _PRIMARIES[primaries][1])
+    columns = np.column_stack(corners)
+    matrix = color.XYZ_TO_SRGB @ (columns * np.linalg.solve(columns, white))
+    balanced: np.ndarray = matrix / matrix.sum(1, keepdims=True)
+    return balanced
+
+
 def to_srgb_matrix(icc: bytes | None) -> np.ndarray:
     """Return (3, 3) linear RGB of a profile → linear sRGB, white to white; the identity for a profile without one."""
     try:

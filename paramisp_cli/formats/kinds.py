@@ -24,7 +24,6 @@ _UNREADABLE = (
 )  # fmt: skip
 
 KNOWN_UNREADABLE = {
-    **dict.fromkeys((".heic", ".heif", ".hif"), "HEIC"),
     ".gif": "GIF",
     ".bmp": "BMP",
     ".jxl": "JPEG XL",
@@ -53,11 +52,15 @@ def is_avif(head: bytes) -> bool:
     return bool(_brands(head) & _AVIF)
 
 
+def is_heic(head: bytes) -> bool:
+    """Tell whether a file with these first bytes is HEIC, or another HEIF file that is not AVIF."""
+    brands = _brands(head)
+    return bool(brands & _HEIC) and not brands & _AVIF
+
+
 def unreadable(head: bytes) -> str | None:
     """Return the kind of an unreadable file by its first 64 bytes; None for other files."""
     brands = _brands(head)
-    if brands & _HEIC:
-        return "HEIC"
     if brands & {b"jxl "}:
         return "JPEG XL"
     if brands or (head[:4] == b"RIFF" and head[8:12] == b"AVI "):

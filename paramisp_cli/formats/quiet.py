@@ -1,13 +1,15 @@
-"""Capture lines that C code prints to stderr, and silence warnings of Python packages."""
+"""Capture lines that C code prints to stderr, and silence prints and warnings of Python packages."""
 
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 _taking = threading.Lock()
 
@@ -33,6 +35,40 @@ def captured(lines: list[str]) -> Iterator[None]:
             os.close(stderr)
             capture.seek(0)
             lines += capture.read().decode(errors="replace").splitlines()
+
+
+_printing = threading.Lock()
+
+
+class _ButThis:
+    """A stream that drops the text of the thread that made it, and passes everything else on to another stream."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._thread = stream, threading.get_ident()
+
+    def write(self, text: str) -> int:
+        """Write the text of other threads; return its length."""
+        if threading.get_ident() != self._thread:
+            self._stream.write(text)
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def unprinted() -> Iterator[None]:
+    """Drop the text that this thread prints to ``sys.stdout`` in the block; other threads print as before.
+
+    It is for packages in C++ that print through Python.
+    """
+    with _printing:
+        before = sys.stdout
+        sys.stdout = _ButThis(before)
+        try:
+            yield
+        finally:
+            sys.stdout = before
 
 
 _filtering = threading.Lock()

@@ -1,4 +1,4 @@
-"""JPEG, PNG, TIFF, WebP and AVIF as file formats, and functions on pictures for other packages."""
+"""JPEG, PNG, TIFF, WebP, AVIF and HEIC as file formats, and functions on pictures for other packages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from paramisp_cli.formats.base import Format, WriteOptions
 from paramisp_cli.formats.gainmap import write as gainmap_write
 from paramisp_cli.formats.icc import srgb_profile
-from paramisp_cli.formats.kinds import JPEG_MAGIC, PNG_MAGIC, TIFF_MAGICS, is_avif, is_webp
+from paramisp_cli.formats.kinds import JPEG_MAGIC, PNG_MAGIC, TIFF_MAGICS, is_avif, is_heic, is_webp
 from paramisp_cli.formats.pixels import apply_orientation, to_depth
 from paramisp_cli.formats.raster_read import decode_small, from_pillow, is_pillow, read, read_bytes
 from paramisp_cli.formats.raster_tiff import read_floats
@@ -58,4 +58,5 @@ PNG = _format("PNG", (".png",), lambda head: head.startswith(PNG_MAGIC), "png")
 TIFF = _format("TIFF", (".tif", ".tiff"), lambda head: head.startswith(TIFF_MAGICS), "tiff")
 WEBP = _format("WebP", (".webp",), is_webp)
 AVIF = _format("AVIF", (".avif",), is_avif)
-FORMATS = (JPEG, PNG, TIFF, WEBP, AVIF)
+HEIC = _format("HEIC", (".heic", ".heif", ".hif"), is_heic)
+FORMATS = (JPEG, PNG, TIFF, WEBP, AVIF, HEIC)

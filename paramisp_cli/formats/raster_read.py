@@ -1,4 +1,4 @@
-"""Read a picture from a JPEG, PNG, TIFF, WebP or AVIF file.
+"""Read a picture from a JPEG, PNG, TIFF, WebP, AVIF or HEIC file.
 
 Pixels are converted to sRGB from the file's colour space; ``notes`` lists the changes.
 """
@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import io
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from paramisp_cli.errors import FormatError
-from paramisp_cli.formats import exif, raster_tiff
+from paramisp_cli.formats import exif, heic, items, raster_tiff, xmp
 from paramisp_cli.formats.base import MAX_PIXELS, check_pixels, one_line
-from paramisp_cli.formats.icc import to_srgb
-from paramisp_cli.formats.kinds import JPEG_MAGIC, PNG_MAGIC, TIFF_MAGICS, is_avif, is_webp
+from paramisp_cli.formats.icc import codes_to_srgb, to_srgb
+from paramisp_cli.formats.kinds import JPEG_MAGIC, PNG_MAGIC, TIFF_MAGICS, is_avif, is_heic, is_webp
+from paramisp_cli.formats.pixels import apply_orientation, to_depth
 from paramisp_cli.formats.quiet import captured, unwarned
 from paramisp_cli.types import Metadata, SrgbImage
 
@@ -24,12 +26,12 @@ _MAX_PIXELS = 400_000_000  # beyond any camera: a file that claims more is damag
 
 
 def read(path: Path, max_pixels: int = MAX_PIXELS) -> SrgbImage:
-    """Read a JPEG, PNG, TIFF, WebP or AVIF file as sRGB pixels (H, W, 3), orientation not applied.
+    """Read a JPEG, PNG, TIFF, WebP, AVIF or HEIC file as sRGB pixels (H, W, 3), orientation not applied.
 
     uint8 or uint16, as in the file. Grey and palette pictures become RGB, an alpha channel is dropped, other RGB colour
-    spaces are converted, and only the first of several pictures is read; ``notes`` lists these changes. FormatError if
-    the file is damaged, larger than ``max_pixels``, CMYK, a camera RAW file, or no picture at all; OSError if it cannot
-    be read.
+    spaces are converted, and only the first of several pictures is read; ``notes`` lists these changes. A HEIC file is
+    decoded upright. FormatError if the file is damaged, larger than ``max_pixels``, CMYK, a camera RAW file, or no
+    picture at all; OSError if it cannot be read.
     """
     return read_bytes(path.read_bytes(), path, max_pixels)
 
@@ -39,7 +41,7 @@ def read_bytes(data: bytes, path: Path, max_pixels: int = MAX_PIXELS) -> SrgbIma
     if not data:
         raise FormatError(f"{path}: the file is empty")
     try:
-        pixels, blocks, notes = _decoded(data, max_pixels)
+        decoded = _decoded(data, max_pixels)
     except FormatError as error:
         raise error.named(path) from error
     except MemoryError:
@@ -47,13 +49,31 @@ def read_bytes(data: bytes, path: Path, max_pixels: int = MAX_PIXELS) -> SrgbIma
     except Exception as error:  # decoders raise many kinds of errors: OSError, SyntaxError, struct.error, …
         reason = one_line(error)
         raise FormatError(f"{path}: the picture is damaged ({reason}); copy it from the camera again") from error
-    return _image(pixels, blocks, notes, data if data[:3] == JPEG_MAGIC else None, path.name)
+    return _image(decoded, data if data[:3] == JPEG_MAGIC else None, path.name)
 
 
-def _image(
-    pixels: np.ndarray, blocks: dict[str, bytes | None], notes: list[str], jpeg: bytes | None, name: str | None
-) -> SrgbImage:
+@dataclass(frozen=True, slots=True, eq=False)
+class _Decoded:
+    """A decoded picture.
+
+    pixels       (H, W, 3) uint8 or uint16
+    blocks       {"exif", "xmp", "icc"}
+    codes        numbers of primaries and transfer (ITU-T H.273), if no profile tells the colours
+    orientation  1–8, if not the EXIF tells it
+    heif         the file's bytes, if it is a HEIC or AVIF file with a gain map
+    """
+
+    pixels: np.ndarray
+    blocks: dict[str, bytes | None]
+    notes: list[str]
+    codes: tuple[int, int] | None = None
+    orientation: int | None = None
+    heif: bytes | None = None
+
+
+def _image(decoded: _Decoded, jpeg: bytes | None, name: str | None) -> SrgbImage:
     """Build the image from decoded pixels and metadata blocks: convert to sRGB, read the EXIF."""
+    pixels, blocks, notes = decoded.pixels, decoded.blocks, decoded.notes
     block = None
     if blocks["exif"]:
         try:
@@ -62,14 +82,17 @@ def _image(
             notes.append("the EXIF block is damaged and was ignored")
             blocks["exif"] = None
     block = block or exif.ExifBlock("<")
-    pixels, color_notes = to_srgb(pixels, blocks["icc"], exif.color_space(block))
+    if blocks["icc"] is None and decoded.codes is not None:
+        pixels, color_notes = codes_to_srgb(pixels, *decoded.codes)
+    else:
+        pixels, color_notes = to_srgb(pixels, blocks["icc"], exif.color_space(block))
     optical, exif_notes = exif.optical_params(block)
     return SrgbImage(
         pixels,
         camera=exif.camera(block),
         optical=optical,
-        orientation=exif.orientation(block),
-        metadata=Metadata(blocks["exif"], blocks["xmp"], blocks["icc"], jpeg=jpeg, source_name=name),
+        orientation=exif.orientation(block) if decoded.orientation is None else decoded.orientation,
+        metadata=Metadata(blocks["exif"], blocks["xmp"], blocks["icc"], jpeg=jpeg, source_name=name, heif=decoded.heif),
         as_shot_neutral=exif.white_balance(block)[0],
         notes=(*notes, *color_notes, *exif_notes),
     )
@@ -113,11 +136,37 @@ def decode_plain(jpeg: bytes, max_pixels: int) -> np.ndarray:
         raise FormatError(f"the JPEG is damaged ({one_line(error)})") from error
 
 
-_Decoded = tuple[np.ndarray, dict[str, bytes | None], list[str]]
+def decode_item(file: items.Items, number: int, max_pixels: int) -> np.ndarray:
+    """Decode an item of a HEIC or AVIF file that holds numbers, such as a gain map: (H, W[, 3]) uint8.
+
+    The orientation is that of the picture's pixels as ``read`` gives them. FormatError if it is damaged or larger than
+    ``max_pixels``.
+    """
+    alone = file.with_primary(number)
+    if is_heic(alone[:64]):
+        pixels = heic.decode(alone, max_pixels).pixels  # upright, as the picture
+        pixels = to_depth(pixels, 8) if pixels.dtype == np.uint16 else pixels
+        return pixels if pixels.ndim == 2 else pixels[..., :3]
+    from PIL.AvifImagePlugin import AvifImageFile
+
+    try:
+        image = _opened(AvifImageFile, alone)
+        check_pixels(image.width, image.height, max_pixels)
+        pixels = np.asarray(image)
+        pixels = pixels if pixels.ndim == 2 else pixels[..., :3]
+    except (FormatError, MemoryError):
+        raise
+    except Exception as error:  # see read_bytes
+        raise FormatError(f"the picture is damaged ({one_line(error)})") from error
+    own, wanted = file.items[number].orientation, file.items[file.primary].orientation
+    if own == wanted:
+        return pixels
+    upright = apply_orientation(pixels, own)
+    return np.ascontiguousarray(apply_orientation(upright, {6: 8, 8: 6}.get(wanted, wanted)))
 
 
 def _decoded(data: bytes, max_pixels: int) -> _Decoded:
-    """Return (pixels (H, W, 3) uint8 or uint16, {"exif", "xmp", "icc"}, notes) of a file, by its first bytes."""
+    """Decode a file, by its first bytes."""
     head = data[:64]
     if head.startswith(TIFF_MAGICS):
         return _tiff(data, max_pixels)
@@ -138,8 +187,11 @@ def _decoded(data: bytes, max_pixels: int) -> _Decoded:
         _need("avif", "AVIF", "Pillow 11.3 or later")
         from PIL.AvifImagePlugin import AvifImageFile
 
-        return _by_pillow(AvifImageFile, data, "AVIF", max_pixels)
-    raise FormatError("not a JPEG, PNG, TIFF, WebP or AVIF file")
+        _, codes, heif, plain = _container(data)
+        return replace(_by_pillow(AvifImageFile, plain, "AVIF", max_pixels), codes=codes, heif=heif)
+    if is_heic(head):
+        return _heic(data, max_pixels)
+    raise FormatError("not a JPEG, PNG, TIFF, WebP, AVIF or HEIC file")
 
 
 def _need(module: str, name: str, remedy: str) -> None:
@@ -172,27 +224,40 @@ def _by_pillow(plugin: Any, data: bytes, name: str, max_pixels: int) -> _Decoded
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
         notes.append(f"the file has {frames} pictures: the first one was read")
-    if name == "AVIF" and not image.info.get("icc_profile") and (kind := _avif_colour(data)):
-        notes.append(f"its colours are {kind}, which paramisp does not convert; the pixels count as sRGB")
-    xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")
+    packet = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")
     blocks = {
         "exif": image.info.get("exif", b"").removeprefix(b"Exif\0\0") or None,
-        "xmp": xmp.encode() if isinstance(xmp, str) else xmp,
+        "xmp": packet.encode() if isinstance(packet, str) else packet,
         "icc": image.info.get("icc_profile") or None,
     }
-    return pixels, blocks, notes
+    return _Decoded(pixels, blocks, notes)
 
 
-def _avif_colour(data: bytes) -> str:
-    """Return the colour space of an AVIF by the codes (ITU-T H.273) in its colr box, "" for sRGB and unspecified."""
-    at = data.find(b"colrnclx") + 8
-    if at < 8:
-        return ""
-    primaries, transfer = (int.from_bytes(data[at + i : at + i + 2], "big") for i in (0, 2))
-    known_primaries = {9: "Rec. 2020", 11: "DCI-P3", 12: "Display P3"}
-    known_transfers = {16: "PQ (HDR)", 18: "HLG (HDR)"}
-    names = [known_primaries.get(primaries, ""), known_transfers.get(transfer, "")]
-    return ", ".join(filter(None, names))
+def _container(data: bytes) -> tuple[bytes | None, tuple[int, int] | None, bytes | None, bytes]:
+    """Return facts of a HEIC or AVIF file.
+
+    They are the ICC profile and the colour codes of its picture, the file's bytes if it has a gain map, and its bytes
+    for a decoder.
+    """
+    try:
+        file = items.parse(data)
+    except FormatError:  # the decoder, which has read the picture, is more tolerant
+        return None, None, None, data
+    profile, codes = file.items[file.primary].colour
+    return profile, codes, data if file.may_have_gain_map else None, file.without_tone_maps()
+
+
+def _heic(data: bytes, max_pixels: int) -> _Decoded:
+    """Decode a HEIC file."""
+    profile, codes, heif, plain = _container(data)
+    picture = heic.decode(plain, max_pixels)
+    pixels, notes = _as_rgb(picture.pixels)
+    if picture.count > 1:
+        notes.append(f"the file has {picture.count} pictures: the main one was read")
+    # The pixels are upright, so the orientation in EXIF and XMP must not count again.
+    block, packet = picture.exif and exif.upright(picture.exif), picture.xmp and xmp.upright(picture.xmp)
+    blocks = {"exif": block, "xmp": packet, "icc": profile}
+    return _Decoded(pixels, blocks, notes, codes, orientation=1, heif=heif)
 
 
 def _pillow_pixels(plugin: Any, data: bytes, name: str, max_pixels: int) -> tuple[np.ndarray, list[str]]:
@@ -264,7 +329,7 @@ def _tiff(data: bytes, max_pixels: int) -> _Decoded:
     blocks = {"icc": page.icc, "xmp": page.xmp, "exif": _tiff_exif(data)}
     if page.pixels is not None:
         pixels, notes = _as_rgb(page.pixels)
-        return pixels, blocks, notes
+        return _Decoded(pixels, blocks, notes)
     from PIL.TiffImagePlugin import TiffImageFile
 
     lines: list[str] = []
@@ -273,7 +338,7 @@ def _tiff(data: bytes, max_pixels: int) -> _Decoded:
     if damage := next((line for line in lines if line.startswith("JPEGLib: ")), None):
         damage = damage.removeprefix("JPEGLib: ").rstrip(".")
         notes.append(f"the picture is damaged ({damage}): a part of it may be wrong")
-    return pixels, blocks, notes
+    return _Decoded(pixels, blocks, notes)
 
 
 def _tiff_exif(data: bytes) -> bytes | None:
@@ -308,7 +373,7 @@ def from_pillow(picture: Any) -> SrgbImage:
         "xmp": None,
         "icc": picture.info.get("icc_profile") or None,
     }
-    return _image(pixels, blocks, notes, None, Path(getattr(picture, "filename", "") or "").name or None)
+    return _image(_Decoded(pixels, blocks, notes), None, Path(getattr(picture, "filename", "") or "").name or None)
 
 
 def decode_ycc(jpeg: bytes) -> np.ndarray:

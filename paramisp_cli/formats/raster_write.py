@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 import struct
 import zlib
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 
 from paramisp_cli.errors import FormatError
 from paramisp_cli.formats import exif
+from paramisp_cli.formats import xmp as xmp_packets
 from paramisp_cli.formats.base import WriteOptions
 from paramisp_cli.formats.icc import linear_srgb_profile, srgb_profile
 from paramisp_cli.formats.kinds import PNG_MAGIC
@@ -47,14 +47,9 @@ def write(image: Output, path: Path, options: WriteOptions, *, kind: str) -> Non
         pixels = upright(image, kind, options)
     else:
         raise FormatError(f"a RAW image cannot be written as {kind.upper()}: render it first")
-    xmp = image.metadata.xmp and upright_xmp(image.metadata.xmp)
+    xmp = image.metadata.xmp and xmp_packets.upright(image.metadata.xmp)
     writer = {"jpeg": _write_jpeg, "png": _write_png, "tiff": _write_tiff}[kind]
-    writer(pixels, image.metadata.exif, xmp, path, options)
-
-
-def upright_xmp(packet: bytes) -> bytes:
-    """Return an XMP packet whose orientation, if it has one, is upright."""
-    return re.sub(rb"(tiff:Orientation(?:=[\"']|>)\s*)[1-8]", rb"\g<1>1", packet)
+    writer(pixels, image.metadata.exif and exif.upright(image.metadata.exif), xmp, path, options)
 
 
 def upright(image: SrgbImage, kind: str, options: WriteOptions) -> np.ndarray:

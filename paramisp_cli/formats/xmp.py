@@ -246,3 +246,8 @@ class _Reader:
         if tag.endswith(b"/>") and end == start + len(tag):
             return start, end
         return end, end + len(_tag(self.data, end))
+
+
+def upright(packet: bytes) -> bytes:
+    """Return an XMP packet whose orientation, if it has one, is upright."""
+    return re.sub(rb"(tiff:Orientation(?:=[\"']|>)\s*)[1-8]", rb"\g<1>1", packet)

@@ -8,6 +8,7 @@ import struct
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -214,6 +215,74 @@ def test_darktable_shows_the_look(ours: tuple[Path, np.ndarray, looks.Look], nam
     assert np.median(difference(darktable(path, name), shown)) < 2
 
 
+def by_darktable(dng: Path, out: str, *words: object, workflow: str) -> np.ndarray:
+    """Develop a DNG by darktable with more words, in a workflow of darktable → (H, W, 3) in [0, 1]."""
+    target = dng.with_name(out)
+    command = [
+        need("darktable-cli"), dng, *words[:1], target, *words[1:], "--icc-type", "SRGB", "--core",
+        "--configdir", dng.parent / "darktable", "--library", ":memory:",
+        "--conf", f"plugins/darkroom/workflow={workflow}", "--conf", "plugins/imageio/format/tiff/bpp=16",
+        "--conf", f"plugins/darkroom/lut3d/def_path={dng.parent}",
+    ]  # fmt: skip
+    subprocess.run([word for word in command if word != ""], capture_output=True, check=True, timeout=120)
+    return tifffile.imread(target) / 65535
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workflow", ["scene-referred", "none"])
+def test_darktable_shows_the_sidecar(ours: tuple[Path, np.ndarray, looks.Look], workflow: str) -> None:
+    """The sidecar overrides the tone mapper and the exposure of the workflow."""
+    path, shown, gathered = ours
+    error = looks.export(gathered, path.with_name("mine.xmp"), 33)
+    plain = difference(by_darktable(path, "plain.tif", "", workflow=workflow), shown)
+    made = difference(by_darktable(path, "made.tif", path.with_name("mine.xmp"), workflow=workflow), shown)
+    assert np.median(plain) > 3
+    assert np.median(made) < 1
+    assert error.median < 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workflow", ["scene-referred", "none"])
+def test_darktable_shows_the_style(ours: tuple[Path, np.ndarray, looks.Look], workflow: str) -> None:
+    """darktable imports the style by itself, through its own scripts, and applies it by name."""
+    path, shown, gathered = ours
+    style = path.with_name("my <look> & more.dtstyle")
+    looks.export(gathered, style, 33)
+    script = f"require('darktable').styles.import([[{style}]])"
+    words = ("", "--style", style.stem, "--style-overwrite")
+    by_darktable(path, "first.tif", "", workflow=workflow)  # makes the settings
+    command = ["--luacmd", script]
+    subprocess.run(
+        [need("darktable-cli"), path, path.with_name("import.tif"), "--core",
+         "--configdir", path.parent / "darktable", "--library", ":memory:", *command],
+        capture_output=True, check=True, timeout=120,
+    )  # fmt: skip
+    made = difference(by_darktable(path, "made.tif", *words, workflow=workflow), shown)
+    assert np.median(made) < 1
+
+
+def test_a_style_and_its_table_exist_both_or_neither(tmp_path: Path) -> None:
+    gathered = looks.gather([shot(tmp_path / "a.dng")], KNOWN)
+    for name in ("look.dtstyle", "look.xmp"):
+        (tmp_path / "look.cube").write_text("mine")
+        with pytest.raises(OutputExistsError, match=r"look\.cube: exists already"):
+            looks.export(gathered, tmp_path / name, 5)
+        (tmp_path / "look.cube").unlink()
+        (tmp_path / name).write_text("mine")
+        with pytest.raises(OutputExistsError, match=name):
+            looks.export(gathered, tmp_path / name, 5)
+        assert not (tmp_path / "look.cube").exists()
+        looks.export(gathered, tmp_path / name, 5, overwrite=True)
+        root = ElementTree.parse(tmp_path / name).getroot()
+        told = {each.text for each in root.iter("operation")} | {
+            each.get("{http://darktable.sf.net/}operation") for each in root.iter()
+        }
+        assert {"lut3d", "exposure", "filmicrgb", "sigmoid", "basecurve"} <= told
+        assert "LUT_3D_SIZE 5" in (tmp_path / "look.cube").read_text()
+        (tmp_path / name).unlink()
+        (tmp_path / "look.cube").unlink()
+
+
 # --- the command line -------------------------------------------------------------------------------------------------
 
 
@@ -226,6 +295,18 @@ def test_command(paramisp, tmp_path: Path) -> None:
     assert record["output"] == str(out)
     assert 0 < record["delta_e_2000"]["median"] < record["delta_e_2000"]["percentile_95"]
     assert "LUT_3D_SIZE 9" in out.read_text()
+
+
+@pytest.mark.slow
+def test_command_for_darktable(paramisp, tmp_path: Path) -> None:
+    out = tmp_path / "look.dtstyle"
+    dng = shot(tmp_path / "a.dng")
+    code, told, messages = paramisp("look", "export", dng, "-o", out, "--size", "9")
+    assert (code, told) == (0, [str(tmp_path / "look.cube"), str(out)]), messages
+    assert any("copy look.cube into darktable's folder of 3D LUTs" in line for line in messages)
+    code, told, messages = paramisp("look", "export", dng, "-o", tmp_path / "look.xmp")
+    assert (code, told) == (6, [])
+    assert "look.cube: exists already" in messages[0]
 
 
 @pytest.mark.slow

@@ -558,3 +558,16 @@ def test_real_raw_files_can_be_walked(real_raws):
         assert exif.camera(exif.parse(data)) is not None
         optical, _ = exif.optical_params(exif.parse(data))
         assert None not in (optical.iso, optical.exposure_time, optical.focal_length)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_an_upright_block_differs_in_its_orientation_alone(order):
+    ifd0 = [(0x010F, 2, 4, b"Mak\0"), (0x0112, 3, 1, struct.pack(f"{order}H", 6) + b"\0\0"), (0x0128, 3, 1, bytes(4))]
+    block = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, len(ifd0))
+    block += b"".join(struct.pack(f"{order}HHI", *entry[:3]) + entry[3] for entry in ifd0) + bytes(4) + b"note"
+    turned = exif.upright(block)
+    assert exif.orientation(exif.parse(block)) == 6
+    assert exif.orientation(exif.parse(turned)) == 1
+    assert [at for at in range(len(block)) if block[at] != turned[at]] == [30 if order == "<" else 31]
+    for damaged in (b"", b"II", b"II*\0\xff\xff\xff\xff\0\0", block[:20], b"no EXIF at all"):
+        assert exif.upright(damaged) == damaged

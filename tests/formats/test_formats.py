@@ -34,9 +34,9 @@ def test_registry():
         suffixes = [suffix for form in forms for suffix in form.suffixes]
         assert len(set(suffixes)) == len(suffixes)  # a suffix names one format to write for an image
         assert all(suffix == suffix.lower() and suffix[0] == "." for suffix in suffixes)
-    assert set(formats.RAW_WRITE_SUFFIXES) == {".dng", ".npy", ".npz", ".tif", ".tiff"}
+    assert set(formats.RAW_WRITE_SUFFIXES) == {".dng", ".npy", ".npz", ".tif", ".tiff", ".exr"}
     assert set(formats.SRGB_WRITE_SUFFIXES) == {".jpg", ".jpeg", ".png", ".tif", ".tiff"}
-    assert set(formats.SRGB_SUFFIXES) == {*formats.SRGB_WRITE_SUFFIXES, ".webp", ".avif"}
+    assert set(formats.SRGB_SUFFIXES) == {*formats.SRGB_WRITE_SUFFIXES, ".webp", ".avif", ".heic", ".heif", ".hif"}
     assert not {*formats.SRGB_SUFFIXES, *formats.RAW_SUFFIXES} & formats.KNOWN_UNREADABLE.keys()
     assert {".dng", ".nef", ".cr2", ".cr3", ".arw", ".raf", ".rw2", ".orf", ".pef"} <= set(formats.RAW_SUFFIXES)
     assert not set(formats.SRGB_SUFFIXES) & set(formats.RAW_SUFFIXES)
@@ -48,6 +48,8 @@ def test_registry():
 @pytest.mark.parametrize("form", [form for form in formats.FORMATS if form.write], ids=lambda form: form.name)
 def test_what_is_written_is_known_again(form, tmp_path):
     image = RAW if RawImage in form.holds else PICTURE
+    if ".exr" in form.suffixes:  # floats alone
+        image = replace(RAW, mosaic=RAW.mosaic.astype(np.float32))
     for suffix in form.suffixes:
         path = tmp_path / f"a{suffix}"
         formats.write(image, path)
@@ -81,7 +83,7 @@ def test_errors_of_reading(tmp_path, monkeypatch):
     with pytest.raises(FormatError, match="empty"):
         formats.read(path)
     path.write_bytes(b"hello")
-    with pytest.raises(FormatError, match="not a JPEG, PNG, TIFF, WebP, AVIF or camera RAW"):
+    with pytest.raises(FormatError, match="not a JPEG, PNG, TIFF, WebP, AVIF, HEIC or camera RAW"):
         formats.read(path)
     formats.write(PICTURE, path, overwrite=True)
     for number, said in ((errno.EIO, "Input/output error"), (errno.EACCES, "no permission to read it")):
@@ -218,8 +220,8 @@ def test_only_one_of_many_writers_wins(tmp_path):
     ("image", "name", "said"),
     [
         (PICTURE, "a.dng", "an sRGB picture is written as .jpg, .jpeg, .png, .tif, .tiff, not .dng"),
-        (RAW, "a.jpg", "a RAW image is written as .dng, .npy, .npz, .tif, .tiff, not .jpg"),
-        (RAW, "a", "a RAW image is written as .dng, .npy, .npz, .tif, .tiff, not without a suffix"),
+        (RAW, "a.jpg", "a RAW image is written as .dng, .npy, .npz, .tif, .tiff, .exr, not .jpg"),
+        (RAW, "a", "a RAW image is written as .dng, .npy, .npz, .tif, .tiff, .exr, not without a suffix"),
         (PICTURE, "a.webp", "not .webp"),
     ],
 )

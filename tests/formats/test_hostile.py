@@ -259,11 +259,13 @@ def test_colours_that_an_avif_names_by_number(tmp_path):
     data = encoded("AVIF")
     at = data.index(b"colrnclx") + 8
     path = tmp_path / "a.avif"
-    for primaries, transfer, said in ((1, 13, None), (12, 13, "Display P3"), (9, 16, "Rec. 2020, PQ (HDR)")):
+    for primaries, transfer, said in ((1, 13, None), (12, 16, "Display P3, PQ (HDR)"), (9, 18, "Rec. 2020, HLG (HDR)")):
         path.write_bytes(data[:at] + struct.pack(">HH", primaries, transfer) + data[at + 4 :])
         notes = formats.read(path).notes
         assert notes == (() if said is None else (f"its colours are {said}, which paramisp does not convert; "
                                                   "the pixels count as sRGB",))  # fmt: skip
+    path.write_bytes(data[:at] + struct.pack(">HH", 12, 13) + data[at + 4 :])
+    assert str(formats.read(path).notes[0]).startswith("converted from Display P3 to sRGB")
 
 
 @pytest.mark.parametrize(("kind", "remedy"), [("webp", "Pillow with libwebp"), ("avif", "Pillow 11.3 or later")])
@@ -285,9 +287,6 @@ def ftyp(major: bytes, *others: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (ftyp(b"heic", b"mif1", b"heic"), "is HEIC, which paramisp cannot read yet; convert it to JPEG first (for ex"),
-        (ftyp(b"mif1", b"mif1", b"heix"), "is HEIC"),
-        (ftyp(b"msf1", b"hevc"), "is HEIC"),
         (
             ftyp(b"mp42", b"isom", b"mp42"),
             "is a video, which paramisp cannot read; save a picture of it as JPEG or PNG",
@@ -303,8 +302,8 @@ def ftyp(major: bytes, *others: bytes) -> bytes:
         (b"BM\x8a\0\0\0", "is BMP"),
         (b"8BPS\0\1", "is PSD (Photoshop)"),
         (b"II+\0\x08\0\0\0", "is BigTIFF"),
-        (b"RIFF\0\0\0\0WAVEfmt ", "not a JPEG, PNG, TIFF, WebP, AVIF or camera RAW file"),
-        (b"hello", "not a JPEG, PNG, TIFF, WebP, AVIF or camera RAW file"),
+        (b"RIFF\0\0\0\0WAVEfmt ", "not a JPEG, PNG, TIFF, WebP, AVIF, HEIC or camera RAW file"),
+        (b"hello", "not a JPEG, PNG, TIFF, WebP, AVIF, HEIC or camera RAW file"),
     ],
 )
 def test_a_kind_that_is_not_read_is_named(tmp_path, data, said):
@@ -315,7 +314,10 @@ def test_a_kind_that_is_not_read_is_named(tmp_path, data, said):
 def test_real_avifs_are_no_heics():
     for head in (ftyp(b"avif", b"mif1", b"miaf"), ftyp(b"mif1", b"avif", b"miaf"), ftyp(b"avis", b"avif")):
         assert kinds.is_avif(head)
-    assert not kinds.is_avif(ftyp(b"heic", b"mif1"))
+        assert not kinds.is_heic(head)
+    for head in (ftyp(b"heic", b"mif1", b"heic"), ftyp(b"mif1", b"mif1", b"heix"), ftyp(b"msf1", b"hevc")):
+        assert kinds.is_heic(head)
+        assert not kinds.is_avif(head)
 
 
 # Anything cut short --------------------------------------------------------------------------------------------------

@@ -160,7 +160,7 @@ def test_missing_and_unreadable(tmp_path):
     ("data", "message"),
     [
         (b"", "a.jpg: the file is empty"),
-        (b"hello", "not a JPEG, PNG, TIFF, WebP or AVIF"),
+        (b"hello", "not a JPEG, PNG, TIFF, WebP, AVIF or HEIC"),
         (b"\xff\xd8\xff\xe0" + bytes(50), "a.jpg"),
         (b"\xff\xd8\xff", "a.jpg"),
         (b"\x89PNG\r\n\x1a\n", "a.jpg"),
@@ -493,6 +493,7 @@ def test_decode_small(tmp_path, make_jpeg):
 def test_sniffing():
     heads = {"JPEG": b"\xff\xd8\xff\xe1", "PNG": b"\x89PNG\r\n\x1a\n", "TIFF": b"MM\0*\0\0\0\x08"}
     heads |= {"WebP": b"RIFF\x24\0\0\0WEBPVP8 ", "AVIF": b"\0\0\0\x1cftypavif\0\0\0\0avifmif1"}
+    heads["HEIC"] = b"\0\0\0\x1cftypheic\0\0\0\0mif1heic"
     for form in raster.FORMATS:
         assert [name for name, head in heads.items() if form.sniff(head)] == [form.name]
 

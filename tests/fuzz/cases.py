@@ -14,6 +14,7 @@ _STRUCTURED: dict[str, Callable[[bytes, Random], bytes]] = {
     "jpeg": pictures.mutate_jpeg,
     "text": pictures.mutate_jpeg_text,
     "png": pictures.mutate_png,
+    "heif": pictures.mutate_heif,
     "tiff": tiff.mutate,
     "dng": tiff.mutate,
     "safetensors": checkpoints.mutate_safetensors,
@@ -74,7 +75,7 @@ def _commands(kind: str, rng: Random) -> list[tuple[str, ...]]:
     parametric = ("--model", "parametric")
     shown = rng.choice(((), ("--json",)))
     told = rng.choice(((), (), ("--json",), ("-v",), ("--quiet",), ("--dry-run", "-v")))
-    if kind in ("jpeg", "text", "png", "tiff"):
+    if kind in ("jpeg", "text", "png", "tiff", "heif"):
         options = rng.choice(
             (
                 (), (), (), ("--compression", "none"), ("--no-embed-jpeg",), ("--profile", "adobe"), ("--verify",),

@@ -246,3 +246,35 @@ def mutate_png(data: bytes, rng: Random) -> bytes:
         else:
             rng.shuffle(chunks)
     return join_png(chunks, rng.choice((-1,) * 8 + (rng.randrange(len(chunks) + 1), 0)))
+
+
+_BOXES = (
+    b"ftyp", b"meta", b"hdlr", b"pitm", b"iloc", b"iinf", b"infe", b"iref", b"iprp", b"ipco", b"ipma", b"ispe", b"irot",
+    b"imir", b"colr", b"pixi", b"auxC", b"auxl", b"dimg", b"cdsc", b"idat", b"grpl", b"tmap", b"grid", b"hvcC", b"av1C",
+    b"mdat", b"clap", b"iden",
+)  # fmt: skip
+
+
+def mutate_heif(data: bytes, rng: Random) -> bytes:
+    """Change lengths, numbers and types of boxes of HEIC or AVIF: most of them lie before the coded pictures."""
+    out = bytearray(data)
+    for _ in range(rng.choice((1, 1, 2, 4))):
+        places = [at for name in _BOXES for at in [out.find(name)] if at >= 4]
+        if not places:
+            break
+        at, how = rng.choice(places), rng.randrange(6)
+        if how == 0:
+            out[at - 4 : at] = struct.pack(">I", rng.choice(plain.INTEGERS))
+        elif how == 1:
+            out[at : at + 4] = rng.choice(_BOXES)
+        elif how == 2:  # a field of its content
+            place, width = at + 4 + rng.randrange(24), rng.choice((1, 2, 4))
+            out[place : place + width] = (rng.choice(plain.INTEGERS) & ((1 << 8 * width) - 1)).to_bytes(width, "big")
+        elif how == 3:  # a box of twice its content, or none
+            length = min(int.from_bytes(out[at - 4 : at], "big"), 400)
+            out[at - 4 : at - 4] = out[at - 4 : at - 4 + length]
+        elif how == 4:
+            out[at + 4 : at + 4] = rng.randbytes(rng.choice((1, 2, 4, 8)))
+        else:
+            del out[at + 4 : at + 4 + rng.choice((1, 2, 4, 8))]
+    return bytes(out)

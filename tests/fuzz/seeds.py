@@ -6,8 +6,10 @@ import io
 import shutil
 from collections import OrderedDict
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
+import heif_files
 import numpy as np
 import tifffile
 from PIL import Image, ImageCms
@@ -16,12 +18,13 @@ from fuzz import checkpoints, pictures, tiff
 from paramisp_cli.formats import kept
 from paramisp_cli.types import CanonicalParams, RawImage
 
-KINDS = ("jpeg", "text", "png", "tiff", "dng", "safetensors", "ckpt")
-"""Case N is of kind KINDS[N % 7]."""
+KINDS = ("jpeg", "text", "png", "tiff", "dng", "safetensors", "ckpt", "heif")
+"""Case N is of kind KINDS[N % 8]."""
 
 _SUFFIXES = {
     ".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png", ".tif": "tiff", ".tiff": "tiff", ".dng": "dng", ".cr2": "dng",
-    ".crw": "dng", ".nef": "dng", ".arw": "dng", ".safetensors": "safetensors", ".ckpt": "ckpt",
+    ".crw": "dng", ".nef": "dng", ".arw": "dng", ".safetensors": "safetensors", ".ckpt": "ckpt", ".avif": "heif",
+    ".heic": "heif",
 }  # fmt: skip
 
 
@@ -109,6 +112,21 @@ def _carrying() -> bytes:
     canonical = CanonicalParams("RGGB", np.full((2, 2), 64.0), 1023, np.array([0.5, 1, 0.6]), np.eye(3))
     mosaic = picture()[..., 1].astype(np.uint16) * 3 + 64
     return kept.keep(_jpeg(b"", exif("Canon", "Canon EOS 60D")), RawImage(mosaic, canonical))
+
+
+def _heifs() -> dict[str, bytes]:
+    """AVIF and HEIC with gain maps; HEIC where x265 and libheif are installed."""
+    codes = picture(48, 64)[..., 0]
+    channel = (0, 2, 1, 0.015625, 0.015625)
+    turn = [heif_files.turned(1)]
+    found = {
+        "map.avif": heif_files.tone_mapped("avif", picture(), codes, [channel], turn=turn),
+        "long.avif": heif_files.tone_mapped("avif", picture(), codes, [channel] * 3, long_ids=True, in_idat=(3,)),
+    }
+    if find_spec("av") and find_spec("pi_heif"):
+        found["apple.heic"] = heif_files.apple(picture(), codes, headroom=4.5, turn=turn)
+        found["map.heic"] = heif_files.tone_mapped("heic", picture(), codes, [channel])
+    return found
 
 
 def _pngs(icc: bytes) -> dict[str, bytes]:
@@ -251,6 +269,7 @@ def make(folder: Path, more: Path | None = None) -> Pool:
         },
         "safetensors": {path.name: path.read_bytes() for path in shipped[:2]},
         "ckpt": {"small.ckpt": checkpoints.small_ckpt()},
+        "heif": _heifs(),
     }
     unprocess = weights / "generic.unprocess.safetensors"
     if unprocess.exists():

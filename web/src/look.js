@@ -138,7 +138,7 @@ function fittedTable({ linear, shown, rows, columns }, curve) {
   for (let i = 0; i < rows; i += step) {
     for (let j = 0; j < columns; j += step, n++) {
       const at = 3 * (i * columns + j);
-      const [one, two] = [linear, shown].map((source) => [0, 1, 2].map((c) => clip(source[at + c], 0, 1)));
+      const [one, two] = [linear, shown].map((source) => [0, 1, 2].map((c) => source[at + c]));
       const wide = [0, 1, 2].map((row) => prophoto(one, 0, row));
       const target = through([0, 1, 2].map((row) => prophoto(two, 0, row)), y, x); // the curve's inverse
       const [hue, saturation, value] = hsv(wide), [hueTo, saturationTo, valueTo] = hsv(target);

@@ -1,4 +1,4 @@
-"""Gain maps in JPEGs: the light above white that a phone stores behind the picture. Reading checks every bound.
+"""Gain maps in JPEGs, HEIC and AVIF: the light above white that a phone stores. Reading checks every bound.
 
 A gain map is a second, small JPEG in the same file. It tells how much brighter than the picture each place of the HDR
 rendition is. Three kinds of metadata describe it, all read here:
@@ -9,6 +9,9 @@ rendition is. Three kinds of metadata describe it, all read here:
 
 The second JPEG is found by the index of CIPA DC-007 (MPF), or by the lengths in Container:Directory of the picture's
 XMP, never by a search for markers: thumbnails look alike.
+
+In HEIC and AVIF the map is an item of the file. An item of the type "tmap" joins it with the picture and has the block
+of ISO 21496-1, or the map is an auxiliary picture with Apple's name.
 
 The HDR rendition of the first two: H = (S + k_base) · 2^(g^(1/gamma) · (max − min) + min) − k_hdr; of Apple's:
 H = S · (1 + (headroom − 1) · decoded(g)). S and H are linear light, the picture's white is 1, g is the map in [0, 1].
@@ -25,10 +28,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from paramisp_cli.errors import FormatError
-from paramisp_cli.formats import icc
+from paramisp_cli.formats import icc, items
 from paramisp_cli.formats.gainmap import numbers
-from paramisp_cli.formats.jpeg import frame_size, placed_segments, segments
-from paramisp_cli.formats.raster_read import decode_plain
+from paramisp_cli.formats.jpeg import exif_block, frame_size, placed_segments, segments
+from paramisp_cli.formats.kinds import JPEG_MAGIC
+from paramisp_cli.formats.raster_read import decode_item, decode_plain
 from paramisp_cli.formats.tiff import Walker
 
 _APP1, _APP2 = 0xE1, 0xE2
@@ -130,12 +134,16 @@ def _between(positions: np.ndarray, size: int, small: int) -> tuple[np.ndarray, 
     return first, np.minimum(first + 1, small - 1), (place - first).astype(np.float32)
 
 
-def find(jpeg: bytes, max_pixels: int) -> GainMap | None:
-    """Return the gain map behind a JPEG; None if the file has none.
+def find(data: bytes, max_pixels: int) -> GainMap | None:
+    """Return the gain map in a JPEG, HEIC or AVIF file; None if the file has none.
 
     FormatError if the file announces a gain map that is missing, damaged, absurd, larger than the picture or than
     ``max_pixels``, or of a kind that paramisp does not know.
     """
+    return _find_behind(data, max_pixels) if data[:3] == JPEG_MAGIC else _find_item(data, max_pixels)
+
+
+def _find_behind(jpeg: bytes, max_pixels: int) -> GainMap | None:
     announced, starts = _index(jpeg)
     reason = "it is missing: a program that edited or sent the picture removed it"
     for start, end in starts:
@@ -144,7 +152,7 @@ def find(jpeg: bytes, max_pixels: int) -> GainMap | None:
             reason = f"there is no JPEG at byte {start}, where it should begin"
             continue
         blocks = _blocks(second)
-        facts = numbers.found(blocks, jpeg)
+        facts = numbers.found(blocks, exif_block(jpeg))
         if facts is None:
             continue  # a preview, a depth map, the other eye
         if end > len(jpeg):
@@ -161,6 +169,66 @@ def find(jpeg: bytes, max_pixels: int) -> GainMap | None:
     if announced:
         raise FormatError(reason)
     return None
+
+
+_MOST_METADATA = 1 << 20
+"""Most bytes of the metadata of a map."""
+_MOST_EXIF = 1 << 26
+
+
+def _find_item(data: bytes, max_pixels: int) -> GainMap | None:
+    file = items.parse(data)
+    picture = file.items[file.primary]
+    joining = [each for each in file.referring(b"dimg", file.primary) if file.items[each].kind == items.TONE_MAP]
+    if joining:
+        number, item = joining[0], file.items[joining[0]]
+        inputs = item.targets[b"dimg"]
+        if len(inputs) != 2 or inputs[0] != file.primary or inputs[1] == file.primary:
+            raise FormatError(f"its tone-mapping item joins the items {', '.join(map(str, inputs))}, not two pictures")
+        facts, second = numbers.of_tone_map(file.content(number, _MOST_METADATA)), inputs[1]
+        profile, codes = (item if facts.own_space else picture).colour
+    else:
+        others = file.referring(b"auxl", file.primary)
+        named = [each for each in others if file.items[each].is_apples_map]
+        if not named:
+            return None
+        second = named[0]
+        facts = numbers.of_apple_item(_packet(file, second), _exif(file))
+        profile, codes = picture.colour
+    _check_item(file, second, min(max_pixels, math.prod(picture.size)))
+    try:
+        pixels = decode_item(file, second, max_pixels)
+    except FormatError as error:
+        raise FormatError(f"its pixels cannot be read: {error}") from error
+    space = icc.to_srgb_matrix(profile) if profile else icc.codes_to_srgb_matrix(codes[0] if codes else 1)
+    return _made(facts, pixels, space)
+
+
+def _check_item(file: items.Items, number: int, most: int) -> None:
+    """Raise FormatError unless an item is a coded picture, or a grid of coded pictures, of at most ``most`` pixels."""
+    item = file.items.get(number)
+    if item is None:
+        raise FormatError(f"it is item {number}, which is missing: a program that edited the picture removed it")
+    tiles = item.targets.get(b"dimg", ()) if item.kind == items.GRID else (number,)
+    for tile in tiles:
+        if tile not in file.items or file.items[tile].kind not in items.CODED:
+            raise FormatError(f"item {tile} of the map is no coded picture")
+    height, width = item.size
+    if not 0 < height * width <= most:
+        raise FormatError(f"it claims {width}×{height} pixels, more than the picture has or none")
+
+
+def _packet(file: items.Items, number: int) -> bytes:
+    """Return the XMP of an item, empty without one."""
+    found = [each for each in file.referring(b"cdsc", number) if file.items[each].mime == b"application/rdf+xml"]
+    return file.content(found[0], _MOST_METADATA) if found else b""
+
+
+def _exif(file: items.Items) -> bytes | None:
+    """Return the EXIF block of the picture: an offset, then bytes that hold the block (23008-12, annex A)."""
+    found = [each for each in file.referring(b"cdsc", file.primary) if file.items[each].kind == b"Exif"]
+    content = file.content(found[0], _MOST_EXIF) if found else b""
+    return content[4 + int.from_bytes(content[:4], "big") :] or None
 
 
 # Finding -------------------------------------------------------------------------------------------------------------

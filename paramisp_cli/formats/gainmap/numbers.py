@@ -11,7 +11,6 @@ import numpy as np
 
 from paramisp_cli.errors import FormatError
 from paramisp_cli.formats import exif
-from paramisp_cli.formats.jpeg import exif_block
 from paramisp_cli.formats.tiff import SRATIONAL, Walker
 
 HDRGM = "{http://ns.adobe.com/hdr-gain-map/1.0/}"
@@ -59,8 +58,11 @@ class Numbers:
     apple: bool = False
 
 
-def found(blocks: dict[str, bytes], jpeg: bytes) -> Numbers | None:
-    """Return the metadata of a second JPEG, None if it is no gain map; FormatError for absurd numbers."""
+def found(blocks: dict[str, bytes], exif_block: bytes | None) -> Numbers | None:
+    """Return the metadata of a second JPEG, None if it is no gain map; FormatError for absurd numbers.
+
+    ``exif_block`` is the picture's.
+    """
     xmp = None
     if "xmp" in blocks:
         try:
@@ -76,8 +78,20 @@ def found(blocks: dict[str, bytes], jpeg: bytes) -> Numbers | None:
     if adobe:
         return _checked(_of_xmp(xmp))
     if [_APPLE_TYPE] in xmp.values():
-        return _checked(_of_apple(xmp, jpeg))
+        return _checked(_of_apple(xmp, exif_block))
     return None
+
+
+def of_tone_map(content: bytes) -> Numbers:
+    """Return the metadata in a tone-mapping item of a HEIF file: a version, and the block of ISO 21496-1."""
+    if not content or content[0]:
+        raise FormatError(f"its tone-mapping item has the version {content[0] if content else 'none'}, not 0")
+    return _checked(_of_iso(content[1:], "ISO 21496-1"))
+
+
+def of_apple_item(packet: bytes, exif_block: bytes | None) -> Numbers:
+    """Return the metadata of Apple's auxiliary picture: from its XMP, or from the MakerNote of the picture."""
+    return _checked(_of_apple(values_of(parsed(packet)) if packet else {}, exif_block))
 
 
 def _of_xmp(values: dict[str, list[str]]) -> Numbers:
@@ -145,7 +159,7 @@ def _of_iso(block: bytes, kind: str) -> Numbers:
     return Numbers(kind, low, high, gamma, base, hdr, stops, own_space=not flags & _BASE_SPACE)
 
 
-def _of_apple(values: dict[str, list[str]], jpeg: bytes) -> Numbers:
+def _of_apple(values: dict[str, list[str]], exif_block: bytes | None) -> Numbers:
     """Read Apple's XMP, and the MakerNote of the picture if the XMP tells no headroom."""
     texts = next((texts for name, texts in values.items() if name.endswith("}HDRGainMapHeadroom")), None)
     if texts is not None:
@@ -157,7 +171,7 @@ def _of_apple(values: dict[str, list[str]], jpeg: bytes) -> Numbers:
             raise FormatError(f"HDRGainMapHeadroom is {headroom:g}, not a positive number")
         stops = max(math.log2(headroom), 0.0)
     else:
-        stops = apple_stops(exif_block(jpeg))
+        stops = apple_stops(exif_block)
     return Numbers("Apple", high=(stops,), base=(0.0,), hdr=(0.0,), stops=(0.0, stops), apple=True)
 
 
@@ -199,6 +213,8 @@ def _checked(numbers: Numbers) -> Numbers:
     for label, value in zip(("headroom of the picture", "headroom"), numbers.stops, strict=True):
         if not math.isfinite(value) or not 0 <= value <= MOST_STOPS:
             raise FormatError(f"its {label} is {value:g} EV, not between 0 and {MOST_STOPS:g}")
+    if numbers.stops[0] > numbers.stops[1]:
+        raise FormatError("the picture itself is the HDR rendition, which paramisp does not read")
     if max(map(abs, (*numbers.low, *numbers.high))) > MOST_STOPS:
         raise FormatError(f"its gains reach {max(numbers.high):g} EV, more than the {MOST_STOPS:g} of any display")
     if min(numbers.gamma) < 1e-3 or max(numbers.gamma) > 1e3:

@@ -46,7 +46,7 @@ def write(image: HdrImage, path: Path, options: WriteOptions) -> None:
         raster_write.write(plain, path, options, kind="jpeg")
         jpeg = path.read_bytes()
         codes = np.ascontiguousarray(apply_orientation(codes, base.orientation))
-        packet = packet and raster_write.upright_xmp(packet)
+        packet = packet and xmp.upright(packet)
     path.write_bytes(assembled(jpeg, codes, image.stops, packet)[0])
 
 
