@@ -21,7 +21,7 @@ LAYERS = [
     {"isp", "cameras", "flat_noise", "patches"},
     {"formats", "torch_pickle", "devices"},
     {"torch_zip", "torch_legacy", "look", "rendition", "companion", "drawn"},
-    {"models", "white_balance"},
+    {"models", "white_balance", "confidence"},
     {"checkpoint", "settings"},
     {"published", "sources", "carried"},
     {"weights", "target"},
@@ -57,6 +57,7 @@ FORMATS_BASE = {
     "dng_exif",
     "lut",
     "dcp",
+    "confidence_map",
 }
 
 CLI = {
