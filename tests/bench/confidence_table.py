@@ -40,6 +40,7 @@ FLOOR, LEVELS = confidence.FLOOR, confidence.LEVELS
 SITES = 40_000  # of a photograph
 SIDE = 1200  # most rows and columns of an edited photograph
 EDITS = ((0.0, 60), (1.0, 90), (2.0, 70))  # EV and JPEG quality of edited photographs, for the fit alone
+SAMPLE = 60_000  # of all sites, for the weights of the terms
 KNOTS = 12
 MEASUREMENT = "1"  # a new word measures everything anew
 _PAIRS = {"parametric": confidence.PARAMETRIC, "generic fast": confidence.NETWORK}
@@ -209,7 +210,7 @@ def fit_weights(data: Sequence[Measured], steps: int = 300) -> np.ndarray:
     squares = torch.from_numpy(np.concatenate([each.terms for each in data])).float().square()
     errors = torch.from_numpy(np.concatenate([each.errors for each in data])).float()
     shares = torch.from_numpy(balance(data)).float()
-    chosen = torch.randperm(len(errors), generator=torch.Generator().manual_seed(0))[:150_000]
+    chosen = torch.randperm(len(errors), generator=torch.Generator().manual_seed(0))[:SAMPLE]
     squares, errors, shares = squares[chosen], errors[chosen], shares[chosen]
     scale = squares.mean(0).clamp(min=1e-9)
     logs = torch.full((squares.shape[1],), -6.0, requires_grad=True)
