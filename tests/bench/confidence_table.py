@@ -4,8 +4,9 @@ Run: python tests/bench/confidence_table.py PAIRS WORK [--weights FILE…] [--ot
 
 PAIRS: a data set that ``paramisp pairs`` made, with all photographs, of two cameras or more. WORK: a folder for errors
 and terms, made once. ``--weights``: checkpoints of trainings that left photographs out. ``--others``: RAW files of
-further cameras, developed by LibRaw for a last test. ``--fit`` writes confidence.json anew; without it, the tables are
-those of the numbers in the package and of the same fit without each camera.
+further cameras, developed by LibRaw for a last test. ``--simulated``: a data set of ``paramisp simulate``. ``--fit``
+writes confidence.json anew; without it, the tables are those of the numbers in the package and of the same fit without
+each camera.
 
 Every table of shares is by photograph. A row "left out" has numbers from a fit that saw no photograph of the camera.
 """
@@ -39,6 +40,7 @@ GENERIC = SHIPPED / "fast" / "generic.unprocess.safetensors"
 FLOOR, LEVELS = confidence.FLOOR, confidence.LEVELS
 SITES = 40_000  # of a photograph
 SIDE = 1200  # most rows and columns of an edited photograph
+MOST_OF_PARAMISP = 3_000_000  # sites of a photograph that the slow network takes
 EDITS = ((0.0, 60), (1.0, 90), (2.0, 70))  # EV and JPEG quality of edited photographs, for the fit alone
 SAMPLE = 60_000  # of all sites, for the weights of the terms
 KNOTS = 12
@@ -156,6 +158,8 @@ def all_measured(pairs: Sequence[LoadedPair], more: Sequence[Path], work: Path) 
     """Measure every photograph by every model, and the edited ones by those of the fit."""
     for item in pairs:
         models: list[tuple[str, Path | None]] = [("parametric", None), ("generic fast", GENERIC)]
+        if item.mosaic.size < MOST_OF_PARAMISP:
+            models.append(("generic paramisp", SHIPPED / "paramisp" / "generic.unprocess.safetensors"))
         for path in more:
             header = weights.info(path)
             fits = header["camera"] == item.camera and item.pair.name not in header.get("training", "")
@@ -306,9 +310,19 @@ def row(name: str, shares: Sequence[Sequence[float]], gains: Sequence[float] = (
         own = [each[number] for each in shares]
         worst = max(own, key=lambda share: abs(share - level))
         cells.append(f"{100 * np.mean(own):.0f} / {100 * worst:.0f}")
-    if gains:
-        cells.append(f"{max(map(abs, gains)):.2f}")
+    cells.append(f"{max(map(abs, gains)):.2f}" if gains else "–")
     return f"| {' | '.join(cells)} |"
+
+
+def simulated(folder: Path, work: Path, found: Fit) -> str:
+    """Return the row of simulated shots, by cameras with an invented processing that differs from shot to shot."""
+    results = [
+        stored(work, (item.pair.name, "simulated"), lambda item=item: measured(item, "generic fast", GENERIC, None))
+        for item in whole(load(folder))
+    ]
+    gains = [each.gain for each in results]
+    print("gains of simulated shots, EV:", np.quantile(np.abs(gains), LEVELS).round(2), file=sys.stderr)
+    return row("generic fast, simulated shots", [found.shares(each) for each in results], gains)
 
 
 def main() -> None:
@@ -317,6 +331,7 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--weights", type=Path, nargs="*", default=[])
     parser.add_argument("--others", type=Path, nargs="*", default=[])
+    parser.add_argument("--simulated", type=Path)
     parser.add_argument("--fit", action="store_true")
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
@@ -343,7 +358,7 @@ def main() -> None:
         lines.append(row(f"{model}, camera left out", shares, [each.gain for each in plain]))
         lines.append(row(f"{model}, edited, camera left out", edits))
         for each in data:
-            if kind == confidence.NETWORK and each.model.startswith("own"):
+            if kind == confidence.NETWORK and (each.model.startswith("own") or "paramisp" in each.model):
                 result = left[each.camera].shares(each)
                 cells = " | ".join(f"{100 * share:.0f}" for share in result)
                 per_photo.append(f"| {each.photo.rsplit('-', 1)[0]} | {each.model} | {each.gain:+.2f} | {cells} |")
@@ -351,7 +366,7 @@ def main() -> None:
             fits[kind] = fit(own)
             gains = sorted(abs(each.gain) for each in plain)
             written[kind] = {
-                "weights": fits[kind].weights.round(5).tolist(),
+                "weights": fits[kind].weights.astype(np.float64).round(5).tolist(),
                 "knots": fits[kind].knots.round(4).tolist(),
                 "widths": {level: line.round(4).tolist() for level, line in fits[kind].widths.items()},
                 "scale_ev": round(float(np.quantile(gains, 0.9)), 2),
@@ -359,6 +374,7 @@ def main() -> None:
             print(dict(zip(confidence.TERMS, written[kind]["weights"], strict=True)), file=sys.stderr)
         else:
             fits[kind] = shipped(kind)
+    lines.append(simulated(options.simulated, options.work, fits[confidence.NETWORK])) if options.simulated else None
     for path in options.others:
         item = developed(path)
         for model, kind in _PAIRS.items():
