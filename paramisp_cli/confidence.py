@@ -44,8 +44,9 @@ FLOOR = 1 / 512
 """Share of white that is added to every value, so that black has a finite relative error."""
 LEVELS = (0.5, 0.68, 0.9)
 """Shares of errors that half-widths exist for."""
-PARAMETRIC, NETWORK = "parametric", "network"
-"""Kinds of models with weights and tables of their own."""
+PARAMETRIC, KNOWN, UNKNOWN = "parametric", "known", "unknown"
+"""Kinds of models with numbers of their own: the formula; a model that learned the look of the picture's camera: a
+network, or a look fitted to the camera's files; a network that did not learn it."""
 
 _REACH = 2
 _BAND = 1 << 15  # 2×2 sites in a band: its planes stay near a core's cache
@@ -68,9 +69,9 @@ class Source:
     noise: np.ndarray | None = None
 
 
-def kind_of(model: str) -> str:
-    """Return the kind of an architecture: ``PARAMETRIC``, or ``NETWORK`` for all that learned a camera's look."""
-    return PARAMETRIC if model == "parametric" else NETWORK
+def kind_of(model: str, known: bool) -> str:
+    """Return the kind of an architecture; ``known`` tells whether it learned the look of the picture's camera."""
+    return PARAMETRIC if model == "parametric" else KNOWN if known else UNKNOWN
 
 
 def step_of(dtype: np.dtype[Any]) -> float:
@@ -91,6 +92,7 @@ def measure(
     model: str,
     source: Source,
     *,
+    known: bool = False,
     exposure: float = 0.0,
     level: float = 0.9,
     threads: int | None = None,
@@ -101,11 +103,12 @@ def measure(
     made       the mosaic of the picture, H and W or more, even: uint16 in raw units, or float32, black 0 and white 1
     canonical  parameters of the mosaic
     model      name of the architecture that made it
+    known      whether the model learned the look of the picture's camera
     exposure   EV by which the mosaic was darkened
     level      share of errors that the half-widths hold, one of ``LEVELS``
     threads    None takes one for each of up to four cores; the result does not depend on it
     """
-    kind = kind_of(model)
+    kind = kind_of(model, known)
     weights = np.array(_constants()[kind]["weights"], np.float32) ** 2
     knots, widths = (np.array(each) for each in _table(kind, level))
     ready = _Ready(pixels, made, canonical, source, exposure)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from paramisp_cli import confidence, flat_noise, look
+from paramisp_cli import confidence, flat_noise, look, weights
 from paramisp_cli import mosaic as bayer
 from paramisp_cli.errors import ConfigError
 from paramisp_cli.formats import jpeg, kept, provenance
@@ -122,7 +122,8 @@ def _confidence(image: SrgbImage, conversion: Conversion, made: np.ndarray, expo
         noise=confidence.usual_noise(iso) if noise is None else noise,
     )
     canonical, model = conversion.canonical, conversion.architecture
-    measured = confidence.measure(image.pixels, made, canonical, model, source, exposure=exposure)
+    known = conversion.checkpoint is None or weights.has_seen(conversion.checkpoint, conversion.camera)
+    measured = confidence.measure(image.pixels, made, canonical, model, source, known=known, exposure=exposure)
     return replace(measured, orientation=image.orientation, crop=Crop(0, 0, *image.size))
 
 

@@ -389,7 +389,7 @@ class RawImage:
     model             name of the model that made it ("parametric", …); None for other mosaics
     colours_of        name of the camera whose colours the mosaic has, if it is not ``camera``, which took the picture
     patch             its place in the picture, if it is a patch of one
-    confidence        its confidence map, if ``unprocess`` was asked for one
+    confidence        its confidence map, with ``Settings.confidence``
     """
 
     mosaic: np.ndarray

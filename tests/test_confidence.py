@@ -13,7 +13,7 @@ import tifffile
 from PIL import Image
 
 import paramisp_cli as package
-from paramisp_cli import cameras, confidence, make_raw
+from paramisp_cli import cameras, confidence, make_raw, weights
 from paramisp_cli.errors import ConfigError, FormatError, MetadataError, OutputExistsError
 from paramisp_cli.formats import confidence_map, jpeg
 from paramisp_cli.rendition import develop, parametric
@@ -114,7 +114,7 @@ def test_rising_fit_is_isotonic(bench):
 
 
 def test_the_shipped_numbers_rise_and_are_not_negative():
-    for kind in (confidence.PARAMETRIC, confidence.NETWORK):
+    for kind in (confidence.PARAMETRIC, confidence.KNOWN, confidence.UNKNOWN):
         own = confidence._constants()[kind]
         assert len(own["weights"]) == len(confidence.TERMS)
         assert min(own["weights"]) >= 0
@@ -122,6 +122,27 @@ def test_the_shipped_numbers_rise_and_are_not_negative():
         for level in confidence.LEVELS:
             assert (np.diff(own["widths"][f"{level:g}"]) >= 0).all()
         assert 0 < own["scale_ev"] < 3
+
+
+def test_a_network_that_never_saw_the_camera_is_less_certain():
+    pixels = shown(scene())
+    made, _ = measured(pixels)
+    known, unknown = (
+        confidence.measure(pixels, made, CANONICAL, "fast", PLAIN, known=known) for known in (True, False)
+    )
+    assert np.median(unknown.half_width) > np.median(known.half_width)
+    assert unknown.scale_ev > known.scale_ev
+
+
+def test_weights_tell_which_cameras_they_saw():
+    generic = Path(__file__).parents[1] / "weights" / "fast" / "generic.unprocess.safetensors"
+    own = generic.with_name("canon-eos-60d.unprocess.safetensors")
+    seen, unseen = package.Camera("Canon", "Canon EOS 60D"), package.Camera("Canon", "Canon EOS 5D")
+    assert weights.has_seen(generic, seen)
+    assert not weights.has_seen(generic, unseen)
+    assert not weights.has_seen(generic, None)
+    assert weights.has_seen(own, seen)
+    assert not weights.has_seen(own, unseen)
 
 
 # --- causes -----------------------------------------------------------------------------------------------------------

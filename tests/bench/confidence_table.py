@@ -20,7 +20,7 @@ import io
 import itertools
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -41,11 +41,17 @@ FLOOR, LEVELS = confidence.FLOOR, confidence.LEVELS
 SITES = 40_000  # of a photograph
 SIDE = 1200  # most rows and columns of an edited photograph
 MOST_OF_PARAMISP = 3_000_000  # sites of a photograph that the slow network takes
+NEVER_SEEN_BY_PARAMISP = ("Canon EOS 30D", "Canon PowerShot G10")  # by its generic weights, says their card
 EDITS = ((0.0, 60), (1.0, 90), (2.0, 70))  # EV and JPEG quality of edited photographs, for the fit alone
 SAMPLE = 60_000  # of all sites, for the weights of the terms
 KNOTS = 12
 MEASUREMENT = "1"  # a new word measures everything anew
-_PAIRS = {"parametric": confidence.PARAMETRIC, "generic fast": confidence.NETWORK}
+LIBRAW = "LibRaw"  # beginning of the edits that show a look which no weights learned
+OF_KINDS = {
+    confidence.PARAMETRIC: "parametric",
+    confidence.KNOWN: "generic fast",
+    confidence.UNKNOWN: "generic fast",
+}
 
 
 @dataclass(frozen=True)
@@ -177,11 +183,20 @@ def all_measured(pairs: Sequence[LoadedPair], more: Sequence[Path], work: Path) 
                     return measured(changed, model, path, tables, f"{stops:+g} EV, JPEG {quality}")
 
                 yield stored(work, (item.pair.name, model, str(path), f"{stops} {quality}"), make)
+        if Path(item.pair.raw).is_file():
+            for bright, quality in ((True, 92), (False, 75)):
+
+                def make(item=item, bright=bright, quality=quality) -> Measured:
+                    shown, tables = developed(Path(item.pair.raw), bright=bright, quality=quality)
+                    shown = replace(shown, pair=replace(shown.pair, name=item.pair.name, camera=item.pair.camera))
+                    return measured(shown, "generic fast", GENERIC, tables, f"{LIBRAW} {quality}")
+
+                yield stored(work, (item.pair.name, LIBRAW, str(bright), str(quality)), make)
         print(item.pair.name, file=sys.stderr, flush=True)
 
 
-def developed(path: Path) -> LoadedPair:
-    """Return a RAW file with its picture by LibRaw, in the frame of the visible area: another camera, another ISP."""
+def developed(path: Path, *, bright: bool = True, quality: int = 92) -> tuple[LoadedPair, tuple[float, float] | None]:
+    """Return the middle of a RAW file with a JPEG by LibRaw, a look that no weights learned, and the JPEG's tables."""
     import rawpy
 
     from paramisp_cli import formats
@@ -189,13 +204,21 @@ def developed(path: Path) -> LoadedPair:
 
     raw = formats.read(path)
     with rawpy.imread(str(path)) as file:
-        shown = file.postprocess(use_camera_wb=True, user_flip=0, demosaic_algorithm=rawpy.DemosaicAlgorithm.AHD)
-    rows, columns = (min(a, b) // 2 * 2 for a, b in zip(raw.mosaic.shape, shown.shape[:2], strict=True))
+        shown = file.postprocess(
+            use_camera_wb=True, user_flip=0, no_auto_bright=not bright, gamma=(2.4, 12.92),
+            demosaic_algorithm=rawpy.DemosaicAlgorithm.AHD,
+        )  # fmt: skip
+    sides = [min(a, b) for a, b in zip(raw.mosaic.shape, shown.shape[:2], strict=True)]
+    rows, columns = (min(side, SIDE) // 2 * 2 for side in sides)
+    top, left = ((side - cut) // 4 * 2 for side, cut in zip(sides, (rows, columns), strict=True))
     stream = io.BytesIO()
-    Image.fromarray(shown[:rows, :columns]).save(stream, "JPEG", quality=92)
-    pair = Pair(path.stem, str(path), "LibRaw", "pair", "", raw.camera, raw.optical, raw.canonical,
-                regions=(Region(0, 0, rows, columns),), size=(rows, columns))  # fmt: skip
-    return LoadedPair(pair, np.ascontiguousarray(raw.mosaic[:rows, :columns]), np.array(Image.open(stream)))
+    Image.fromarray(shown[top : top + rows, left : left + columns]).save(stream, "JPEG", quality=quality)
+    pair = Pair(
+        path.stem, str(path), LIBRAW, "pair", "", raw.camera, raw.optical, raw.canonical,
+        regions=(Region(0, 0, rows, columns),), size=(rows, columns),
+    )  # fmt: skip
+    mosaic = np.ascontiguousarray(raw.mosaic[top : top + rows, left : left + columns])
+    return LoadedPair(pair, mosaic, np.array(Image.open(stream))), jpeg.mean_squares(stream.getvalue())
 
 
 # --- the fit ----------------------------------------------------------------------------------------------------------
@@ -276,6 +299,14 @@ class Fit:
     knots: np.ndarray
     widths: dict[str, np.ndarray]
 
+    def record(self) -> dict[str, object]:
+        """Return plain values for confidence.json."""
+        return {
+            "weights": self.weights.astype(np.float64).round(5).tolist(),
+            "knots": self.knots.round(4).tolist(),
+            "widths": {level: line.round(4).tolist() for level, line in self.widths.items()},
+        }
+
     def shares(self, data: Measured) -> list[float]:
         """Return the shares of errors inside the half-widths of all levels."""
         square = np.exp(2 * budgets(self.weights, data))
@@ -303,26 +334,38 @@ def shipped(kind: str) -> Fit:
 # --- the tables -------------------------------------------------------------------------------------------------------
 
 
-def row(name: str, shares: Sequence[Sequence[float]], gains: Sequence[float] = ()) -> str:
-    """Word a row: mean and worst share of each level, and the gains."""
-    cells = [name, str(len(shares))]
+HEAD = "| model, pictures | number | 50 % | 68 % | 90 % | largest gain [EV] |\n" + "|---" * 6 + "|"
+HEAD_OF_PHOTOS = "| photograph | model | gain [EV] | 50 % | 68 % | 90 % |\n" + "|---" * 6 + "|"
+
+
+def row(title: str, data: Sequence[Measured], found: Fit | Mapping[str, Fit]) -> str:
+    """Word a row: mean and worst share of each level, and the largest gain; a fit for all, or one for each camera."""
+    shares = [(found if isinstance(found, Fit) else found[each.camera]).shares(each) for each in data]
+    cells = [title, str(len(shares))]
     for number, level in enumerate(LEVELS):
         own = [each[number] for each in shares]
         worst = max(own, key=lambda share: abs(share - level))
-        cells.append(f"{100 * np.mean(own):.0f} / {100 * worst:.0f}")
-    cells.append(f"{max(map(abs, gains)):.2f}" if gains else "–")
-    return f"| {' | '.join(cells)} |"
+        cells.append(f"{100 * np.mean(own):.0f}, worst {100 * worst:.0f}")
+    return f"| {' | '.join([*cells, f'{max(abs(each.gain) for each in data):.2f}'])} |"
 
 
-def simulated(folder: Path, work: Path, found: Fit) -> str:
-    """Return the row of simulated shots, by cameras with an invented processing that differs from shot to shot."""
-    results = [
+def photo(data: Measured, found: Fit) -> str:
+    """Word the row of a photograph."""
+    name = data.photo.rsplit("-", 1)[0] if data.edit == "" else f"{data.photo}, by {LIBRAW}"
+    return f"| {name} | {data.model} | {data.gain:+.2f} | {' | '.join(f'{100 * s:.0f}' for s in found.shares(data))} |"
+
+
+def simulated(folder: Path, work: Path) -> list[Measured]:
+    """Measure simulated shots, by cameras with an invented processing that differs from shot to shot."""
+    return [
         stored(work, (item.pair.name, "simulated"), lambda item=item: measured(item, "generic fast", GENERIC, None))
         for item in whole(load(folder))
     ]
-    gains = [each.gain for each in results]
-    print("gains of simulated shots, EV:", np.quantile(np.abs(gains), LEVELS).round(2), file=sys.stderr)
-    return row("generic fast, simulated shots", [found.shares(each) for each in results], gains)
+
+
+def of_further(path: Path, model: str) -> Measured:
+    item, tables = developed(path)
+    return measured(item, model, GENERIC, tables, LIBRAW)
 
 
 def main() -> None:
@@ -337,55 +380,45 @@ def main() -> None:
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     data = list(all_measured(whole(load(options.pairs)), options.weights, options.work))
-    head = "| model, photographs | number | 50 % | 68 % | 90 % | largest gain [EV] |"
-    lines = [head, "|---" * 6 + "|"]
-    per_photo = ["| photograph | model | gain [EV] | 50 % | 68 % | 90 % |", "|---" * 6 + "|"]
-    written = dict(confidence._constants()) if not options.fit else {"noise": noise_constants()}
+    plain = [each for each in data if not each.edit]
     fits: dict[str, Fit] = {}
-    for model, kind in _PAIRS.items():
-        own = [each for each in data if each.model == model]
-        plain = [each for each in own if not each.edit]
-        shares, edits = [], []
-        left: dict[str, Fit] = {}
-        for name in sorted({each.camera for each in own}):
-            left[name] = fit([each for each in own if each.camera != name])
-            for each in own:
-                if each.camera == name:
-                    (edits if each.edit else shares).append(left[name].shares(each))
-                    if not each.edit:
-                        cells = " | ".join(f"{100 * share:.0f}" for share in shares[-1])
-                        per_photo.append(f"| {each.photo.rsplit('-', 1)[0]} | {model} | {each.gain:+.2f} | {cells} |")
-        lines.append(row(f"{model}, camera left out", shares, [each.gain for each in plain]))
-        lines.append(row(f"{model}, edited, camera left out", edits))
-        for each in data:
-            if kind == confidence.NETWORK and (each.model.startswith("own") or "paramisp" in each.model):
-                result = left[each.camera].shares(each)
-                cells = " | ".join(f"{100 * share:.0f}" for share in result)
-                per_photo.append(f"| {each.photo.rsplit('-', 1)[0]} | {each.model} | {each.gain:+.2f} | {cells} |")
-        if options.fit:
-            fits[kind] = fit(own)
-            gains = sorted(abs(each.gain) for each in plain)
-            written[kind] = {
-                "weights": fits[kind].weights.astype(np.float64).round(5).tolist(),
-                "knots": fits[kind].knots.round(4).tolist(),
-                "widths": {level: line.round(4).tolist() for level, line in fits[kind].widths.items()},
-                "scale_ev": round(float(np.quantile(gains, 0.9)), 2),
-            }
-            print(dict(zip(confidence.TERMS, written[kind]["weights"], strict=True)), file=sys.stderr)
-        else:
-            fits[kind] = shipped(kind)
-    lines.append(simulated(options.simulated, options.work, fits[confidence.NETWORK])) if options.simulated else None
-    for path in options.others:
-        item = developed(path)
-        for model, kind in _PAIRS.items():
-            each = stored(
-                options.work,
-                (path.name, model, "libraw"),
-                lambda item=item, model=model: measured(item, model, GENERIC, None),
-            )
-            cells = " | ".join(f"{100 * share:.0f}" for share in fits[kind].shares(each))
-            per_photo.append(f"| {path.stem}, by LibRaw | {model} | {each.gain:+.2f} | {cells} |")
+    lines, per_photo = [HEAD], [HEAD_OF_PHOTOS]
+    for kind, model in OF_KINDS.items():
+        looks = kind == confidence.UNKNOWN
+        own = [each for each in data if each.model == model and each.edit.startswith(LIBRAW) == looks]
+        left = {name: fit([each for each in own if each.camera != name]) for name in sorted({e.camera for e in own})}
+        fits[kind] = fit(own) if options.fit else shipped(kind)
+        title = f"{model}, {'LibRaw develops' if looks else 'the camera develops'}; camera left out"
+        lines.append(row(title, [each for each in own if looks or not each.edit], left))
+        if not looks:
+            lines.append(row(f"{model}, edited JPEGs; camera left out", [each for each in own if each.edit], left))
+            others = ("own fast", "generic paramisp") if kind == confidence.KNOWN else ()
+            shown = [each for each in plain if each.model.startswith((model, *others))]
+            per_photo += [photo(each, left[each.camera]) for each in shown]
+    further = [
+        stored(options.work, (path.name, LIBRAW, model), lambda path=path, model=model: of_further(path, model))
+        for path in options.others
+        for model in ("parametric", "generic fast")
+    ]
+    shots = simulated(options.simulated, options.work) if options.simulated else []
+    strange = [each for each in plain if each.model == "generic paramisp" and each.camera in NEVER_SEEN_BY_PARAMISP]
+    for title, group in (("generic fast, simulated shots", shots), ("generic paramisp, camera never seen", strange)):
+        lines += [row(title, group, fits[confidence.UNKNOWN])] if group else []
+    for each in further:
+        kind = confidence.PARAMETRIC if each.model == "parametric" else confidence.UNKNOWN
+        per_photo.append(photo(each, fits[kind]))
     if options.fit:
+        gains = {
+            confidence.PARAMETRIC: [each.gain for each in plain if each.model == "parametric"],
+            confidence.KNOWN: [each.gain for each in plain if each.model == "generic fast"],
+            confidence.UNKNOWN: [each.gain for each in shots],
+        }
+        written: dict[str, object] = {"noise": noise_constants()}
+        for kind, found in fits.items():
+            scale = float(np.quantile(np.abs(gains[kind]), 0.9)) if gains[kind] else 0.0
+            if kind == confidence.UNKNOWN:
+                scale = max([scale, *(abs(each.gain) for each in strange)])
+            written[kind] = found.record() | {"scale_ev": float(np.ceil(100 * scale) / 100)}
         target = ROOT / "paramisp_cli" / "confidence.json"
         target.write_text(json.dumps(written, indent=1) + "\n")
     text = "\n".join([*lines, "", *per_photo, ""])
