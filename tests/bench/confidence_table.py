@@ -259,13 +259,12 @@ def budgets(found: np.ndarray, data: Measured) -> np.ndarray:
 
 
 def fit_table(pairs: Sequence[tuple[np.ndarray, Measured]]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Fit ln(budget) → ln(half-width) for each level, from photographs with budgets of fits that did not see them."""
-    data = [each for _, each in pairs]
-    budget, errors, shares = (
-        np.concatenate([b for b, _ in pairs]),
-        np.concatenate([d.errors for d in data]),
-        balance(data),
-    )
+    """Fit ln(budget) → ln(half-width) for each level, from photographs with budgets of fits that did not see them.
+
+    Every photograph counts alike, as in the tables.
+    """
+    budget, errors = np.concatenate([each for each, _ in pairs]), np.concatenate([each.errors for _, each in pairs])
+    shares = np.concatenate([np.full(len(each.errors), 1 / len(each.errors)) for _, each in pairs])
     order = np.argsort(budget, kind="stable")
     budget, errors, shares = budget[order], errors[order], shares[order]
     place = (np.cumsum(shares) - shares / 2) / shares.sum()
@@ -307,13 +306,14 @@ class Fit:
             "widths": {level: line.round(4).tolist() for level, line in self.widths.items()},
         }
 
+    def stated(self, data: Measured, level: float) -> np.ndarray:
+        """Return the half-widths of the sites of a photograph."""
+        square = np.exp(2 * budgets(self.weights, data))
+        return confidence._width(square, self.knots, self.widths[f"{level:g}"])
+
     def shares(self, data: Measured) -> list[float]:
         """Return the shares of errors inside the half-widths of all levels."""
-        square = np.exp(2 * budgets(self.weights, data))
-        return [
-            float((data.errors <= confidence._width(square, self.knots, self.widths[f"{level:g}"])).mean())
-            for level in LEVELS
-        ]
+        return [float((data.errors <= self.stated(data, level)).mean()) for level in LEVELS]
 
 
 def fit(data: Sequence[Measured]) -> Fit:
@@ -349,6 +349,31 @@ def row(title: str, data: Sequence[Measured], found: Fit | Mapping[str, Fit]) ->
     return f"| {' | '.join([*cells, f'{max(abs(each.gain) for each in data):.2f}'])} |"
 
 
+BANDS = (0, 0.1, 0.2, 0.4, 1, np.inf)
+HEAD_OF_BANDS = "| stated half-width | sites | 90 % | median error |\n" + "|---" * 4 + "|"
+
+
+def bands(data: Sequence[Measured], found: Mapping[str, Fit]) -> list[str]:
+    """Word the rows of half-widths from less to more: means over photographs of at least 200 sites in a band."""
+    rows = []
+    for low, high in itertools.pairwise(BANDS):
+        inside = []
+        for each in data:
+            stated = found[each.camera].stated(each, 0.9)
+            sites = (stated >= low) & (stated < high)
+            if sites.sum() >= 200:
+                errors = each.errors[sites]
+                inside.append((sites.mean(), (errors <= stated[sites]).mean(), np.median(errors)))
+        if inside:
+            share, right, median = np.mean(inside, 0) * (len(inside) / len(data), 1, 1)
+            name = f"{100 * low:.0f} to {100 * high:.0f} %" if np.isfinite(high) else f"more than {100 * low:.0f} %"
+            worst = max((each[1] for each in inside), key=lambda value: abs(value - 0.9))
+            rows.append(
+                f"| {name} | {100 * share:.1f} % | {100 * right:.0f}, worst {100 * worst:.0f} | {100 * median:.1f} % |"
+            )
+    return rows
+
+
 def photo(data: Measured, found: Fit) -> str:
     """Word the row of a photograph."""
     name = data.photo.rsplit("-", 1)[0] if data.edit == "" else f"{data.photo}, by {LIBRAW}"
@@ -382,7 +407,7 @@ def main() -> None:
     data = list(all_measured(whole(load(options.pairs)), options.weights, options.work))
     plain = [each for each in data if not each.edit]
     fits: dict[str, Fit] = {}
-    lines, per_photo = [HEAD], [HEAD_OF_PHOTOS]
+    lines, per_photo, by_width = [HEAD], [HEAD_OF_PHOTOS], []
     for kind, model in OF_KINDS.items():
         looks = kind == confidence.UNKNOWN
         own = [each for each in data if each.model == model and each.edit.startswith(LIBRAW) == looks]
@@ -390,7 +415,9 @@ def main() -> None:
         fits[kind] = fit(own) if options.fit else shipped(kind)
         title = f"{model}, {'LibRaw develops' if looks else 'the camera develops'}; camera left out"
         lines.append(row(title, [each for each in own if looks or not each.edit], left))
+        by_width += ["", f"{title}:", "", HEAD_OF_BANDS, *bands([e for e in own if looks or not e.edit], left)]
         if not looks:
+            by_width += ["", f"{model}, edited JPEGs:", "", HEAD_OF_BANDS, *bands([e for e in own if e.edit], left)]
             lines.append(row(f"{model}, edited JPEGs; camera left out", [each for each in own if each.edit], left))
             others = ("own fast", "generic paramisp") if kind == confidence.KNOWN else ()
             shown = [each for each in plain if each.model.startswith((model, *others))]
@@ -421,7 +448,7 @@ def main() -> None:
             written[kind] = found.record() | {"scale_ev": float(np.ceil(100 * scale) / 100)}
         target = ROOT / "paramisp_cli" / "confidence.json"
         target.write_text(json.dumps(written, indent=1) + "\n")
-    text = "\n".join([*lines, "", *per_photo, ""])
+    text = "\n".join([*lines, *by_width, "", *per_photo, ""])
     print(text)
     if options.output:
         options.output.write_text(text)
