@@ -32,6 +32,7 @@ if _typing.TYPE_CHECKING:
     from paramisp_cli.types import (
         Camera,
         CanonicalParams,
+        Confidence,
         Crop,
         Direction,
         HdrImage,
@@ -46,6 +47,7 @@ if _typing.TYPE_CHECKING:
 _HOME = {
     "Camera": "types",
     "CanonicalParams": "types",
+    "Confidence": "types",
     "ConfigError": "errors",
     "Crop": "types",
     "Direction": "types",
@@ -78,6 +80,7 @@ _HOME = {
 __all__ = [
     "Camera",
     "CanonicalParams",
+    "Confidence",
     "ConfigError",
     "Crop",
     "Direction",

@@ -8,13 +8,22 @@ from typing import NamedTuple
 
 import numpy as np
 
-from paramisp_cli import flat_noise, look
+from paramisp_cli import confidence, flat_noise, look, weights
 from paramisp_cli import mosaic as bayer
-from paramisp_cli.formats import kept, provenance
+from paramisp_cli.errors import ConfigError
+from paramisp_cli.formats import jpeg, kept, provenance
 from paramisp_cli.machine import facts_of, is_free_of_torch, runner_of, stepped_down
 from paramisp_cli.parameters import GAIN_MAP, KEPT_RAW, Conversion, Settings
 from paramisp_cli.rendition import develop, highlights, parametric
-from paramisp_cli.types import CFA_PATTERNS, Crop, Notice, RawImage, SrgbImage
+from paramisp_cli.types import (
+    CFA_PATTERNS,
+    FALLBACK_OPTICAL,
+    Confidence,
+    Crop,
+    Notice,
+    RawImage,
+    SrgbImage,
+)
 
 SMALLEST_MOSAIC = 24
 """Smallest side of a mosaic that ``unprocess`` makes: LibRaw opens no DNG of less than 22 pixels a side."""
@@ -25,6 +34,10 @@ def unprocessed(
 ) -> RawImage:
     """Make the RAW of a picture; ``progress`` takes the finished share of the work. See ``convert.run``."""
     if conversion.architecture == KEPT_RAW:
+        if settings.confidence:
+            raise ConfigError(
+                "carries the camera's own RAW, which needs no `confidence`; turn `kept_raw` off to make one"
+            )
         return _restored(image, conversion)
     if settings.linear:
         return _linear(image, conversion, settings, progress)
@@ -52,10 +65,12 @@ def _unfinished(
     if gain_map is not None and gain_map.has_highlights:
         stops = highlights.headroom_of(image.pixels, gain_map)
     has_highlights = stops > 0 or conversion.architecture == GAIN_MAP
-    own, plan, curve = None, None, None
+    own, plan, curve, sure = None, None, None, None
     if conversion.architecture != GAIN_MAP:
         kind = np.float32 if has_highlights else dtype
         own, plan, curve = _mosaic(image, conversion, settings, size, kind, progress)
+        if settings.confidence:
+            sure = _confidence(image, conversion, own, exposure)
     if has_highlights:
         assert gain_map is not None
         curve = None
@@ -81,6 +96,7 @@ def _unfinished(
         baseline_exposure=exposure + stops,
         model=conversion.architecture,
         notes=notices + remarks + stepped_down(conversion, plan),
+        confidence=sure,
     )
     return _Made(raw, curve, has_highlights)
 
@@ -114,6 +130,22 @@ def _mosaic(
     mosaic, plan = runner.unprocess(image.pixels, canonical, conversion.optical, size=size, dtype=dtype)
     points = runner.model.tone_curve()
     return mosaic, plan, np.array(points) if points else None
+
+
+def _confidence(image: SrgbImage, conversion: Conversion, made: np.ndarray, exposure: float) -> Confidence:
+    """Return the confidence map of the model's mosaic, before any highlights of a gain map."""
+    iso = conversion.optical.iso or FALLBACK_OPTICAL.iso
+    assert iso is not None
+    noise = conversion.facts.noise_profile(iso)
+    source = confidence.Source(
+        step=confidence.step_of(image.pixels.dtype),
+        tables=jpeg.mean_squares(image.metadata.jpeg) if image.metadata.jpeg else None,
+        noise=confidence.usual_noise(iso) if noise is None else noise,
+    )
+    canonical, model = conversion.canonical, conversion.architecture
+    known = conversion.checkpoint is None or weights.has_seen(conversion.checkpoint, conversion.camera)
+    measured = confidence.measure(image.pixels, made, canonical, model, source, known=known, exposure=exposure)
+    return replace(measured, orientation=image.orientation, crop=Crop(0, 0, *image.size))
 
 
 def _of_gain_map(stops: float) -> Notice:

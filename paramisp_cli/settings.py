@@ -79,6 +79,7 @@ class Settings:
                    in linear sRGB. ``render`` then returns a ``LinearImage``, whose values ``exposure`` scales; the
                    parametric model, which runs without a model and weights, adds the exposure in the RAW
     linear         ``unprocess`` gives all three colours of each pixel (``RawImage.linear``), for a LinearRaw DNG
+    confidence     ``unprocess`` measures how far the RAW can be trusted, too (``RawImage.confidence``)
     isolate        decode RAW files in a process of their own: a damaged or hostile file can crash only this process
     to             ``transfer``: the other camera, a name of the camera table or a RAW file by it
     method         ``transfer``: "matrix", from both cameras' colour matrices; "conditioned", fitted to both cameras'
@@ -114,6 +115,7 @@ class Settings:
     gain_map: str = "auto"
     stop_at: str | None = None
     linear: bool = False
+    confidence: bool = False
     to: str | Path | None = None
     method: str = "matrix"
     target_cfa: bool = False
@@ -161,6 +163,19 @@ class Settings:
         if self.linear and (self.cfa is not None or self.kept_raw):
             text = "a RAW of three colours a pixel has no colour filters" if self.cfa else "a JPEG carries a mosaic"
             raise ConfigError(f"`linear`: {text}; leave out `{'cfa' if self.cfa else 'kept_raw'}`")
+
+        if self.confidence:
+            self._check_confidence()
+
+    def _check_confidence(self) -> None:
+        """Raise ConfigError for settings under which there is no confidence map."""
+        for name, wrong, reason in (
+            ("linear", self.linear, "the map has one value for each site of a mosaic"),
+            ("kept_raw", bool(self.kept_raw), "a RAW that the camera made needs no map"),
+            ("gain_map", self.gain_map == "linear", "without a model there is nothing to judge"),
+        ):
+            if wrong:
+                raise ConfigError(f"`confidence`: {reason}; leave out `{name}`")
 
     def _check_gain_map(self) -> None:
         """Raise ConfigError for an unknown treatment of gain maps, and for settings that do not go with it."""

@@ -331,6 +331,45 @@ class HdrImage:
 
 
 @dataclass(frozen=True, slots=True)
+class Confidence:
+    """The confidence map of a made RAW: for each site of its mosaic, the expected error (docs/confidence.md).
+
+    half_width  (H, W) float32: of sites with this value w, a share of ``level`` is expected to have
+                |true − g · made| ≤ w · (g · made + floor), black 0, white 1; g is one factor for the whole picture
+    level       share of errors inside, 0 to 1
+    floor       share of white that is added to every value
+    scale_ev    uncertainty of g: it is expected within ± this many EV
+    model       architecture that made the RAW
+    orientation, crop
+                EXIF orientation of the map, and the area of the picture, as in ``RawImage``; None: all of it
+    """
+
+    half_width: np.ndarray
+    level: float
+    floor: float
+    scale_ev: float
+    model: str
+    orientation: int = 1
+    crop: Crop | None = None
+
+    def __post_init__(self) -> None:
+        if self.half_width.ndim != 2 or self.half_width.dtype != np.float32 or 0 in self.half_width.shape:
+            shape, dtype = self.half_width.shape, self.half_width.dtype
+            raise MetadataError(f"half_width must be (H, W) float32, got {shape} {dtype}")
+        object.__setattr__(self, "half_width", _read_only(self.half_width))
+
+    def describe(self) -> dict[str, Any]:
+        """Return plain values for JSON, without the map."""
+        return {
+            "level": self.level,
+            "floor": self.floor,
+            "scale_ev": self.scale_ev,
+            "model": self.model,
+            "median": round(float(np.median(self.half_width)), 4),
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class RawImage:
     """A Bayer mosaic with its parameters and metadata, as stored (orientation is *not* applied).
 
@@ -352,6 +391,7 @@ class RawImage:
     model             name of the model that made it ("parametric", …); None for other mosaics
     colours_of        name of the camera whose colours the mosaic has, if it is not ``camera``, which took the picture
     patch             its place in the picture, if it is a patch of one
+    confidence        its confidence map, with ``Settings.confidence``
     """
 
     mosaic: np.ndarray
@@ -372,6 +412,7 @@ class RawImage:
     linear: np.ndarray | None = None
     colours_of: str | None = None
     patch: Patch | None = None
+    confidence: Confidence | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.mosaic.ndim != 2 or self.mosaic.shape[0] % 2 or self.mosaic.shape[1] % 2 or 0 in self.mosaic.shape:

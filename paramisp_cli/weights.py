@@ -11,6 +11,7 @@ Importing this module, listing and finding do not import torch.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -254,6 +255,18 @@ def architecture_of(path: Path) -> str:
 def recognise(path: Path | str) -> str:
     """Return a sentence on a published checkpoint: its architecture and tensors. Raises WeightsError."""
     return published.recognise(Path(path))
+
+
+def has_seen(path: Path, camera: Camera | None) -> bool:
+    """Tell whether a checkpoint is a camera's own, or its training had photographs by the camera, says its header."""
+    if camera is None:
+        return False
+    header = info(path)
+    try:
+        cameras = json.loads(header.get("training") or "{}").get("cameras") or []
+    except (ValueError, AttributeError):
+        cameras = []
+    return slug(camera.name) in {slug(str(name)) for name in (*cameras, header.get("camera") or "")}
 
 
 def import_checkpoint(

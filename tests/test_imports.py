@@ -21,7 +21,7 @@ LAYERS = [
     {"isp", "cameras", "flat_noise", "patches"},
     {"formats", "torch_pickle", "devices"},
     {"torch_zip", "torch_legacy", "look", "rendition", "companion", "drawn"},
-    {"models", "white_balance", "look_refined"},
+    {"models", "white_balance", "look_refined", "confidence"},
     {"checkpoint", "settings"},
     {"published", "sources", "carried"},
     {"weights", "target"},
@@ -62,6 +62,7 @@ FORMATS_BASE = {
     "lut",
     "dcp",
     "darktable",
+    "confidence_map",
 }
 
 CLI = {

@@ -6,7 +6,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Collection, Container, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -50,6 +50,8 @@ class Job:
     source: Path
     target: Path | None
     error: ParamispError | None = None
+    confidence: Path | None = None
+    """File of the confidence map, if there is to be one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +120,14 @@ def _nothing_in(path: Path, suffixes: Collection[str], recursive: bool, has_othe
 
 
 def _files(folder: Path, recursive: bool, errors: list[OSError]) -> Iterator[Path]:
-    """Yield the files in a folder that are not hidden; collect the errors of folders that cannot be read."""
+    """Yield the files in a folder that are not hidden; collect the errors of folders that cannot be read.
+
+    Confidence maps of earlier runs are left out.
+    """
+    maps = tuple(f"{CONFIDENCE}{suffix}" for suffix in formats.CONFIDENCE_SUFFIXES)
     for base, folders, names in os.walk(folder, onerror=errors.append):
         folders[:] = [name for name in folders if recursive and not name.startswith(".")]
-        yield from (Path(base) / name for name in names if not name.startswith("."))
+        yield from (Path(base) / name for name in names if not name.startswith(".") and not name.endswith(maps))
 
 
 def assign(
@@ -201,6 +207,46 @@ def without_outputs(paths: Sequence[str | Path], inputs: Sequence[Input], stem: 
         return path not in given and path.stem.endswith(stem) and formats.is_own(path)
 
     return [each for each in inputs if each.error is not None or not is_output(each.source)]
+
+
+CONFIDENCE = ".confidence"
+"""Word between the name of an output and the suffix of its confidence map."""
+
+
+def with_confidence(
+    jobs: Sequence[Job], value: str, on_exists: OnExists, protected: Sequence[str | Path] = ()
+) -> list[Job]:
+    """Give every job a file for its confidence map.
+
+    value      a kind of file, "png", "tif" or "tiff": beside each output, photo.dng gives photo.confidence.png; or the
+               file itself, for a single job
+    protected  other files that the batch reads, as for ``assign``
+
+    Raises FormatError for another suffix, ConfigError for one file and several jobs, OutputExistsError if a map is an
+    input, an output or a protected file.
+    """
+    kind = f".{value.lower()}" in formats.CONFIDENCE_SUFFIXES
+    if not kind:
+        formats.check_confidence(Path(value))
+        if len(jobs) > 1:
+            raise ConfigError(f"`confidence` {value}: is one file for {len(jobs)} inputs; pass png or tif instead")
+    taken = {real_path(job.source) for job in jobs} | {real_path(Path(path)) for path in protected}
+    targets = {real_path(job.target) for job in jobs if job.target is not None}
+    named = []
+    for job in jobs:
+        if job.target is None:
+            named.append(job)
+            continue
+        path = job.target.with_name(f"{job.target.stem}{CONFIDENCE}.{value.lower()}") if kind else Path(value)
+        if on_exists == OnExists.RENAME:
+            path = _free(path, False, taken, targets)
+        real = real_path(path)
+        if real in taken or real in targets:
+            role = "an output" if real in targets else "read by this command"
+            raise OutputExistsError(f"{path}: is {role} itself; pass another `confidence`")
+        targets.add(real)
+        named.append(replace(job, confidence=path))
+    return named
 
 
 def _is_output_file(

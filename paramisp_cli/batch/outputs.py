@@ -45,6 +45,36 @@ def skips(target: Path, policy: Policy) -> bool:
     return policy.on_exists == OnExists.SKIP
 
 
+def check_confidence(path: Path, policy: Policy) -> None:
+    """Raise OutputExistsError if the file of a confidence map exists and must not be replaced.
+
+    With "skip" a map of an interrupted run is written again: the map comes before its output.
+    """
+    if os.path.lexists(path) and policy.on_exists not in (OnExists.SKIP, OnExists.RENAME):
+        skips(path, policy)
+    elif os.path.lexists(path) and not policy.overwrite_foreign and not formats.is_own(path):
+        raise OutputExistsError(f"{path}: was not made by paramisp and is not overwritten; pass another `confidence`")
+
+
+@contextmanager
+def confidence_written(raw: RawImage, job: Job, policy: Policy) -> Iterator[None]:
+    """Write the confidence map of a job, if it has one, before its output; remove a new map if the output fails."""
+    path, confidence = job.confidence, raw.confidence
+    if path is None or confidence is None:
+        yield
+        return
+    replaces = policy.on_exists in (OnExists.SKIP, OnExists.OVERWRITE)
+    is_new = not os.path.lexists(path)
+    with created(path.parent):
+        formats.write(confidence, path, overwrite=replaces)
+        try:
+            yield
+        except BaseException:
+            if is_new:
+                _remove(path)
+            raise
+
+
 @contextmanager
 def created(folder: Path, earlier: Sequence[Path] = ()) -> Iterator[Sequence[Path]]:
     """Create a folder with its parents and yield the new folders; on failure remove them and the ``earlier`` ones."""

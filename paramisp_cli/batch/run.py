@@ -39,7 +39,7 @@ class Outcome:
     """The result of a job: status "done", "planned" (dry run), "skipped" or "failed"; "deferred" inside this module.
 
     ``files`` are the arrays or patches of a job: for each its path, its SHA-256 if it is an array, its place if it is a
-    patch. They are empty for other outputs.
+    patch. They are empty for other outputs. ``confidence`` describes the confidence map.
     """
 
     job: Job
@@ -50,6 +50,7 @@ class Outcome:
     conversion: Conversion | None = None
     notices: tuple[str, ...] = ()
     files: tuple[dict[str, Any], ...] = ()
+    confidence: dict[str, Any] | None = None
 
     def record(self) -> dict[str, Any]:
         """Return plain values: one line of ``--json``."""
@@ -63,6 +64,8 @@ class Outcome:
             record |= self.conversion.describe() | {"notices": list(self.all_notices)}
         if self.files:
             record["files"] = list(self.files)
+        if self.job.confidence is not None:
+            record["confidence"] = {"file": str(self.job.confidence), **(self.confidence or {})}
         if self.error is not None:
             record |= {"error": str(self.error), "error_kind": type(self.error).__name__}
         return record
@@ -317,6 +320,8 @@ class _Work:
         first = target if self.grid is None else patch_path(target, 0)
         if os.path.lexists(first) and not is_itself and skips(first, self.policy):
             return Outcome(job, "skipped", target=first)
+        if job.confidence is not None:
+            outputs.check_confidence(job.confidence, self.policy)
         with naming(job.source, self.settings):
             image = parameters.read(job.source, self.settings)
             self._check_kind(job.source, image, target)
@@ -408,17 +413,33 @@ class _Work:
         assert result is not None
         with created(job.target.parent, step.folders):
             try:
-                if isinstance(result, RawImage) and (self.grid is not None or outputs.is_array(job.target)):
-                    files, notices = outputs.write_samples(result, job, self.options, self.policy, self.grid)
-                    first, notes = Path(files[0]["file"]), (*result.notes, *notices)
-                    return Outcome(job, "done", first, conversion=step.conversion, notices=notes, files=files)
-                overwrite = self.policy.on_exists == OnExists.OVERWRITE
-                formats.write(result, job.target, self.options, overwrite=overwrite, raw=step.raw)
+                if not isinstance(result, RawImage):
+                    self._write_image(result, job.target, step.raw)
+                    return Outcome(job, "done", target=job.target, conversion=step.conversion, notices=result.notes)
+                with outputs.confidence_written(result, job, self.policy):
+                    return self._write_raw(result, step)
             except OutputExistsError:
                 if self.policy.on_exists != OnExists.SKIP:
                     raise
                 return Outcome(job, "skipped", target=job.target)  # another worker was faster
-        return Outcome(job, "done", target=job.target, conversion=step.conversion, notices=result.notes)
+
+    def _write_raw(self, raw: RawImage, step: _Step) -> Outcome:
+        job, target, notes = step.job, step.job.target, raw.notes
+        files: tuple[dict[str, Any], ...] = ()
+        assert target is not None
+        if self.grid is not None or outputs.is_array(target):
+            files, notices = outputs.write_samples(raw, job, self.options, self.policy, self.grid)
+            target, notes = Path(files[0]["file"]), (*raw.notes, *notices)
+        else:
+            self._write_image(raw, target, step.raw)
+        sure = None if raw.confidence is None else raw.confidence.describe()
+        return Outcome(
+            job, "done", target, conversion=step.conversion, notices=notes, files=files, confidence=sure
+        )  # fmt: skip
+
+    def _write_image(self, image: Output, target: Path, raw: RawImage | None) -> None:
+        overwrite = self.policy.on_exists == OnExists.OVERWRITE
+        formats.write(image, target, self.options, overwrite=overwrite, raw=raw)
 
 
 @contextmanager

@@ -98,6 +98,15 @@ def unprocess(
         bool | None,
         typer.Option("--kept-raw/--no-kept-raw", rich_help_panel=OUTPUT, help="Require or ignore the RAW in a JPEG."),
     ] = None,
+    confidence: Annotated[
+        str | None,
+        typer.Option(
+            "--confidence",
+            metavar="KIND|FILE",
+            rich_help_panel=OUTPUT,
+            help="Write a map of expected errors, too: FILE (.png, .tif), or png or tif beside each output.",
+        ),
+    ] = None,
 ) -> None:
     """Turn pictures (JPEG, PNG, TIFF, WebP, AVIF, HEIC) into RAW files (DNG), or into arrays for training."""
     from paramisp_cli.formats import WriteOptions
@@ -112,18 +121,40 @@ def unprocess(
     grid = grid_of(arrays, ending, batch, options, linear)
     floats = arrays.bits == 32 or ending == ".exr"
     options = replace(options, half=ending == ".exr" and arrays.bits == 16)
+    if confidence is not None:
+        _check_confidence(confidence, batch, grid)
     try:
         chosen = replace(
             settings_of(settings),
             kept_raw=kept_raw,
             gain_map=gain_map,
             linear=linear or arrays.layout == "rgb",
+            confidence=confidence is not None,
             levels=arrays.levels,
             bit_depth=32 if floats else 8,  # 8: whole numbers
         )
     except ConfigError as error:
         fail(error)
-    convert_files(Direction.UNPROCESS, inputs, suffix or ".dng", suffix, chosen, options, batch, grid, report=report)
+    convert_files(
+        Direction.UNPROCESS, inputs, suffix or ".dng", suffix, chosen, options, batch, grid, report=report,
+        confidence=confidence,
+    )  # fmt: skip
+
+
+def _check_confidence(confidence: str, batch: BatchOptions, grid: Grid | None) -> None:
+    """End with an error for a confidence map that cannot be written, before any file is read."""
+    from paramisp_cli import formats
+
+    if grid is not None:
+        fail_usage("--confidence: a map is of the whole picture; leave out --patch")
+    if f".{confidence.lower()}" in formats.CONFIDENCE_SUFFIXES:
+        if batch.output == Path("-"):
+            fail_usage(f"--confidence {confidence}: lies beside the output, and -o - has none; name a file")
+        return
+    if Path(confidence).is_dir():
+        fail_usage(f"--confidence {confidence}: is a folder; pass png or tif for a map beside each output, or a file")
+    if Path(confidence).suffix.lower() not in formats.CONFIDENCE_SUFFIXES:
+        fail_usage(f"--confidence {confidence}: takes png or tif, or a file that ends in .png or .tif")
 
 
 def render(
@@ -213,10 +244,12 @@ def settings_of(options: SettingsOptions, stop_at: str | None = None) -> Setting
 def convert_files(
     direction: Direction, inputs: list[Path], ending: str, suffix: str | None, settings: Settings,
     options: WriteOptions, batch: BatchOptions, grid: Grid | None = None, *, stem: str = "", report: Path | None = None,
+    confidence: str | None = None,
 ) -> None:  # fmt: skip
     """Run a batch, report it and end with the exit code. ``suffix`` comes from --format, ``ending`` is its default.
 
-    ``stem`` follows the names of outputs. ``report`` takes an HTML page about the batch.
+    ``stem`` follows the names of outputs. ``report`` takes an HTML page about the batch, ``confidence`` is the kind or
+    file of confidence maps.
     """
     from paramisp_cli import convert, formats, sources
     from paramisp_cli.batch import find
@@ -224,7 +257,7 @@ def convert_files(
     if report is not None:
         _check_report(report, batch)
     if batch.output == Path("-"):
-        _to_stdout(direction, inputs, ending, suffix, settings, options, batch)
+        _to_stdout(direction, inputs, ending, suffix, settings, options, batch, confidence)
     takes_pictures = direction == "unprocess" or (direction == "transfer" and ending != ".dng")
     rendering = direction == "render"
     suffixes = formats.SRGB_SUFFIXES if takes_pictures else formats.RAW_SUFFIXES
@@ -240,6 +273,8 @@ def convert_files(
             inputs, selection.inputs, batch.output, suffix, direction, on_exists, protected,
             stem=stem, in_patches=grid is not None,
         )  # fmt: skip
+        if confidence is not None:
+            jobs = find.with_confidence(jobs, confidence, on_exists, protected)
         jobs = find.shard(jobs, selection.inputs, batch.shard) if batch.shard else jobs
     except ParamispError as error:
         fail(error)
@@ -272,7 +307,7 @@ def _check_report(report: Path, batch: BatchOptions) -> None:
 
 def _to_stdout(
     direction: Direction, inputs: list[Path], ending: str, suffix: str | None, settings: Settings,
-    options: WriteOptions, batch: BatchOptions,
+    options: WriteOptions, batch: BatchOptions, confidence: str | None,
 ) -> None:  # fmt: skip
     """Convert one file, write the result to stdout and end with the exit code."""
     if len(inputs) != 1 or inputs[0].is_dir():
@@ -287,7 +322,10 @@ def _to_stdout(
             with open(os.devnull, "w") as nowhere:  # noqa: PTH123 – os.devnull is no Path
                 stdout, sys.stdout = sys.stdout, nowhere  # hide the temporary path
                 try:
-                    convert_files(direction, inputs, ending, suffix, settings, options, replace(batch, output=target))
+                    convert_files(
+                        direction, inputs, ending, suffix, settings, options, replace(batch, output=target),
+                        confidence=confidence,
+                    )  # fmt: skip
                 finally:
                     sys.stdout = stdout
         except typer.Exit as end:

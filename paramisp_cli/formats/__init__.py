@@ -21,11 +21,24 @@ from paramisp_cli.errors import (
     MetadataError,
     OutputExistsError,
 )
-from paramisp_cli.formats import arrays, dng, exif, exr, isolated, jpeg, kept, libraw, provenance, radiance, raster
+from paramisp_cli.formats import (
+    arrays,
+    confidence_map,
+    dng,
+    exif,
+    exr,
+    isolated,
+    jpeg,
+    kept,
+    libraw,
+    provenance,
+    radiance,
+    raster,
+)
 from paramisp_cli.formats.base import MAX_PIXELS, Format, WriteOptions
 from paramisp_cli.formats.kinds import KNOWN_UNREADABLE, unreadable
 from paramisp_cli.formats.verify import check_raw
-from paramisp_cli.types import HdrImage, LinearImage, Output, RawImage, SrgbImage
+from paramisp_cli.types import Confidence, HdrImage, LinearImage, Output, RawImage, SrgbImage
 
 
 def _verify_dng(image: Output, path: Path, options: WriteOptions) -> None:
@@ -47,6 +60,8 @@ LINEAR_FORMATS = (exr.FORMAT, radiance.FORMAT)
 """Formats of linear pictures alone, which paramisp writes and does not read as pictures."""
 LINEAR_WRITE_SUFFIXES = (*raster.TIFF.suffixes, *(suffix for form in LINEAR_FORMATS for suffix in form.suffixes))
 """Suffixes of linear pictures."""
+CONFIDENCE_SUFFIXES = confidence_map.SUFFIXES
+"""Suffixes of confidence maps."""
 RAW_WRITE_SUFFIXES = tuple(s for form in (dng.FORMAT, *arrays.FORMATS) for s in form.suffixes)
 """Suffixes of RAW images that paramisp writes."""
 _WRITTEN: dict[type[Output], tuple[str, tuple[str, ...]]] = {
@@ -59,6 +74,7 @@ _WRITTEN: dict[type[Output], tuple[str, tuple[str, ...]]] = {
 
 __all__ = [
     "ARRAY_SUFFIXES",
+    "CONFIDENCE_SUFFIXES",
     "FORMATS",
     "KNOWN_UNREADABLE",
     "LINEAR_FORMATS",
@@ -70,6 +86,7 @@ __all__ = [
     "SRGB_WRITE_SUFFIXES",
     "WriteOptions",
     "beside",
+    "check_confidence",
     "identify",
     "is_array",
     "is_own",
@@ -193,8 +210,13 @@ def record_of(image: RawImage, options: WriteOptions = WriteOptions()) -> dict[s
     return arrays.record(dng.as_stored(image), options)
 
 
+def check_confidence(path: Path) -> None:
+    """Raise FormatError unless the name of a confidence map's file ends in one of ``CONFIDENCE_SUFFIXES``."""
+    confidence_map.check_suffix(path)
+
+
 def write(
-    image: Output,
+    image: Output | Confidence,
     path: str | Path,
     options: WriteOptions = WriteOptions(),
     *,
@@ -203,13 +225,17 @@ def write(
 ) -> None:
     """Write an image in the format of the path's suffix, through a temporary file in the same folder.
 
-    ``raw`` is the RAW that the picture was rendered from: with ``options.keep_raw`` the JPEG carries it.
+    ``raw`` is the RAW that the picture was rendered from: with ``options.keep_raw`` the JPEG carries it. A confidence
+    map is written as PNG or TIFF, see ``formats.confidence_map``; it has no options.
 
     At any time ``path`` is the old file or the complete new file. With ``options.verify`` (or the environment variable
     PARAMISP_VERIFY=1) the new file is read again and compared before it gets its name. Raises OutputExistsError
     (unless ``overwrite``), FileAccessError, FormatError, always naming ``path``.
     """
     path = Path(path)
+    if isinstance(image, Confidence):
+        _write_confidence(image, path, overwrite)
+        return
     form = writer(path.suffix)
     if isinstance(image, (RawImage, LinearImage)) and form is not None and type(image) not in form.holds:
         sharing = [each for each in (*FORMATS, *LINEAR_FORMATS) if each.write and path.suffix.lower() in each.suffixes]
@@ -248,6 +274,21 @@ def write(
         except FileExistsError as error:
             raise OutputExistsError(f"{path}: appeared while paramisp was writing; it was not replaced") from error
         except (ConfigError, FormatError) as error:
+            raise error.named(path) from error
+
+
+def _write_confidence(confidence: Confidence, path: Path, overwrite: bool) -> None:
+    confidence_map.check_suffix(path)
+    if not overwrite and os.path.lexists(path):
+        raise OutputExistsError(f"{path}: exists already; pass `on_exists` overwrite, rename or skip")
+    kind = "png" if path.suffix.lower() == ".png" else "tiff"
+    with _plain_errors(path, "write"):
+        try:
+            with atomic.replacing(path, overwrite=overwrite) as temporary:
+                confidence_map.write(confidence, temporary, kind)
+        except FileExistsError as error:
+            raise OutputExistsError(f"{path}: appeared while paramisp was writing; it was not replaced") from error
+        except FormatError as error:
             raise error.named(path) from error
 
 

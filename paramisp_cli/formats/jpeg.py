@@ -10,7 +10,7 @@ from collections.abc import Iterator
 XMP = b"http://ns.adobe.com/xap/1.0/\0"
 """Beginning of a segment with an XMP packet."""
 _SOI = b"\xff\xd8"
-_APP1, _APP14, _SOF0, _SOS, _EOI = 0xE1, 0xEE, 0xC0, 0xDA, 0xD9
+_APP1, _APP14, _SOF0, _DQT, _SOS, _EOI = 0xE1, 0xEE, 0xC0, 0xDB, 0xDA, 0xD9
 _NOT_FRAMES = (0xC4, 0xC8, 0xCC)  # among 0xC0–0xCF: Huffman tables, reserved, arithmetic conditioning
 
 
@@ -114,3 +114,25 @@ def _frame_of(segment: bytes) -> tuple[int, int, tuple[int, int]] | None:
     alike = len(chroma) == 1 and (sampling[0] * factors[1][0], sampling[1] * factors[1][1]) == (h, v)
     allowed = alike and set(sampling) <= {1, 2, 4}
     return (width, height, sampling) if allowed and width and height else None
+
+
+def mean_squares(jpeg: bytes | mmap.mmap) -> tuple[float, float] | None:
+    """Return the mean square of the quantisation tables of luma and chroma, in codes; None without one (T.81 B.2.4.1).
+
+    A JPEG of one table has one for both.
+    """
+    found: dict[int, float] = {}
+    for marker, content in segments(jpeg):
+        at = 0
+        while marker == _DQT and at < len(content):
+            wide, number = content[at] >> 4, content[at] & 15
+            steps = content[at + 1 : at + 1 + 64 * (1 + min(wide, 1))]
+            if len(steps) < 64 * (1 + min(wide, 1)):
+                break
+            values = struct.unpack(">64H" if wide else ">64B", steps)
+            found[number] = sum(value * value for value in values) / 64
+            at += 1 + len(steps)
+    if not found:
+        return None
+    luma = found.get(0, next(iter(found.values())))
+    return luma, found.get(1, luma)

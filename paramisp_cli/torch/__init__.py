@@ -14,8 +14,20 @@ torch's own.
 from __future__ import annotations
 
 from paramisp_cli.torch.layouts import augment, pack, unpack
-from paramisp_cli.torch.modules import Render, Synthesize, Unprocess
+from paramisp_cli.torch.modules import Made, Render, Synthesize, Unprocess
 from paramisp_cli.torch.noise import AddNoise, Noisy
 from paramisp_cli.torch.shots import Shots, chosen
 
-__all__ = ["AddNoise", "Noisy", "Render", "Shots", "Synthesize", "Unprocess", "augment", "chosen", "pack", "unpack"]
+__all__ = [
+    "AddNoise",
+    "Made",
+    "Noisy",
+    "Render",
+    "Shots",
+    "Synthesize",
+    "Unprocess",
+    "augment",
+    "chosen",
+    "pack",
+    "unpack",
+]

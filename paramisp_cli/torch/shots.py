@@ -21,7 +21,7 @@ from paramisp_cli.types import CanonicalParams, OpticalParams
 _Call = TypeVar("_Call", bound=Callable[..., object])
 
 
-def _untraced(function: _Call) -> _Call:
+def untraced(function: _Call) -> _Call:
     """Keep ``torch.compile`` out of a function that makes tensors of Python objects."""
     return cast(_Call, torch.compiler.disable(function))  # type: ignore[no-untyped-call]
 
@@ -132,13 +132,13 @@ class Shots:
         moved = {name: getattr(self, name).to(device) for name in ("noise", "exposure", "headroom")}
         return replace(self, **moved)
 
-    @_untraced
+    @untraced
     def params(self, model: IspModel | None = None) -> Params:
         """Return the parameters as a network takes them; without a model, with the colour matrix of DNG readers."""
         of = Params.of if model is None else model.params_of
         return Params.cat([of(*pair) for pair in zip(self.canonical, self.optical, strict=True)]).to(self.noise.device)
 
-    @_untraced
+    @untraced
     def levels(self) -> tuple[Tensor, Tensor]:
         """Return the black level, and the span from black to white, in raw units: (N,) each."""
         black = torch.tensor([float(shot.black_level.mean()) for shot in self.canonical])
