@@ -149,14 +149,14 @@ def _as_map(tokens: Tensor, rows: int, columns: int) -> Tensor:
 class Conformer(nn.Module):
     """Packed RAW (N, 4, H, W), sides multiples of 16 → a vector of each patch, (N, width, H/16, W/16).
 
-    stem    channels of the first convolution
-    stages  channels at 1/4, 1/8 and 1/16 of the size, multiples of 4
-    width   numbers of a token, a multiple of ``heads``
+    stem      channels of the first convolution
+    channels  those at 1/4, 1/8 and 1/16 of the size, multiples of 4
+    width     numbers of a token, a multiple of ``heads``
     """
 
-    def __init__(self, stem: int, stages: Sequence[int], width: int, heads: int) -> None:
+    def __init__(self, stem: int, channels: Sequence[int], width: int, heads: int) -> None:
         super().__init__()
-        first, second, third = stages
+        first, second, third = channels
         self.stem, self.stem_norm = nn.Conv2d(4, stem, 7, 2, 3, bias=False), DomainNorm(stem)
         self.enter, self.patches = ConvBlock(stem, first), nn.Conv2d(stem, width, 4, 4)
         self.class_token = nn.Parameter(torch.zeros(1, 1, width))

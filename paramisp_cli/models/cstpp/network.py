@@ -3,10 +3,10 @@
     mosaic → packed R Gr Gb B → reduced view → Conformer → patches' vectors → MLP → polynomials' coefficients
     mosaic → packed R Gr Gb B → polynomial with coefficients between the patches' centres → mosaic
 
-"Generalizing ISP Model by Unsupervised Raw-to-raw Mapping" (ACM MM 2024). The view is the whole picture, reduced by area
-averages to at most 1024 px a side, and the network sees it once; only the polynomial touches full resolution, strip by
-strip. Values are not white-balanced. A fresh network changes nothing. Twice the light does not give twice the values,
-because the polynomial has squares. Noise is not mapped.
+"Generalizing ISP Model by Unsupervised Raw-to-raw Mapping" (ACM MM 2024). The view is the whole picture, reduced by
+area averages to at most 1024 px a side, and the network sees it once; only the polynomial touches full resolution,
+strip by strip. Values are not white-balanced. A fresh network changes nothing. Twice the light does not give twice the
+values, because the polynomial has squares. Noise is not mapped.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _READ, _SEEN = 0.3, 0.7
 class Cstpp(IspModel):
     """See the module's docstring.
 
-    stem, stages, width, heads  channels of the network (``Conformer``); the paper's are the defaults
+    stem, channels, width, heads  sizes of the network (``Conformer``); the paper's are the defaults
     view      largest side of the network's view of a picture [packed px]
     cameras   names of the first and the second camera, or none
     """
@@ -53,25 +53,25 @@ class Cstpp(IspModel):
         self,
         direction: Direction = Direction.TRANSFER,
         stem: int = 32,
-        stages: Sequence[int] = (64, 128, 256),
+        channels: Sequence[int] = (64, 128, 256),
         width: int = 256,
         heads: int = 4,
         view: int = 1024,
         cameras: Sequence[str] = (),
     ) -> None:
         super().__init__(direction)
-        if len(stages) != 3 or any(each < 4 or each % 4 for each in stages):
-            raise ValueError(f"stages must be three multiples of 4, got {list(stages)}")
+        if len(channels) != 3 or any(each < 4 or each % 4 for each in channels):
+            raise ValueError(f"channels must be three multiples of 4, got {list(channels)}")
         if stem < 1 or heads < 1 or width < heads or width % heads:
             raise ValueError(f"stem and heads must be at least 1, width a multiple of heads, got {stem, heads, width}")
         if view < PATCH or view % PATCH:
             raise ValueError(f"view must be a multiple of {PATCH}, got {view}")
         if len(cameras) not in (0, 2) or not all(isinstance(each, str) for each in cameras):
             raise ValueError(f"cameras must be two names or none, got {list(cameras)}")
-        self.stem, self.stages, self.width, self.heads = stem, tuple(stages), width, heads
+        self.stem, self.channels, self.width, self.heads = stem, tuple(channels), width, heads
         self.view, self.cameras = view, tuple(cameras)
         self.way = 0
-        self.backbone = Conformer(stem, stages, width, heads)
+        self.backbone = Conformer(stem, channels, width, heads)
         outputs = polynomial.TERMS * polynomial.CHANNELS
         self.heads_of_ways = nn.ModuleList(
             nn.Sequential(nn.Conv2d(width, width, 1), nn.GELU(), nn.Conv2d(width, outputs, 1)) for _ in range(2)
@@ -81,9 +81,13 @@ class Cstpp(IspModel):
     def config(self) -> dict[str, object]:
         """Return the constructor's arguments."""
         return {
-            "direction": str(self.direction), "stem": self.stem, "stages": list(self.stages), "width": self.width,
+            "direction": str(self.direction), "stem": self.stem, "channels": list(self.channels), "width": self.width,
             "heads": self.heads, "view": self.view, "cameras": list(self.cameras),
         }  # fmt: skip
+
+    def facts(self) -> dict[str, str]:
+        """Return the second camera's name; the header's camera is the first."""
+        return {"to": self.cameras[1]} if self.cameras else {}
 
     def initialise(self, generator: torch.Generator) -> None:
         """Draw fresh weights; the last layer begins at 0, where the polynomial changes nothing."""
@@ -120,7 +124,7 @@ class Cstpp(IspModel):
 
     def coefficients(self, view: Tensor, domain: Domain) -> Tensor:
         """Return the polynomials' coefficients (N, 56, H/16, W/16) of the patches of a view (N, 4, H, W)."""
-        change = self.heads_of_ways[domain.number](self.backbone(view, domain)).float()
+        change: Tensor = self.heads_of_ways[domain.number](self.backbone(view, domain)).float()
         return change + polynomial.identity(change)[:, None, None]
 
     def mapped(self, packed: Tensor, domain: Domain | None = None) -> Tensor:
