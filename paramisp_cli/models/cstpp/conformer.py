@@ -55,14 +55,28 @@ class DomainNorm(nn.Module):
         )  # fmt: skip
 
 
+class _Inside(nn.Module):
+    """The first two convolutions of a block: 1×1 and 3×3."""
+
+    def __init__(self, inputs: int, inner: int, stride: int) -> None:
+        super().__init__()
+        self.enter, self.enter_norm = nn.Conv2d(inputs, inner, 1, bias=False), DomainNorm(inner)
+        self.around, self.around_norm = nn.Conv2d(inner, inner, 3, stride, 1, bias=False), DomainNorm(inner)
+
+    def forward(self, x: Tensor, domain: Domain, added: Tensor | None = None) -> Tensor:
+        """Return the inner map (N, inner, …), to which ``added`` is added."""
+        inner = F.relu(self.enter_norm(self.enter(x), domain))
+        inner = self.around_norm(self.around(inner), domain)
+        return F.relu(inner if added is None else inner + added)
+
+
 class ConvBlock(nn.Module):
     """Residual block: 1×1 to a quarter of the channels, 3×3, 1×1."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
         inner = outputs // 4
-        self.enter, self.enter_norm = nn.Conv2d(inputs, inner, 1, bias=False), DomainNorm(inner)
-        self.around, self.around_norm = nn.Conv2d(inner, inner, 3, stride, 1, bias=False), DomainNorm(inner)
+        self.inside = _Inside(inputs, inner, stride)
         self.leave, self.leave_norm = nn.Conv2d(inner, outputs, 1, bias=False), DomainNorm(outputs)
         self.past: nn.Conv2d | None = None
         self.past_norm: DomainNorm | None = None
@@ -71,9 +85,7 @@ class ConvBlock(nn.Module):
 
     def forward(self, x: Tensor, domain: Domain, added: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the block's output, and its inner map (N, outputs / 4, …), to which ``added`` is added."""
-        inner = F.relu(self.enter_norm(self.enter(x), domain))
-        inner = self.around_norm(self.around(inner), domain)
-        inner = F.relu(inner if added is None else inner + added)
+        inner: Tensor = self.inside(x, domain, added)
         past = x if self.past is None or self.past_norm is None else self.past_norm(self.past(x), domain)
         return F.relu(past + self.leave_norm(self.leave(inner), domain)), inner
 
@@ -102,22 +114,22 @@ class TransformerBlock(nn.Module):
 class Coupled(nn.Module):
     """A convolution block whose inner map goes to the tokens, a transformer block, and the way back.
 
-    ``ratio`` is the number of the map's pixels along a side of a patch. The last block has no way back: after it only
-    the tokens count.
+    ``ratio`` is the number of the map's pixels along a side of a patch. The last block ends with the tokens: nothing
+    reads its map.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int, ratio: int, width: int, heads: int, last: bool) -> None:
         super().__init__()
         inner = outputs // 4
         self.ratio = ratio
-        self.first = ConvBlock(inputs, outputs, stride)
+        self.first = _Inside(inputs, inner, stride) if last else ConvBlock(inputs, outputs, stride)
         self.down, self.down_norm = nn.Conv2d(inner, width, 1), nn.LayerNorm(width, _LN_SMALL)
         self.transformer = TransformerBlock(width, heads)
         self.back = None if last else _Back(outputs, ratio, width)
 
     def forward(self, x: Tensor, tokens: Tensor, domain: Domain) -> tuple[Tensor, Tensor]:
         """Map a map (N, inputs, H, W) and tokens (N, 1 + patches, width), the class token first."""
-        x, inner = self.first(x, domain)
+        x, inner = (x, self.first(x, domain)) if self.back is None else self.first(x, domain)
         small = F.avg_pool2d(self.down(inner), self.ratio)
         grid = small.shape[2:]
         seen = F.gelu(self.down_norm(small.flatten(2).transpose(1, 2)))

@@ -170,16 +170,21 @@ class Cstpp(IspModel):
     ) -> None:
         """Run from rows to rows; see ``IspModel``. It reads the picture twice: for the view, and for the polynomial."""
         device, report = params.iso.device, progress or _ignore
-        inner = (self.geometry.padded(size[0]), self.geometry.padded(size[1]))
-        reduction = self._reduction(inner[0] // 2, inner[1] // 2)
+        padded = (self.geometry.padded(size[0]), self.geometry.padded(size[1]))
+        mosaic, inner = reflecting(source, size, padded), (padded[0] // 2, padded[1] // 2)
+        reduction = self._reduction(*inner)
         side = PATCH * reduction
-        outer = (round_up(inner[0], 2 * side), round_up(inner[1], 2 * side))
-        rows = reflecting(reflecting(source, size, inner), inner, outer)
-        count = max(_STRIP_PIXELS // (outer[1] // 2 * side), 1)  # patches' rows of a strip
-        strips = [(at, min(at + count, outer[0] // 2 // side)) for at in range(0, outer[0] // 2 // side, count)]
+        outer = (round_up(inner[0], side), round_up(inner[1], side))
+
+        def planes(first: int, end: int) -> Tensor:
+            return packed(mosaic(2 * first, 2 * end).to(device), params.cfa)
+
+        rows = reflecting(planes, inner, outer)  # of packed pixels, as ``mapped`` pads them
+        count = max(_STRIP_PIXELS // (outer[1] * side), 1)  # patches' rows of a strip
+        strips = [(at, min(at + count, outer[0] // side)) for at in range(0, outer[0] // side, count)]
         parts = []
         for first, last in strips:
-            strip = packed(rows(2 * side * first, 2 * side * last).to(device), params.cfa)
+            strip = rows(side * first, side * last)
             parts.append(F.avg_pool2d(strip, reduction) if reduction > 1 else strip)
             report(_READ * last / strips[-1][1])
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
@@ -190,7 +195,7 @@ class Cstpp(IspModel):
             top, below = 2 * side * first, min(2 * side * last, size[0])
             if top >= below:
                 break
-            strip = packed(rows(top, 2 * side * last).to(device), params.cfa)
+            strip = rows(side * first, side * last)
             shown = polynomial.apply(strip, polynomial.between(grid, first, last, side))
             sink(top, unpacked(shown, params.cfa)[:, :, : below - top, : size[1]])
             report(_SEEN + (1 - _SEEN) * below / size[0])

@@ -6,9 +6,11 @@ weights of paired trainings; test scenes, their reflectances and their lights ar
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -37,10 +39,38 @@ _DEFAULT = Schedule()
 
 
 def recipe(name: str, steps: int | None = None) -> Schedule | cstpp.Schedule:
-    """Return a training's schedule by its name, with another number of steps; raises ConfigError."""
+    """Return a training's schedule, with another number of steps; raises ConfigError.
+
+    ``name`` is one of ``RECIPES``, or a TOML file with the name of one as ``base`` and other values of its fields.
+    """
+    changes: dict[str, Any] = {} if steps is None else {"steps": steps}
+    if name.endswith(".toml"):
+        name, changes = _read(Path(name), changes)
     if name not in RECIPES:
-        raise ConfigError(f"--recipe {name}: of --direction transfer there are {', '.join(RECIPES)}")
-    return RECIPES[name] if steps is None else replace(RECIPES[name], steps=steps)
+        raise ConfigError(f"--recipe {name}: of --direction transfer there are {', '.join(RECIPES)}, or a TOML file")
+    return replace(RECIPES[name], **changes)
+
+
+def _read(path: Path, changes: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the base that a recipe file names, and its changes, which ``changes`` overrides."""
+    try:
+        table = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: is not TOML: {error}") from error
+    base = table.pop("base", None)
+    if base not in RECIPES:
+        raise ConfigError(f"{path}: base must be one of {', '.join(RECIPES)}, got {base!r}")
+    known = {each.name: getattr(RECIPES[base], each.name) for each in fields(RECIPES[base])}
+    for key, value in table.items():
+        if key not in known or key in ("name", "paired"):
+            free = ", ".join(each for each in known if each not in ("name", "paired"))
+            raise ConfigError(f"{path}: {key} is no value of {base}; its values are {free}")
+        is_number = isinstance(known[key], float) and type(value) is int
+        if type(value) is not type(known[key]) and not is_number and not isinstance(known[key], tuple):
+            raise ConfigError(f"{path}: {key} must be like {known[key]!r}, got {value!r}")
+    return str(base), {**table, **changes}
 
 
 def train(

@@ -8,13 +8,13 @@ checkpoint alone.
 from __future__ import annotations
 
 import json
+import math
 import pickle
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -74,6 +74,18 @@ class Schedule:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ConfigError(f"--steps must be at least 1, not {self.steps}")
+        if self.batch < 1 or self.crop < PATCH or self.critic < 1 or self.seed < 0:
+            raise ConfigError(
+                f"recipe {self.name}: batch and critic must be at least 1, crop at least {PATCH}, seed not negative"
+            )
+        if not (self.lr > 0 and self.last_lr >= 0 and self.critic_lr >= 0):
+            raise ConfigError(f"recipe {self.name}: learning rates must be above 0, got {self.lr}")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(f"recipe {self.name}: betas must be two numbers in [0, 1), got {self.betas}")
+        try:
+            Cstpp(**self.model) if self.model else None
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"recipe {self.name}: model: {error}") from error
 
 
 UNPAIRED = Schedule(
@@ -166,7 +178,7 @@ class Trainer:
         """Train one step and return the generators' loss."""
         schedule = self.schedule
         generator = torch.Generator().manual_seed(schedule.seed * 1_000_003 + self.step)
-        through = (1 + np.cos(np.pi * self.step / schedule.steps)) / 2
+        through = (1 + math.cos(math.pi * self.step / schedule.steps)) / 2
         lr = schedule.last_lr + (schedule.lr - schedule.last_lr) * through
         for optimizer, first in ((self.optimizer, schedule.lr), (self.critic_optimizer, schedule.critic_lr)):
             for group in optimizer.param_groups if optimizer is not None else ():
