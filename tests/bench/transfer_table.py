@@ -172,8 +172,8 @@ def of_shots(dataset: str, files: Sequence[str]) -> str:
             shown = way.pixels(transfer.split(way.shots)[2])
             whole, half = (transfer.predicted(model, replace(shown, a=gain * shown.a)) for gain in (1, 0.5))
             lines.append(
-                f"{path}, {way.series.a} to {way.series.b}: {psnr(whole, shown.b):.1f} dB; half the light gives half the "
-                f"values within {psnr(2 * half, whole):.1f} dB"
+                f"{path}, {way.series.a} to {way.series.b}: {psnr(whole, shown.b):.1f} dB; half the light gives half "
+                f"the values within {psnr(2 * half, whole):.1f} dB"
             )
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""Conformer: convolutions and a transformer side by side, which exchange what they see at every stage.
+"""Conformer: convolutions and a transformer side by side, which inform each other at every stage.
 
 Peng et al., "Conformer: Local Features Coupling Global Representations for Visual Recognition" (ICCV 2021), without its
 classifiers. The result is the vector of each patch of 16 × 16 px. Two generators share all layers except batch
