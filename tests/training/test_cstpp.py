@@ -14,6 +14,7 @@ import torch
 import paramisp_cli as paramisp
 from paramisp_cli import checkpoint, convert, make_transfer, mosaic, weights
 from paramisp_cli.cameras import spectra
+from paramisp_cli.cli import options
 from paramisp_cli.models.cstpp import Cstpp
 from paramisp_cli.training import transfer
 from paramisp_cli.training.simulated import spectral
@@ -211,7 +212,14 @@ def test_losses_of_a_verdict() -> None:
 # --- recipes and measures ---------------------------------------------------------------------------------------------
 
 
+def test_a_diverged_training_ends(data: shots.DataSet, tmp_path: Path) -> None:
+    with pytest.raises(paramisp.ConfigError, match="diverged before step 6"):
+        train(data, tmp_path, replace(PAIRED, lr=1e18))
+
+
 def test_recipes(tmp_path: Path) -> None:
+    assert tuple(transfer.RECIPES) == options.TRANSFERS
+    assert set(options.complete_recipe("cstpp")) == {"cstpp", "cstpp-unpaired"}
     assert transfer.recipe("cstpp", 7).steps == 7
     assert isinstance(transfer.recipe("splines"), transfer.Schedule)
     authors = transfer.recipe("cstpp-unpaired")
@@ -232,6 +240,11 @@ def test_recipes(tmp_path: Path) -> None:
         ('base = "cstpp"\nsteps = "5"', "steps must be like 3000"),
         ('base = "cstpp"\nsteps = 0', "at least 1"),
         ('base = "cstpp"\nbetas = [2, 3]', "betas must be"),
+        ('base = "cstpp"\nbetas = ["a", "b"]', "betas must be like"),
+        ('base = "cstpp"\nlr = inf', "learning rates must be above 0"),
+        ('base = "cstpp-unpaired"\ncrop = 16', "crop at least 32"),
+        ('base = "splines"\nbatch = 0', "batch must be at least 1"),
+        ('base = "cstpp"\n[model]\ncameras = ["a", "b"]', "model has no cameras"),
         ('base = "cstpp"\n[model]\nstem = 0', "stem"),
         ("base =", "is not TOML"),
     ):

@@ -67,8 +67,10 @@ def _read(path: Path, changes: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         if key not in known or key in ("name", "paired"):
             free = ", ".join(each for each in known if each not in ("name", "paired"))
             raise ConfigError(f"{path}: {key} is no value of {base}; its values are {free}")
-        is_number = isinstance(known[key], float) and type(value) is int
-        if type(value) is not type(known[key]) and not is_number and not isinstance(known[key], tuple):
+        fits = type(value) is type(known[key]) or (isinstance(known[key], float) and type(value) is int)
+        if isinstance(known[key], tuple):
+            fits = isinstance(value, list) and all(type(each) in (int, float) for each in value)
+        if not fits:
             raise ConfigError(f"{path}: {key} must be like {known[key]!r}, got {value!r}")
     return str(base), {**table, **changes}
 

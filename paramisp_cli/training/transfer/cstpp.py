@@ -42,6 +42,10 @@ from paramisp_cli.training.transfer.shots import (
 CHECKPOINT = "checkpoint.pt"
 _SAVED = 500
 """Steps between two checkpoints."""
+_SMALLEST = 2 * PATCH
+"""Smallest crop: the discriminators, and batch normalisation, need more than one patch."""
+_SIZES = ("stem", "channels", "width", "heads", "view")
+"""Arguments of the network that a recipe may set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +78,19 @@ class Schedule:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ConfigError(f"--steps must be at least 1, not {self.steps}")
-        if self.batch < 1 or self.crop < PATCH or self.critic < 1 or self.seed < 0:
+        if self.batch < 1 or self.crop < _SMALLEST or self.critic < 1 or self.seed < 0:
             raise ConfigError(
-                f"recipe {self.name}: batch and critic must be at least 1, crop at least {PATCH}, seed not negative"
+                f"recipe {self.name}: batch and critic must be at least 1, crop at least {_SMALLEST}, seed not negative"
             )
-        if not (self.lr > 0 and self.last_lr >= 0 and self.critic_lr >= 0):
-            raise ConfigError(f"recipe {self.name}: learning rates must be above 0, got {self.lr}")
+        rates = (self.lr, self.last_lr, *(() if self.paired else (self.critic_lr,)))
+        if not all(0 < rate < math.inf for rate in rates):
+            raise ConfigError(f"recipe {self.name}: learning rates must be above 0, got {rates}")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError(f"recipe {self.name}: betas must be two numbers in [0, 1), got {self.betas}")
+        if unknown := self.model.keys() - _SIZES:
+            raise ConfigError(
+                f"recipe {self.name}: model has no {', '.join(sorted(unknown))}; it has {', '.join(_SIZES)}"
+            )
         try:
             Cstpp(**self.model) if self.model else None
         except (TypeError, ValueError) as error:
@@ -248,6 +257,10 @@ class Trainer:
         """Measure, store the weights of the best mean of both ways (of an unpaired training, the last), and report."""
         score = sum(self._scores(self.model)) / 2
         self.model.train()
+        if not math.isfinite(score + self.losses[0]):
+            raise ConfigError(
+                f"the training diverged before step {self.step}; lower lr in a TOML file, and choose another -o"
+            )
         if score > self.best or not self.schedule.paired:
             self.best, self.best_state = score, self._copy()
         total, count = self.losses

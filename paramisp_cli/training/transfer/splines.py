@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,8 @@ class Schedule:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ConfigError(f"--steps must be at least 1, not {self.steps}")
+        if self.batch < 1 or self.seed < 0 or not all(0 < rate < math.inf for rate in (self.lr, self.last_lr)):
+            raise ConfigError("recipe splines: batch must be at least 1, seed not negative, learning rates above 0")
 
 
 def train(
