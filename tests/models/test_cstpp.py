@@ -217,6 +217,7 @@ def test_a_file_holds_both_ways(tmp_path) -> None:
         assert torch.equal(again.backwards()(x, params()), model.backwards()(x, params()))
 
 
+@pytest.mark.slow
 def test_a_training_s_checkpoint_is_imported(tmp_path) -> None:
     """Of ``train``'s checkpoint the generators alone; of another camera, or without its network, a refusal."""
     model = tiny(cameras=("Camera A", "Camera B"))
