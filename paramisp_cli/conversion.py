@@ -25,7 +25,8 @@ class Conversion:
     the stage at which rendering stops. ``made`` tells of the origin of a RAW that paramisp made of a picture.
 
     Of a transfer, ``target`` is the other camera and ``transform`` the map to its samples. For a picture all other
-    values, the direction too, are those of its unprocessing, and ``rendering`` is the other camera's checkpoint.
+    values, the direction too, are those of its unprocessing, and ``rendering`` is the other camera's checkpoint. A
+    network of the pair in the other order runs ``backwards``.
     """
 
     direction: Direction
@@ -46,6 +47,7 @@ class Conversion:
     target: Target | None = None
     transform: Transform | None = field(default=None, repr=False)
     rendering: Path | None = None
+    backwards: bool = False
 
     def describe(self) -> dict[str, Any]:
         """Return plain values for ``--json``."""

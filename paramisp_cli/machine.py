@@ -58,6 +58,8 @@ def runner_of(
         model = runner.load(conversion.checkpoint, conversion.direction, device)
     if conversion.stop_at is not None:
         model = model.stopping_at(conversion.stop_at)
+    if conversion.backwards:
+        model = model.backwards()
     dtype = getattr(torch, DTYPES[settings.dtype])
     return runner.Runner(
         model, device, dtype, settings.max_memory, settings.scratch_path, conversion.memory_plan, progress

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from paramisp_cli import cameras, make_picture, make_raw, mosaic, onnx_runner, parameters, target, weights
+from paramisp_cli import cameras, make_picture, make_raw, models, mosaic, onnx_runner, parameters, target, weights
 from paramisp_cli.errors import ConfigError, MetadataError, WeightsError
 from paramisp_cli.formats import exif, provenance
 from paramisp_cli.machine import facts_of, runner_of
@@ -40,6 +40,7 @@ def complete(image: SrgbImage | RawImage, settings: Settings) -> Conversion:
     if is_raw and not has_matrix and not target.is_same(other, camera):
         shown = camera.name if camera else "its camera, which it does not name,"
         raise MetadataError(f"no colour matrix of {shown} is known; pass `camera` or `like`")
+    _check_method(image, settings)
     by_network = isinstance(image, RawImage) and settings.weights is not None
     transform, notices = target.transform(
         other, camera, canonical, "conditioned" if by_network else settings.method
@@ -50,10 +51,11 @@ def complete(image: SrgbImage | RawImage, settings: Settings) -> Conversion:
     if isinstance(image, RawImage):
         same = target.is_same(other, camera)
         if by_network and not same:
-            path = _network(image, camera, other, settings)
+            path, backwards = _network(image, camera, other, settings)
             return replace(
                 conversion, direction=Direction.TRANSFER, architecture=weights.architecture_of(path), checkpoint=path,
                 origin={**origin, "model": "--weights"}, notices=notices, target=other, transform=transform,
+                backwards=backwards,
             )  # fmt: skip
         name = "identity" if same else settings.method
         origin["model"] = "the camera itself" if same else "--method"
@@ -81,8 +83,23 @@ def _check_noise(other: target.Target, conversion: Conversion, *, is_raw: bool) 
         raise MetadataError(f"the noise of {other.name} is not known; leave out `match_noise`")
 
 
-def _network(raw: RawImage, camera: Camera | None, other: target.Target, settings: Settings) -> Path:
-    """Return the checkpoint of the setting ``weights``; raises WeightsError unless it is for these two cameras."""
+def _check_method(image: SrgbImage | RawImage, settings: Settings) -> None:
+    """Raise an error for a network as the method where none can run."""
+    if settings.method != "cstpp":
+        return
+    if not isinstance(image, RawImage):
+        raise ConfigError("`method` cstpp: for RAW files; a picture takes matrix or conditioned")
+    if settings.weights is None:
+        raise WeightsError(
+            "`method` cstpp: no weights come with paramisp; train them (docs/transfer.md) and pass `weights`"
+        )
+
+
+def _network(raw: RawImage, camera: Camera | None, other: target.Target, settings: Settings) -> tuple[Path, bool]:
+    """Return the checkpoint of the setting ``weights``, and whether its network runs backwards.
+
+    Raises WeightsError unless it is for these two cameras, and of the architecture that the method names.
+    """
     if raw.linear is not None or settings.target_cfa:
         what = "a RAW of three colours a pixel" if raw.linear is not None else "the other camera's filters"
         raise ConfigError(f"`weights`: a network gives no {what}; leave it out")
@@ -90,14 +107,17 @@ def _network(raw: RawImage, camera: Camera | None, other: target.Target, setting
     assert found is not None  # `find` raises for a checkpoint that it does not find
     header = weights.info(found.path)
     try:
-        pair = [header["camera"], json.loads(header["training"])["to"]]
+        pair = [header["camera"], header["to"] if "to" in header else json.loads(header["training"])["to"]]
     except (ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"{found.path} (`weights`) does not state its two cameras") from error
-    own = [cameras.find_by_name(str(name)) for name in pair]
-    if own[0] is None or own[0] is not cameras.find(camera) or own[1] is None or own[1] is not other.facts:
+    kind = header["architecture"]
+    if settings.method == "cstpp" and kind != "cstpp":
+        raise WeightsError(f"{found.path} (`weights`) is of {kind}, not of `method` cstpp")
+    own, wanted = [cameras.find_by_name(str(name)) for name in pair], [cameras.find(camera), other.facts]
+    if None in own or own not in ([wanted, wanted[::-1]] if models.entry(kind).both_ways else [wanted]):
         shown = camera.name if camera else "an unknown camera"
         raise WeightsError(f"{found.path} (`weights`) is for {' to '.join(pair)}, not for {shown} to {other.name}")
-    return found.path
+    return found.path, own != wanted
 
 
 def of_raw(raw: RawImage, conversion: Conversion, settings: Settings, progress: Progress | None) -> RawImage:

@@ -37,7 +37,7 @@ GAIN_MAPS = ("auto", "off", "linear")
 LOOKS = ("camera", "weights", "neutral")
 """Values of ``Settings.look``."""
 
-METHODS = ("matrix", "conditioned")
+METHODS = ("matrix", "conditioned", "cstpp")
 """Values of ``Settings.method``."""
 
 DTYPES = {"auto": "float32", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -83,7 +83,7 @@ class Settings:
     isolate        decode RAW files in a process of their own: a damaged or hostile file can crash only this process
     to             ``transfer``: the other camera, a name of the camera table or a RAW file by it
     method         ``transfer``: "matrix", from both cameras' colour matrices; "conditioned", fitted to both cameras'
-                   measured spectral sensitivities, and following the light
+                   measured spectral sensitivities, and following the light; "cstpp", a network, by ``weights``
     target_cfa     ``transfer``: the result has the other camera's CFA, instead of the file's own
     match_noise    ``transfer``: add the noise that the other camera has more, at the ISO of the shot
 

@@ -103,6 +103,7 @@ LAYERS_OF = {
     "training.blurred": [{"motion", "video"}, {"sources"}, {"series"}, {"clips", "stills"}, {"make"}],
     "training.simulated": [{"scenes", "camera"}, {"shake", "shots", "spectral"}, {"shaken"}],
     "training.synthetic": [{"series"}, {"shard"}, {"make"}],
+    "training.transfer": [{"shots", "adversary"}, {"stored"}, {"splines", "cstpp", "measure"}, {"__init__"}],
     "training.measure": [
         {"metrics", "chart", "edits", "predictors"},
         {"baselines", "libraw", "scores"},

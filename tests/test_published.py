@@ -273,7 +273,8 @@ def test_the_guided_networks_of_cycleisp_are_named(tmp_path, kind):
 
 def test_an_unknown_architecture_gets_the_list(tmp_path):
     path = write(tmp_path / "a.pth", {"stem.weight": torch.zeros(8, 3)}, legacy=True)
-    said = r"unknown architecture \(known: paramisp, invisp, ciexyz, cycleisp\); its tensors are stem.weight \(8, 3\)"
+    known = "paramisp, invisp, ciexyz, cycleisp, cstpp"
+    said = rf"unknown architecture \(known: {known}\); its tensors are stem.weight \(8, 3\)"
     with pytest.raises(WeightsError, match=said):
         weights.recognise(path)
 

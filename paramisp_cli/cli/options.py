@@ -99,13 +99,17 @@ def complete_camera(incomplete: str) -> list[str]:
     return sorted(names, key=lambda name: not name.lower().startswith(word))
 
 
+TRANSFERS = ("splines", "cstpp", "cstpp-unpaired")
+"""Recipes of --direction transfer (``training.transfer.RECIPES``, whose import costs seconds)."""
+
+
 def complete_recipe(incomplete: str) -> list[str]:
     """Offer the recipes of the package."""
     from importlib import resources
 
     folder = resources.files("paramisp_cli.training").joinpath("recipes")
-    names = sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
-    return [name for name in names if name.startswith(incomplete)]
+    names = [entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml")]
+    return sorted(name for name in (*names, *TRANSFERS) if name.startswith(incomplete))
 
 
 def complete_weights(incomplete: str) -> list[str]:

@@ -39,6 +39,21 @@ HoldOut = Annotated[
 Device = Annotated[
     str, typer.Option("--device", autocompletion=complete_device, help="auto, cpu, cuda, cuda:N or mps.")
 ]
+FromCamera = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="NAME",
+        autocompletion=complete_camera,
+        help="First camera of a transfer. Default: the data set's.",
+    ),
+]
+ToCamera = Annotated[
+    str | None,
+    typer.Option(
+        "--to", metavar="NAME", autocompletion=complete_camera, help="Second camera of a transfer. Default: the other."
+    ),
+]
 DataSet = Annotated[
     Path,
     typer.Argument(
@@ -205,8 +220,13 @@ def train(
     ],
     camera: CameraName = None,
     recipe_name: Annotated[
-        str, typer.Option("--recipe", autocompletion=complete_recipe, help="A recipe's name, or a TOML file.")
-    ] = "fast-camera",
+        str | None,
+        typer.Option(
+            "--recipe",
+            autocompletion=complete_recipe,
+            help="A recipe's name, or a TOML file. Default: fast-camera; of a transfer, splines.",
+        ),
+    ] = None,
     init: Annotated[
         str | None,
         typer.Option(
@@ -219,15 +239,19 @@ def train(
     hold_out: HoldOut = None,
     device: Device = "auto",
     steps: Annotated[
-        int | None, typer.Option("--steps", help="Steps of a training of --direction transfer. Default: 3000.")
+        int | None,
+        typer.Option("--steps", help="Steps of a training of --direction transfer. Default: the recipe's."),
     ] = None,
+    source: FromCamera = None,
+    to: ToCamera = None,
 ) -> None:
     """Train weights; the same command resumes an interrupted training."""
     if direction == "transfer":
-        _train_transfer(dataset, output, steps, device)
+        _train_transfer(dataset, output, recipe_name or "splines", steps, device, source, to)
         return
-    if steps is not None:
-        fail_usage("--steps: for --direction transfer; elsewhere the recipe has the number of steps")
+    for option, value in (("--steps", steps), ("--from", source), ("--to", to)):
+        if value is not None:
+            fail_usage(f"{option}: for --direction transfer alone; leave it out")
     from dataclasses import replace
 
     from paramisp_cli import devices
@@ -237,7 +261,7 @@ def train(
 
     directions = ISP_DIRECTIONS if direction == "joint" else (Direction(direction),)
     try:
-        recipe = config.load(recipe_name).of(directions)
+        recipe = config.load(recipe_name or "fast-camera").of(directions)
         if init is not None:
             recipe = replace(recipe, init="" if init == "none" else init)
         light = protocol.takes_light(recipe)
@@ -293,7 +317,15 @@ def train(
         result(str(path))
 
 
-def _train_transfer(dataset: Path, output: Path, steps: int | None, device: str) -> None:
+def _train_transfer(
+    dataset: Path,
+    output: Path,
+    recipe: str,
+    steps: int | None,
+    device: str,
+    a: str | None,
+    b: str | None,
+) -> None:
     """Train a network from camera to camera, and print the weights' path."""
     from paramisp_cli import devices
     from paramisp_cli.training import transfer
@@ -303,13 +335,14 @@ def _train_transfer(dataset: Path, output: Path, steps: int | None, device: str)
         say(f"{at}  validation {progress.psnr:.2f} dB, best {progress.best:.2f} dB")
 
     try:
-        schedule = transfer.Schedule() if steps is None else transfer.Schedule(steps=steps)
+        schedule = transfer.recipe(recipe, steps)
         with interruptible() as check:
-            path = transfer.train(dataset, output, schedule, devices.pick(device), report, check)
+            path = transfer.train(dataset, output, schedule, devices.pick(device), report, check, a, b)
     except ParamispError as error:
         fail(error)
     except KeyboardInterrupt:
-        say("interrupted: a training from camera to camera starts again from its beginning")
+        again = "starts again from its beginning" if recipe == "splines" else "continues with the same command"
+        say(f"interrupted: a training of {recipe} {again}")
         raise typer.Exit(130) from None
     result(str(path))
 
@@ -329,6 +362,8 @@ def evaluate(
             help="Checkpoints to measure; auto: those that unprocess and render would pick.",
         ),
     ] = None,
+    source: FromCamera = None,
+    to: ToCamera = None,
     test: Annotated[
         list[str] | None, typer.Option("--test", metavar="WORD", help="Measure on pairs whose name contains this.")
     ] = None,
@@ -346,8 +381,11 @@ def evaluate(
 ) -> None:
     """Measure weights beside baselines: parametric, LibRaw, a regression fitted on other photographs."""
     if direction == "transfer":
-        _evaluate_transfer(dataset, weights or [], markdown, device, json_lines)
+        _evaluate_transfer(dataset, weights or [], markdown, device, json_lines, source, to)
         return
+    for option, value in (("--from", source), ("--to", to)):
+        if value is not None:
+            fail_usage(f"{option}: for --direction transfer alone; leave it out")
     from paramisp_cli import devices
     from paramisp_cli.training.dataset import load, whole
     from paramisp_cli.training.measure import trials
@@ -387,14 +425,22 @@ def evaluate(
         )
 
 
-def _evaluate_transfer(dataset: Path, files: list[str], markdown: Path | None, device: str, json_lines: bool) -> None:
+def _evaluate_transfer(
+    dataset: Path,
+    files: list[str],
+    markdown: Path | None,
+    device: str,
+    json_lines: bool,
+    a: str | None,
+    b: str | None,
+) -> None:
     """Measure closed forms and networks from camera to camera, and print the table."""
     from dataclasses import asdict
 
     from paramisp_cli import devices
     from paramisp_cli.training import transfer
 
-    scores = or_fail(lambda: transfer.evaluate(dataset, files, devices.pick(device)))
+    scores = or_fail(lambda: transfer.evaluate(dataset, files, devices.pick(device), a, b))
     for line in [json.dumps(asdict(score)) for score in scores] if json_lines else transfer.table(scores).splitlines():
         result(line)
     if markdown is not None:

@@ -53,11 +53,12 @@ def transfer(
         ),
     ],
     method: Annotated[
-        Literal["matrix", "conditioned"],
+        Literal["matrix", "conditioned", "cstpp"],
         typer.Option(
             "--method",
             rich_help_panel=MODEL,
-            help="Both cameras' colour matrices, or a fit to their measured sensitivities that follows the light.",
+            help="Both cameras' colour matrices, a fit to their measured sensitivities that follows the light, or a "
+            "network (--weights).",
         ),
     ] = "matrix",
     cfa: Annotated[

@@ -27,7 +27,8 @@ class Entry:
     ``published`` is the module that converts checkpoints of its authors' program, or "": it has the functions
     ``count_known`` and ``convert`` (see ``models.paramisp.published``). Weights of an architecture that is not
     ``automatic`` are used only when the architecture or the weights are named: it is there for comparisons.
-    ``stages`` names the stages at which rendering can stop (``IspModel.stopping_at``).
+    ``stages`` names the stages at which rendering can stop (``IspModel.stopping_at``), ``both_ways`` is that of
+    ``IspModel``.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Entry:
     published: str = ""
     automatic: bool = True
     stages: tuple[str, ...] = ()
+    both_ways: bool = False
 
 
 REGISTRY: tuple[Entry, ...] = (
@@ -64,6 +66,14 @@ REGISTRY: tuple[Entry, ...] = (
         stages=("restored",),
     ),
     Entry("splines", "paramisp_cli.models.splines:Splines", directions=(Direction.TRANSFER,), automatic=False),
+    Entry(
+        "cstpp",
+        "paramisp_cli.models.cstpp:Cstpp",
+        directions=(Direction.TRANSFER,),
+        published="paramisp_cli.models.cstpp.saved",
+        automatic=False,
+        both_ways=True,
+    ),
     Entry("deblur", "paramisp_cli.models.deblur:Deblur", directions=(Direction.RESTORE,)),
 )
 """Every architecture, best first; those for comparisons stand last."""

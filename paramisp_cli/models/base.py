@@ -154,6 +154,8 @@ class IspModel(nn.Module):
     needs_weights: ClassVar[bool] = True
     serves_both: ClassVar[bool] = False
     """Whether one set of weights serves both directions: a file may hold it for both."""
+    both_ways: ClassVar[bool] = False
+    """Whether a network for a pair of cameras maps the second's RAW to the first's, too (``backwards``)."""
     stages: ClassVar[tuple[str, ...]] = ()
     """Stages at which rendering can stop; each gives linear sRGB (N, 3, H, W), white 1, not clipped."""
     stop_at: str | None = None
@@ -264,6 +266,10 @@ class IspModel(nn.Module):
     def other_way(self) -> IspModel:
         """Return this network for its other direction, with the same weights; only where ``serves_both``."""
         raise TypeError(f"{self.name} has weights of its own for each direction")
+
+    def backwards(self) -> Self:
+        """Return this network from its second camera to its first, with the same weights; only where ``both_ways``."""
+        raise TypeError(f"{self.name} maps one camera to another, and not back")
 
     takes_restored: ClassVar[bool] = False
     """Whether ``own_loss`` uses ``restored``."""

@@ -2,23 +2,28 @@
 
     python tests/bench/transfer_table.py              # every pair of the 44 cameras of one laboratory: two minutes
     python tests/bench/transfer_table.py --every 40   # every 40th pair
+    python tests/bench/transfer_table.py --pairs DATASET --weights FILE --weights FILE   # networks, on simulated shots
 
 Half of the reflectances and the fitted lights serve the fits. The other half is measured under lights between the
 fitted ones, and under models of fluorescent lamps and of LEDs. White's G is 1 in both cameras. PSNR (peak 1) is the
-mean over lights and pairs (worst pair); then the mean absolute error and the mean angle between the colours. The table
-in docs/transfer.md is its result.
+mean over lights and pairs (worst pair); then the mean absolute error and the mean angle between the colours. With
+--pairs, closed forms and networks on the test shots of a data set of `simulate --spectral`, as `paramisp evaluate`
+measures them; then for each network both ways, and how far half the light gives half the values. The tables in
+docs/transfer.md are its results.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
 
 from paramisp_cli import cameras, color
 from paramisp_cli.cameras import spectra
+from paramisp_cli.errors import WeightsError
 
 LABORATORY = "Weta Digital"
 """Laboratory that measured most cameras: sensitivities of two laboratories differ by more than some cameras do."""
@@ -150,11 +155,40 @@ def presets() -> dict[str, np.ndarray]:
     return {name: np.mean(errors, 0) for name, errors in found.items()}
 
 
+def of_shots(dataset: str, files: Sequence[str]) -> str:
+    """Return the table of closed forms and networks on simulated shots, and sentences on the networks."""
+    from paramisp_cli.training import transfer
+    from paramisp_cli.training.transfer.shots import psnr
+
+    lines = [transfer.table(transfer.evaluate(dataset, files))]
+    data = transfer.load_data(dataset)
+    back = transfer.load_data(dataset, data.series.b, data.series.a)
+    for path in files:
+        for way in (data, back):
+            try:
+                model = transfer.load(path, way.series)
+            except WeightsError:
+                continue  # it maps one way
+            shown = way.pixels(transfer.split(way.shots)[2])
+            whole, half = (transfer.predicted(model, replace(shown, a=gain * shown.a)) for gain in (1, 0.5))
+            lines.append(
+                f"{path}, {way.series.a} to {way.series.b}: {psnr(whole, shown.b):.1f} dB; half the light gives half "
+                f"the values within {psnr(2 * half, whole):.1f} dB"
+            )
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Print the table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--every", type=int, default=1, help="measure every n-th pair")
-    some = pairs(parser.parse_args().every)
+    parser.add_argument("--pairs", help="data set of `simulate --spectral`, for networks")
+    parser.add_argument("--weights", action="append", default=[], help="a network's weights; may be repeated")
+    options = parser.parse_args()
+    if options.pairs:
+        print(of_shots(options.pairs, options.weights))
+        return
+    some = pairs(options.every)
     print(f"{len(some)} pairs\n")
     print("| method | held-out daylight and bulbs: PSNR (worst pair), MAE, angle | fluorescent | LED |")
     print("|---|---|---|---|")

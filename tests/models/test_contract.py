@@ -73,7 +73,7 @@ def test_gradients_flow_and_inference_agrees(kind, direction):
     model = build(kind, direction)
     x = picture(direction, 1, 34, 50).requires_grad_(True)
     y = model(x, params())
-    y.square().mean().backward()
+    (y if not kind.both_ways else y + model.backwards()(x, params())).square().mean().backward()
     assert torch.isfinite(x.grad).all()
     assert x.grad.abs().max() > 0
     for name, parameter in model.named_parameters():

@@ -19,6 +19,7 @@ def test_an_entry_agrees_with_its_class(entry):
     assert issubclass(kind, IspModel)
     assert (kind.name, kind.directions, kind.needs_weights) == (entry.name, entry.directions, entry.needs_weights)
     assert kind.stages == entry.stages
+    assert kind.both_ways == entry.both_ways
     assert isinstance(kind.geometry, Geometry)
 
 

@@ -265,6 +265,22 @@ def test_the_commands(dataset: Path, tmp_path: Path) -> None:
     assert np.abs(own.mosaic[:64].astype(int) - closed.mosaic[:64]).max() < 600  # two steps from the closed form
     assert np.array_equal(own.mosaic[96:], closed.mosaic[96:])  # clipped: the closed form itself
     assert np.array_equal(own.canonical.as_shot_neutral, closed.canonical.as_shot_neutral)
+    tiny = tmp_path / "tiny.toml"
+    tiny.write_text('base = "cstpp"\n[model]\nstem = 4\nchannels = [4, 4, 4]\nwidth = 8\nheads = 2\n')
+    line = ("train", out, "--direction", "transfer", "--recipe", tiny, "--steps", 2, "-o", tmp_path / "cstpp")
+    trained = run(*line, "--from", A, "--to", B)
+    assert trained.returncode == 0, trained.stderr
+    other = trained.stdout.strip()
+    done = run("transfer", shot, "--to", B, "--method", "cstpp", "--weights", other, "-o", tmp_path / "x.dng", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["model"] == "cstpp"
+    assert "cstpp" in run("weights", "info", other).stdout
+    imported = run("weights", "import", tmp_path / "cstpp" / "checkpoint.pt", "--camera", A, "-o", tmp_path / "store")
+    assert imported.returncode == 0, imported.stderr
+    assert "good (cstpp, transfer, Sony ILCE-7RM3)" in run("weights", "verify", imported.stdout.strip()).stdout
+    refused = run("transfer", shot, "--to", B, "--method", "cstpp", "--weights", path, "-o", tmp_path / "refused.dng")
+    assert refused.returncode == 8
+    assert "is of splines, not of --method cstpp" in refused.stderr
     for words, text in (
         (("--to", "Nikon D850"), "not for SONY ILCE-7RM3 to Nikon D850"),
         (("--to", B, "--cfa", "target"), "leave it out"),
@@ -275,6 +291,10 @@ def test_the_commands(dataset: Path, tmp_path: Path) -> None:
     for words, text in (
         (("simulate", tmp_path, "--spectral", "--camera", A, "-o", tmp_path / "x"), "takes two cameras"),
         (("train", out, "--direction", "render", "--steps", 3, "-o", tmp_path / "y"), "--steps"),
+        (("train", out, "--direction", "render", "--from", A, "-o", tmp_path / "y"), "--from"),
+        (("train", out, "--direction", "transfer", "--to", "Nikon D850", "-o", tmp_path / "y"), "not from either to"),
+        (("train", out, "--direction", "transfer", "--recipe", "none", "-o", tmp_path / "y"), "there are splines"),
+        (("evaluate", out, "--direction", "render", "--to", A), "--to"),
         (("train", tmp_path, "--direction", "transfer", "-o", tmp_path / "y"), "no data set of"),
     ):
         done = run(*words)
