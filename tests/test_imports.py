@@ -66,8 +66,8 @@ FORMATS_BASE = {
 }
 
 CLI = {
-    "arrays", "blur_dataset", "console", "convert", "deblur", "hdr", "look", "options", "page", "progress", "report",
-    "show", "synth", "train", "transfer", "weights",
+    "arrays", "blur_dataset", "console", "convert", "datasets", "deblur", "hdr", "look", "options", "page", "progress",
+    "report", "show", "synth", "train", "transfer", "weights",
 }  # fmt: skip
 
 # Files in one folder that others beside them may import: exif and base serve all formats, base and regions all models;

@@ -11,7 +11,20 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from paramisp_cli import __version__
-from paramisp_cli.cli import blur_dataset, convert, deblur, hdr, look, page, show, synth, train, transfer, weights
+from paramisp_cli.cli import (
+    blur_dataset,
+    convert,
+    datasets,
+    deblur,
+    hdr,
+    look,
+    page,
+    show,
+    synth,
+    train,
+    transfer,
+    weights,
+)
 from paramisp_cli.cli.console import open_streams, say, worded
 from paramisp_cli.cli.options import Group
 from paramisp_cli.errors import FileAccessError, ParamispError
@@ -35,6 +48,7 @@ hdr.register(app)
 look.register(app)
 show.register(app)
 weights.register(app)
+datasets.register(app)
 train.register(app)
 page.register(app)
 synth.register(app)
