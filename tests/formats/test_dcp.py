@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 
 from paramisp_cli import cameras, color, look_table
 from paramisp_cli.errors import FormatError
@@ -21,6 +24,7 @@ CURVE = np.array([[0, 0], [0.2, 0.3], [1, 1]])
 def data() -> bytes:
     rng = np.random.default_rng(0)
     table = rng.uniform(0.5, 1.5, (look_table.VALUES, look_table.HUES, look_table.SATURATIONS, 3))
+    table[:, :, 0, 2] = 1  # DNG asks for it where the saturation is 0
     return dcp.profile("Canon EOS 60D", "a look", MATRIX, color.cam_to_srgb(MATRIX), CURVE, table, exposure=-0.5)
 
 
@@ -57,6 +61,29 @@ def test_exiftool_reads_it(tmp_path: Path) -> None:
     assert (tags["UniqueCameraModel"], tags["ProfileName"]) == ("Canon EOS 60D", "a look")
     assert tags["ProfileLookTableDims"] == f"{look_table.HUES} {look_table.SATURATIONS} {look_table.VALUES}"
     assert tags["BaselineExposureOffset"] == -0.5
+
+
+def test_the_adobe_sdk_reads_it(tmp_path: Path) -> None:
+    """The SDK opens DNGs alone: it reads the profile's tags in one, and writes them again as it understood them."""
+    pytest.importorskip("dngpy")
+    (profile,) = tiff.parse_ifds(b"II*\0" + data()[4:])
+    # Types of TIFF: 1 byte, 2 text, 3 short, 4 long, 5 rational, 10 signed rational, 11 float.
+    more = [(254, 4, 1, 0, True)]
+    for code, entry in profile.items():
+        is_rational = entry.type == 10
+        value = struct.unpack(f"<{2 * entry.count}i", entry.data) if is_rational else entry.data
+        more.append((code, entry.type, entry.count, value, True))
+    more += [(33421, 3, 2, (2, 2), True), (33422, 1, 4, b"\0\1\1\2", True), (50706, 1, 4, b"\1\4\0\0", True)]
+    more += [(50714, 4, 1, 64, True), (50717, 4, 1, 4095, True), (50728, 5, 3, (1, 2, 1, 1, 2, 3), True)]
+    codes = np.full((64, 64), 1000, np.uint16)
+    tifffile.imwrite(tmp_path / "a.dng", codes, photometric=32803, metadata=None, extratags=sorted(more), software="")
+    code = "import dngpy, sys; dngpy.Dng(sys.argv[1]).save(sys.argv[2])"  # the SDK prints
+    words = [sys.executable, "-c", code, tmp_path / "a.dng", tmp_path / "b.dng"]
+    subprocess.run(words, capture_output=True, check=True, timeout=60)
+    again = tiff.parse_ifds((tmp_path / "b.dng").read_bytes())[0]
+    assert again[50936].text() == "a look"
+    for code in (50721, 50778, 50940, 50964, 50981, 50982, 51109, 51110):
+        assert again[code].values() == pytest.approx(profile[code].values(), abs=1e-4), code  # it rounds matrices
 
 
 @pytest.mark.parametrize("curve", [[[0, 0]], [[0, 0.1], [1, 1]], [[0, 0], [0.5, 1]], [[0, 0], [0, 0.5], [1, 1]]])
