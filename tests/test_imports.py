@@ -97,7 +97,7 @@ LAYERS_OF = {
     "training.pairing": [{"align", "find", "contact_sheet"}, {"overlay"}, {"pairs"}],
     "training.blurred": [{"motion", "video"}, {"sources"}, {"series"}, {"clips", "stills"}, {"make"}],
     "training.simulated": [{"scenes", "camera"}, {"shake", "shots", "spectral"}, {"shaken"}],
-    "training.synthetic": [{"series"}, {"shard"}, {"make"}],
+    "training.synthetic": [{"hdf5"}, {"series"}, {"shard"}, {"make"}],
     "training.measure": [
         {"metrics", "chart", "edits", "predictors"},
         {"baselines", "libraw", "scores"},
@@ -121,6 +121,8 @@ DOORS = {
     "platformdirs": {"weights.py"},
     "onnxruntime": {"onnx_runner.py"},
     "OpenEXR": {"formats/exr.py"},
+    "h5py": {"training/synthetic/hdf5.py"},
+    "ray": {"batch/on_ray.py"},
 }
 
 
