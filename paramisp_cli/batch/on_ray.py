@@ -86,6 +86,7 @@ def connected(address: str, cpus: int, *, gpus: bool = False, verbose: bool = Fa
     Raises ConfigError without Ray, for a cluster that cannot be reached, and if no machine has ``cpus`` CPUs.
     """
     check(address, cpus)
+    _reach(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would send statistics of its use over the network
     import ray
 
@@ -103,8 +104,8 @@ def connected(address: str, cpus: int, *, gpus: bool = False, verbose: bool = Fa
                 atomic.sweep(folder)
 
 
-def _connect(ray: Any, address: str, verbose: bool) -> None:
-    """Connect to a cluster without a trace in the streams and the signals; raises ConfigError."""
+def _reach(address: str) -> None:
+    """Raise ConfigError if no program accepts connections at the head's address."""
     head = os.environ.get("RAY_ADDRESS", "") if address == AUTO else address
     if ":" in head and "://" not in head:
         host, _, port = head.rpartition(":")
@@ -112,15 +113,21 @@ def _connect(ray: Any, address: str, verbose: bool) -> None:
             socket.create_connection((host.strip("[]"), int(port)), _REACHED).close()
         except (OSError, OverflowError, ValueError) as error:
             raise ConfigError(f"`ray` {head}: no cluster answers there: {error}") from error
+
+
+def _connect(ray: Any, address: str, verbose: bool) -> None:
+    """Connect to a cluster without a trace in the streams and the signals; raises ConfigError."""
     more = {"include_dashboard": False, "object_store_memory": _STORE} if address == LOCAL else {}
     level = logging.INFO if verbose else logging.CRITICAL
     handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, log_to_driver=verbose, logging_level=level, **more)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        text = " ".join(str(error).split())
+        text = " ".join(str(error).split()).rstrip(".")
         remedy = "; start one with `ray start --head`, or pass `ray` local" if address == AUTO else ""
         raise ConfigError(f"`ray` {address}: cannot use the cluster: {text}{remedy}") from error
+    except SystemExit as end:  # Ray's handler of SIGTERM
+        raise KeyboardInterrupt from end
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # Ray's own ends the program with another exit code
@@ -216,7 +223,7 @@ class _Worker(Generic[T, R]):
 
     def __init__(self, start: bytes) -> None:
         told: _Start[T, R] = pickle.loads(start)
-        machine = platform_name()
+        machine = machine_name()
         if told.version != __version__:
             raise ConfigError(f"`ray`: {machine} has paramisp {__version__}, this machine {told.version}")
         os.environ.update(told.environment)
@@ -237,13 +244,13 @@ class _Worker(Generic[T, R]):
         return {"number": row["number"], "result": pickle.dumps(result)}
 
 
-def platform_name() -> str:
+def machine_name() -> str:
     """Return the name of this machine."""
     return socket.gethostname() or "a machine"
 
 
 def _internal(error: Exception) -> ParamispError:
-    return ParamispError(f"internal error on {platform_name()}: {type(error).__name__}: {' '.join(str(error).split())}")
+    return ParamispError(f"internal error on {machine_name()}: {type(error).__name__}: {' '.join(str(error).split())}")
 
 
 def mapped(cluster: Cluster, work: Callable[[T], R], tasks: Sequence[T]) -> Iterator[tuple[int, R | None]]:
@@ -425,7 +432,8 @@ def run(
                 and job.source not in before
                 and _exists(job, grid)
             ):
-                yield Outcome(job, "done", target=_first(job, grid))  # the worker ended after this file
+                skipped.append(job)  # the worker ended after this file: its look is not known yet
+                yield Outcome(job, "done", target=_first(job, grid))
             else:
                 again.append(_Files((job,), is_shown=places[job.source] < most_shown))
         for number, done in mapped(cluster, work, again):

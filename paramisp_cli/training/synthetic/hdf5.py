@@ -6,6 +6,7 @@ A file depends on its arrays and lines alone: it has no times, and nothing of va
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -35,14 +36,13 @@ def write(path: Path, arrays: Mapping[str, Sequence[np.ndarray]], lines: Sequenc
     import h5py
 
     texts = [json.dumps(line).encode() for line in lines]
+    stream = io.BytesIO()  # HDF5 locks its files itself, which the lock of an atomic file prevents
     # One version of the format: the bytes do not change with the newest that the library knows.
-    with (
-        atomic.replacing(path, overwrite=True) as temporary,
-        h5py.File(temporary, "w", libver=("earliest", "v108")) as file,
-    ):
+    with h5py.File(stream, "w", libver=("earliest", "v108")) as file:
         for name, values in arrays.items():
             file.create_dataset(name, data=np.stack(values), track_times=False)
         file.create_dataset(META, data=np.array(texts, dtype=np.bytes_), track_times=False)
+    atomic.write_bytes(path, stream.getvalue())
 
 
 def names(path: Path) -> list[str]:
