@@ -12,7 +12,7 @@ import re
 import socket
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -222,6 +222,17 @@ def test_the_command_with_a_page(photos, cluster, monkeypatch):
     assert digests(Path("here")) == digests(Path("ray"))
 
 
+def test_fail_fast(photos, cluster, ends, monkeypatch):
+    monkeypatch.setattr(on_ray, "connected", lambda *_, **__: nullcontext(cluster))
+    monkeypatch.setattr(on_ray, "check", lambda address, cpus: None)
+    monkeypatch.setattr(on_ray, "_size", lambda count, workers: 4)
+    (photos / "trip" / "worse.jpg").write_bytes(b"nor this")  # the fixture does the last task first
+    done = CliRunner().invoke(app, ["unprocess", "photos", "-r", "-o", "raws", "--ray", "local", "--fail-fast"])
+    assert done.exit_code == 1
+    assert "0 done, 0 skipped, 1 failed, 4 not tried" in done.stderr
+    assert not list(Path().rglob("*.dng"))
+
+
 # --- with Ray ---------------------------------------------------------------------------------------------------------
 
 SCRIPT = """
@@ -243,7 +254,7 @@ for words in json.loads(sys.argv[1]):
 sums = ["1+1", "__import__('os')._exit(1)", "2+2", "__import__('os').getcwd()"]
 with on_ray.connected("auto", 1) as cluster:
     found.append(sorted(map(list, on_ray.mapped(cluster, eval, sums))))
-    for text in ("1/0", "__import__('paramisp_cli').load_model('no such weights')"):
+    for text in ("1/0", "__import__('paramisp_cli').Settings(iso=-1)"):
         try:
             list(on_ray.mapped(cluster, eval, [text]))
         except ParamispError as error:
@@ -271,7 +282,6 @@ def test_ray_itself(photos):
         [*unprocess, "-o", "here"],
         [*unprocess, "-o", "ray", *on],
         [*unprocess, "-o", "ray", *on, "--json", "--on-exists", "skip"],
-        [*unprocess, "-o", "first", *on, "--fail-fast"],
         ["render", "here", "-r", "-o", "shown-here", "--format", "png"],
         ["render", "here", "-r", "-o", "shown", "--format", "png", *on, "--report", "page.html"],
         [*synth, "-o", "set-here", "--workers", "1"],
@@ -285,7 +295,7 @@ def test_ray_itself(photos):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("RESULT "), done.stdout  # no line of Ray on stdout
-    here, ray, again, first, _, shown, _, made, wide, sums, *failures = json.loads(done.stdout.removeprefix("RESULT "))
+    here, ray, again, _, shown, _, made, wide, sums, *failures = json.loads(done.stdout.removeprefix("RESULT "))
 
     assert here[0] == ray[0] == 1
     assert sorted(ray[1].split()) == ["ray/one.dng", "ray/trip/three.dng", "ray/trip/two.dng"]
@@ -295,8 +305,6 @@ def test_ray_itself(photos):
     assert again[0] == 1
     statuses = {Path(line["input"]).name: line["status"] for line in map(json.loads, again[1].splitlines())}
     assert statuses == {"bad.jpg": "failed", "one.jpg": "skipped", "two.jpg": "skipped", "three.png": "skipped"}
-    assert first[0] == 1
-    assert "not a JPEG" in first[2]
     assert shown[0] == 0
     assert len(digests(Path("shown"))) == 3
     assert digests(Path("shown")) == digests(Path("shown-here"))
@@ -307,7 +315,7 @@ def test_ray_itself(photos):
     assert wide[2] == "paramisp: --ray-cpus 99: no machine of the cluster has so many CPUs; the largest has 2\n"
 
     assert sums == [[0, 2], [1, None], [2, 4], [3, str(photos.parent)]]
-    assert [kind for kind, _ in failures] == ["ParamispError", "WeightsError", "ConfigError"]
+    assert [kind for kind, _ in failures] == ["ParamispError", "ConfigError", "ConfigError"]
     assert re.fullmatch(r"internal error on \S+: ZeroDivisionError: division by zero", failures[0][1])
-    assert "no such weights" in failures[1][1]
+    assert failures[1][1] == "`iso` must be a positive number, got -1"
     assert re.match(r"`ray`: \S+ does not see the folder /nonexistent/gone: No such file", failures[2][1])

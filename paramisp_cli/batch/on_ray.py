@@ -1,4 +1,4 @@
-"""Run a batch on the machines of a Ray cluster, through Ray Data. Ray is imported only if a cluster is asked for.
+"""Run a batch on the machines of a Ray cluster, through Ray Data. Ray is imported only for a cluster.
 
 All machines must see the files at the same paths: workers read and write them there, and only paths, settings and
 reports travel. A worker does one task after the other, with the rules of ``run``.
@@ -295,7 +295,7 @@ def _dataset(cluster: Cluster, start: bytes, tasks: Sequence[Any]) -> Any:
     logging.getLogger("ray.data").setLevel(logging.getLogger("ray").level)  # it has a handler of its own
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    # A task whose worker ended is missing from the results, and the others go on.
+    # A task whose worker ended is missing from the results; the others continue.
     context.max_errored_blocks = 0 if os.environ.get("PARAMISP_DEBUG") else -1
     rows = [{"number": number, "task": pickle.dumps(task)} for number, task in enumerate(tasks)]
     pool = ray.data.ActorPoolStrategy(size=min(cluster.workers, len(rows)), max_tasks_in_flight_per_actor=1)
@@ -399,7 +399,7 @@ def run(
     """Yield the outcome of every job as it ends, in any order, with the rules and the results of ``run.run``.
 
     With ``one_by_one`` no worker has a second file in hand when a file fails. ``seen`` makes something of input and
-    result on the worker, for the first ``most_shown`` jobs; ``shown`` takes it here.
+    result on the worker, for the first ``most_shown`` jobs; ``shown`` receives it here.
 
     The file of a worker that ends is tried once more, alone, and then failed. Raises ConfigError if no worker starts.
     """

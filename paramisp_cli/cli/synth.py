@@ -64,7 +64,7 @@ def synth(
     ] = 0,
     stride: Annotated[int, option(_SET, "--stride", help="Distance of patches. 0: their side.")] = 0,
     kind: Annotated[
-        str, option(_SET, "--format", help="tar: WebDataset's shards; hdf5: the same, of patches; npy: files.")
+        str, option(_SET, "--format", help="tar: WebDataset's shards; hdf5: shards of patches; npy: files.")
     ] = "tar",
     dtype: Annotated[str, option(_SET, "--dtype", help="uint16, with black at 4096, or float32.")] = "uint16",
     shard: Annotated[int, option(_SET, "--shard", help="Pictures in a shard.")] = 100,
