@@ -152,7 +152,7 @@ def test_machines_are_divided_among_workers():
             ]
 
     assert on_ray._planned(Ray(), 2, False, set()) == on_ray.Cluster(3, {"num_cpus": 2.0}, 2, set())
-    assert on_ray._planned(Ray(), 2, True, set()) == on_ray.Cluster(2, {"num_gpus": 1.0}, 2, set())
+    assert on_ray._planned(Ray(), 2, True, set()) == on_ray.Cluster(2, {"num_gpus": 1.0}, 1, set())
     with pytest.raises(ConfigError, match=r"`ray_cpus` 6: no machine .*; the largest has 5"):
         on_ray._planned(Ray(), 6, False, set())
 

@@ -52,7 +52,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """A cluster in use: the number of workers, the resources that each reserves, and the most workers on a machine.
+    """A cluster in use: the number of workers, the resources that each reserves, and the workers that share a memory.
 
     ``folders`` are those of outputs: they are swept when the workers have ended.
     """
@@ -124,7 +124,10 @@ def _connect(ray: Any, address: str, verbose: bool) -> None:
         ray.init(address=address, log_to_driver=verbose, logging_level=level, **more)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         text = " ".join(str(error).split()).rstrip(".")
-        remedy = "; start one with `ray start --head`, or pass `ray` local" if address == AUTO else ""
+        remedy = {
+            AUTO: "; start one with `ray start --head`, or pass `ray` local",
+            LOCAL: "",
+        }.get(address, "; if the cluster asks for a token, set RAY_AUTH_MODE=token")
         raise ConfigError(f"`ray` {address}: cannot use the cluster: {text}{remedy}") from error
     except SystemExit as end:  # Ray's handler of SIGTERM
         raise KeyboardInterrupt from end
@@ -143,7 +146,8 @@ def _planned(ray: Any, cpus: int, gpus: bool, folders: set[Path]) -> Cluster:
     if not any(fitting):
         most = max((machine.get(name, 0) for machine in machines), default=0)
         raise ConfigError(f"`ray_cpus` {cpus}: no machine of the cluster has so many CPUs; the largest has {most:g}")
-    return Cluster(sum(fitting), needs, max(fitting), folders)
+    # Workers on GPUs plan with the memory of their GPU, which they do not share.
+    return Cluster(sum(fitting), needs, max(fitting) if name == "CPU" else 1, folders)
 
 
 class _MainThread:
