@@ -39,6 +39,7 @@ def ends():
 def cluster(monkeypatch, ends):
     """Two workers of Ray without Ray: all that travels is pickled, and the last tasks end first."""
     from paramisp_cli.batch import on_ray
+    from paramisp_cli.batch.cluster import Cluster
 
     def mapped(cluster, work, tasks):
         workers = [pickle.loads(pickle.dumps(work)) for _ in range(cluster.workers)]
@@ -55,7 +56,7 @@ def cluster(monkeypatch, ends):
         yield from ((number, None) for number in missing)
 
     monkeypatch.setattr(on_ray, "mapped", mapped)
-    return on_ray.Cluster(2, {"num_cpus": 1.0}, 2, set())
+    return Cluster(2, {"num_cpus": 1.0}, 2, set())
 
 
 @pytest.fixture(scope="session")

@@ -69,7 +69,7 @@ CLI = {
 # a package's __init__ is its registry.
 SHARED = {
     "apps": {"brightness", "fusion"},
-    "batch": {"find", "outputs", "run"},
+    "batch": {"cluster", "find", "outputs", "run"},
     "cli": set(CLI),
     "rendition": {"bands", "form", "prior", "fit", "apply", "preview", "look", "develop"},
     "formats": {"exif", "base", "ljpeg", "tiles", *FORMATS_BASE},
@@ -122,7 +122,7 @@ DOORS = {
     "onnxruntime": {"onnx_runner.py"},
     "OpenEXR": {"formats/exr.py"},
     "h5py": {"training/synthetic/hdf5.py"},
-    "ray": {"batch/on_ray.py"},
+    "ray": {"batch/cluster.py"},
 }
 
 

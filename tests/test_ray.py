@@ -21,7 +21,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from paramisp_cli import __version__, errors
+from paramisp_cli.batch import cluster as clusters
 from paramisp_cli.batch import find, on_ray, outputs, run
+from paramisp_cli.batch.cluster import Cluster, Start, Worker, planned
 from paramisp_cli.cli.app import app
 from paramisp_cli.errors import ConfigError, FileAccessError, ParamispError
 from paramisp_cli.formats import WriteOptions
@@ -54,7 +56,7 @@ def jobs_of(folder: Path, out: str, on_exists: str = "error") -> list[find.Job]:
     return find.assign([folder], found, out, ".dng", Direction.UNPROCESS, find.OnExists(on_exists))
 
 
-def converted(cluster: on_ray.Cluster, jobs: list[find.Job], on_exists: str = "error") -> dict[str, run.Outcome]:
+def converted(cluster: Cluster, jobs: list[find.Job], on_exists: str = "error") -> dict[str, run.Outcome]:
     policy = outputs.Policy(find.OnExists(on_exists))
     settings = Settings(model="parametric")
     found = list(on_ray.run(cluster, jobs, Direction.UNPROCESS, settings, WriteOptions(), policy))
@@ -106,7 +108,7 @@ def test_a_head_that_does_not_answer(photos, monkeypatch):
         monkeypatch.setenv("RAY_ADDRESS", value)
         with (
             pytest.raises(ConfigError, match=rf"`ray` {address}: no cluster answers there"),
-            on_ray.connected(given, 1),
+            clusters.connected(given, 1),
         ):
             pass
 
@@ -131,15 +133,15 @@ def test_what_travels_is_unchanged():
 
 def test_workers_refuse_another_version_and_another_disk(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    start = pickle.dumps(on_ray._Start(str.upper, str(tmp_path), __version__, {}))
-    assert pickle.loads(on_ray._Worker(start)({"number": 3, "task": pickle.dumps("a")})["result"]) == "A"
-    failed = pickle.loads(on_ray._Worker(start)({"number": 3, "task": pickle.dumps(1)})["result"])
+    start = pickle.dumps(Start(str.upper, str(tmp_path), __version__, {}))
+    assert pickle.loads(Worker(start)({"number": 3, "task": pickle.dumps("a")})["result"]) == "A"
+    failed = pickle.loads(Worker(start)({"number": 3, "task": pickle.dumps(1)})["result"])
     assert isinstance(failed, ParamispError)
     assert re.fullmatch(r"internal error on \S+: TypeError: .*", str(failed))
     with pytest.raises(ConfigError, match=rf"has paramisp {__version__}, this machine 0\.0\.1"):
-        on_ray._Worker(pickle.dumps(on_ray._Start(str.upper, str(tmp_path), "0.0.1", {})))
+        Worker(pickle.dumps(Start(str.upper, str(tmp_path), "0.0.1", {})))
     with pytest.raises(ConfigError, match=r"does not see the folder .*gone: No such file"):
-        on_ray._Worker(pickle.dumps(on_ray._Start(str.upper, str(tmp_path / "gone"), __version__, {})))
+        Worker(pickle.dumps(Start(str.upper, str(tmp_path / "gone"), __version__, {})))
 
 
 def test_machines_are_divided_among_workers():
@@ -151,10 +153,10 @@ def test_machines_are_divided_among_workers():
                 {"Alive": False, "Resources": {"CPU": 9.0}}
             ]
 
-    assert on_ray._planned(Ray(), 2, False, set()) == on_ray.Cluster(3, {"num_cpus": 2.0}, 2, set())
-    assert on_ray._planned(Ray(), 2, True, set()) == on_ray.Cluster(2, {"num_gpus": 1.0}, 1, set())
+    assert planned(Ray(), 2, False, set()) == Cluster(3, {"num_cpus": 2.0}, 2, set())
+    assert planned(Ray(), 2, True, set()) == Cluster(2, {"num_gpus": 1.0}, 1, set())
     with pytest.raises(ConfigError, match=r"`ray_cpus` 6: no machine .*; the largest has 5"):
-        on_ray._planned(Ray(), 6, False, set())
+        planned(Ray(), 6, False, set())
 
 
 def test_the_size_of_tasks():
@@ -206,8 +208,8 @@ def test_the_command_with_a_page(photos, cluster, monkeypatch):
         assert (address, cpus, gpus, verbose) == ("local", 2, True, False)
         yield cluster
 
-    monkeypatch.setattr(on_ray, "connected", connected)
-    monkeypatch.setattr(on_ray, "check", lambda address, cpus: None)
+    monkeypatch.setattr(clusters, "connected", connected)
+    monkeypatch.setattr(clusters, "check", lambda address, cpus: None)
     told = {}
     for name, more in (("here", []), ("ray", ["--ray", "local"])):
         words = ["unprocess", "photos", "-r", "-o", name, "--model", "parametric", "--report", f"{name}.html", *more]
@@ -223,8 +225,8 @@ def test_the_command_with_a_page(photos, cluster, monkeypatch):
 
 
 def test_fail_fast(photos, cluster, ends, monkeypatch):
-    monkeypatch.setattr(on_ray, "connected", lambda *_, **__: nullcontext(cluster))
-    monkeypatch.setattr(on_ray, "check", lambda address, cpus: None)
+    monkeypatch.setattr(clusters, "connected", lambda *_, **__: nullcontext(cluster))
+    monkeypatch.setattr(clusters, "check", lambda address, cpus: None)
     monkeypatch.setattr(on_ray, "_size", lambda count, workers: 4)
     (photos / "trip" / "worse.jpg").write_bytes(b"nor this")  # the fixture does the last task first
     done = CliRunner().invoke(app, ["unprocess", "photos", "-r", "-o", "raws", "--ray", "local", "--fail-fast"])
@@ -238,8 +240,8 @@ def test_fail_fast(photos, cluster, ends, monkeypatch):
 SCRIPT = """
 import contextlib, io, json, os, sys
 import ray
-ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
-from paramisp_cli.batch import on_ray
+ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+from paramisp_cli.batch.cluster import connected, mapped
 from paramisp_cli.cli import app
 from paramisp_cli.errors import ParamispError
 found = []
@@ -252,11 +254,11 @@ for words in json.loads(sys.argv[1]):
             code = stop.code
     found.append([code, *(stream.getvalue() for stream in streams)])
 sums = ["1+1", "__import__('os')._exit(1)", "2+2", "__import__('os').getcwd()"]
-with on_ray.connected("auto", 1) as cluster:
-    found.append(sorted(map(list, on_ray.mapped(cluster, eval, sums))))
+with connected("auto", 1) as cluster:
+    found.append(sorted(map(list, mapped(cluster, eval, sums))))
     for text in ("1/0", "__import__('paramisp_cli').Settings(iso=-1)"):
         try:
-            list(on_ray.mapped(cluster, eval, [text]))
+            list(mapped(cluster, eval, [text]))
         except ParamispError as error:
             found.append([type(error).__name__, str(error)])
     os.mkdir("gone")
@@ -264,7 +266,7 @@ with on_ray.connected("auto", 1) as cluster:
     os.rmdir("../gone")
     os.getcwd = lambda: "/nonexistent/gone"
     try:
-        list(on_ray.mapped(cluster, eval, ["1"]))
+        list(mapped(cluster, eval, ["1"]))
     except ParamispError as error:
         found.append([type(error).__name__, str(error)])
 print("RESULT " + json.dumps(found))

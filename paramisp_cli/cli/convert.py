@@ -263,28 +263,28 @@ def convert_files(
     shown = Report(batch, single, len(jobs), grid, report)
     if ray.ray is None:
         raise typer.Exit(shown.run(jobs, direction, settings, options))
-    from paramisp_cli.batch import on_ray
+    from paramisp_cli.batch import cluster
 
     gpus = settings.device in ("auto", "cuda")
     # Connect before Report heeds signals: Ray replaces their handlers.
-    with on_ray.connected(ray.ray, ray.cpus(2), gpus=gpus, verbose=batch.verbose) as cluster:
-        raise typer.Exit(shown.run(jobs, direction, settings, options, cluster))
+    with cluster.connected(ray.ray, ray.cpus(2), gpus=gpus, verbose=batch.verbose) as connected:
+        raise typer.Exit(shown.run(jobs, direction, settings, options, connected))
 
 
 def _check_ray(ray: RayOptions, batch: BatchOptions, settings: Settings) -> None:
     """End with an error for a cluster that cannot be used, before the files are searched."""
-    from paramisp_cli.batch import on_ray
-
     if ray.ray is None:
         if ray.ray_cpus is not None:
             fail_usage("--ray-cpus: is for workers of --ray; pass --ray, or leave it out")
         return
+    from paramisp_cli.batch import cluster
+
     if batch.output == Path("-"):
         fail_usage("-o -: stdout holds the result of a single file; leave out --ray")
     if settings.device not in ("auto", "cpu", "cuda"):
         fail_usage(f"--device {settings.device}: Ray gives each worker its GPU; pass auto, cuda or cpu with --ray")
     try:
-        on_ray.check(ray.ray, ray.cpus(2))
+        cluster.check(ray.ray, ray.cpus(2))
     except ParamispError as error:
         fail(error)
 

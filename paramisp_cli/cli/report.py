@@ -14,7 +14,7 @@ from paramisp_cli.cli.options import BatchOptions
 from paramisp_cli.cli.progress import Progress
 
 if TYPE_CHECKING:
-    from paramisp_cli.batch.on_ray import Cluster
+    from paramisp_cli.batch.cluster import Cluster
     from paramisp_cli.batch.outputs import Policy
     from paramisp_cli.batch.run import Outcome
     from paramisp_cli.formats import WriteOptions

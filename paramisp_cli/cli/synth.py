@@ -15,7 +15,7 @@ from paramisp_cli.cli.options import Command, RayAddress, RayCpus, RayOptions, c
 from paramisp_cli.errors import ParamispError
 
 if TYPE_CHECKING:
-    from paramisp_cli.batch.on_ray import Cluster
+    from paramisp_cli.batch.cluster import Cluster
 
 _EXAMPLES = """\
 paramisp synth photos -o raws --patch 512
@@ -141,6 +141,6 @@ def _check_ray(options: RayOptions, workers: int | None) -> None:
 
 def _cluster(options: RayOptions) -> AbstractContextManager[Cluster | None]:
     """Connect to the cluster of --ray, if it is given."""
-    from paramisp_cli.batch import on_ray
+    from paramisp_cli.batch.cluster import connected
 
-    return nullcontext() if options.ray is None else on_ray.connected(options.ray, options.cpus(1))
+    return nullcontext() if options.ray is None else connected(options.ray, options.cpus(1))

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 import paramisp_cli as paramisp
 from paramisp_cli import companion, formats, parameters, weights
 from paramisp_cli.batch import find, on_ray, run
+from paramisp_cli.batch.cluster import Cluster
 from paramisp_cli.cli.app import app
 from paramisp_cli.errors import ConfigError, FileAccessError, FormatError, InputMissingError
 from paramisp_cli.formats import WriteOptions
@@ -193,7 +194,7 @@ def test_look_from_on_the_command_line(shots: list[tuple[RawImage, np.ndarray]],
 
 
 def rendered(
-    paths: list[Path], folder: Path, on_exists: str = "error", cluster: on_ray.Cluster | None = None
+    paths: list[Path], folder: Path, on_exists: str = "error", cluster: Cluster | None = None
 ) -> dict[str, run.Outcome]:
     found = [find.Input(path, Path(path.name)) for path in paths]
     policy = run.Policy(find.OnExists(on_exists))
@@ -246,7 +247,7 @@ def test_a_batch_lends_looks(
 
 
 def test_the_workers_of_a_cluster_lend_looks(
-    shots: list[tuple[RawImage, np.ndarray]], tmp_path: Path, cluster: on_ray.Cluster
+    shots: list[tuple[RawImage, np.ndarray]], tmp_path: Path, cluster: Cluster
 ) -> None:
     """Each worker sees some of the files; the pictures are those of one machine, also when a batch is repeated."""
     raws = [bare(shots[0][0]), *(raw for raw, _ in shots[1:])]

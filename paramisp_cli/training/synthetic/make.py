@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 
 from paramisp_cli import atomic
-from paramisp_cli.batch import find, on_ray
-from paramisp_cli.batch.on_ray import Cluster
+from paramisp_cli.batch import find
+from paramisp_cli.batch.cluster import Cluster, mapped
 from paramisp_cli.errors import ConfigError, FileAccessError, FormatError, InputMissingError, ParamispError
 from paramisp_cli.formats import SRGB_SUFFIXES
 from paramisp_cli.training.dataset import INDEX, locked
@@ -141,12 +141,12 @@ def _run(tasks: Sequence[Task], workers: int) -> Generator[list[Line], None, Non
 def _on_ray(tasks: Sequence[Task], cluster: Cluster) -> Generator[list[Line], None, None]:
     """Make shards on a Ray cluster; one whose worker ended is tried once more."""
     lost: list[Task] = []
-    for number, lines in on_ray.mapped(cluster, _make_alone, tasks):
+    for number, lines in mapped(cluster, _make_alone, tasks):
         if lines is None:
             lost.append(tasks[number])
         else:
             yield lines
-    for _, lines in on_ray.mapped(cluster, _make_alone, lost):
+    for _, lines in mapped(cluster, _make_alone, lost):
         if lines is None:
             raise FileAccessError("a Ray worker ended twice: out of memory? Use a smaller --shard, and run it again")
         yield lines
