@@ -99,12 +99,15 @@ def test_without_ray_one_line_names_the_extra(photos, monkeypatch):
     )
 
 
-def test_a_head_that_does_not_answer(photos, monkeypatch):
+def test_a_head_that_does_not_answer(tmp_path, monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    for given, value in ((address, ""), ("auto", address)):
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text(address)  # as a killed cluster leaves it
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    for given, value in ((address, ""), ("auto", address), ("auto", "")):
         monkeypatch.setenv("RAY_ADDRESS", value)
         with (
             pytest.raises(ConfigError, match=rf"`ray` {address}: no cluster answers there"),

@@ -14,6 +14,7 @@ import re
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,8 @@ LOCAL, AUTO = "local", "auto"
 """Addresses of a cluster on this machine for one command, and of the cluster that this machine belongs to."""
 _REACHED = 5.0
 """Seconds in which a machine must accept a connection: Ray itself tries for minutes."""
+_CURRENT = "ray/ray_current_cluster"
+"""File below Ray's folder that has the address of this machine's cluster."""
 _STORE = 256 << 20
 """Bytes of Ray's object store on this machine: rows are short. By default it takes a third of the memory."""
 
@@ -92,7 +95,13 @@ def connected(address: str, cpus: int, *, gpus: bool = False, verbose: bool = Fa
 
 def _reach(address: str) -> None:
     """Raise ConfigError if no program accepts connections at the head's address."""
-    head = os.environ.get("RAY_ADDRESS", "") if address == AUTO else address
+    head = address
+    if address == AUTO:
+        head = os.environ.get("RAY_ADDRESS", "")
+        with suppress(OSError, UnicodeError):  # a cluster that was killed leaves its address
+            head = (
+                head or Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir(), _CURRENT).read_text("utf-8").strip()
+            )
     if ":" in head and "://" not in head:
         host, _, port = head.rpartition(":")
         try:
