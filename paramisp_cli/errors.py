@@ -5,7 +5,10 @@ Every message is one line: problem, place, value, remedy.
 
 from __future__ import annotations
 
+import copy
+import copyreg
 import re
+from typing import Any
 
 
 class ParamispError(Exception):
@@ -25,7 +28,15 @@ class ParamispError(Exception):
     def named(self, name: object) -> ParamispError:
         """Return the same error with ``name: `` before its message, unless the message begins so."""
         text = str(self)
-        return self if text.startswith(f"{name}: ") else type(self)(f"{name}: {text}", self.field)
+        if text.startswith(f"{name}: "):
+            return self
+        named = copy.copy(self)
+        named.args = (f"{name}: {text}",)
+        return named
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle the finished message: a subclass may make its message of other arguments."""
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class ConfigError(ParamispError):

@@ -73,6 +73,10 @@ class Notice(str):
         notice.summary = summary
         return notice
 
+    def __getnewargs__(self) -> tuple[str, str]:  # type: ignore[override]
+        """Return the arguments that copies and pickles are made with."""
+        return str(self), self.summary
+
 
 def _frozen(array: object, shape: tuple[int, ...], name: str) -> np.ndarray:
     """Return a read-only float64 copy of ``array`` broadcast to ``shape``; raises MetadataError if it does not fit."""

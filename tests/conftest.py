@@ -2,6 +2,7 @@
 
 import logging
 import os
+import pickle
 import signal
 import struct
 import sys
@@ -26,6 +27,36 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.fixture
+def ends():
+    """Name of a task's first file → the number of times that it ends its worker."""
+    return {}
+
+
+@pytest.fixture
+def cluster(monkeypatch, ends):
+    """Two workers of Ray without Ray: all that travels is pickled, and the last tasks end first."""
+    from paramisp_cli.batch import on_ray
+    from paramisp_cli.batch.cluster import Cluster
+
+    def mapped(cluster, work, tasks):
+        workers = [pickle.loads(pickle.dumps(work)) for _ in range(cluster.workers)]
+        missing = []
+        for number in reversed(range(len(tasks))):
+            task = pickle.loads(pickle.dumps(tasks[number]))
+            name = task.jobs[0].source.name
+            left = ends.get(name, 0)
+            ends[name] = left - 1
+            if left > 0:
+                missing.append(number)
+            else:
+                yield number, pickle.loads(pickle.dumps(workers[number % len(workers)](task)))
+        yield from ((number, None) for number in missing)
+
+    monkeypatch.setattr(on_ray, "mapped", mapped)
+    return Cluster(2, {"num_cpus": 1.0}, 2, set())
 
 
 @pytest.fixture(scope="session")

@@ -114,9 +114,16 @@ def test_shell_examples(folder: Path, name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in EXAMPLES if blocks(name, "python")])
 def test_python_examples(folder: Path, name: str) -> None:
+    if name == "docs/torch.md":  # it reads the files of its commands
+        for block in blocks(name, "sh"):
+            assert run(folder, "sh", "-e", "-c", block).returncode == 0
+    shown = ""
     for block in blocks(name, "python"):
         done = run(folder, sys.executable, "-W", "error", "-c", block)
         assert done.returncode == 0, f"{block}\n{done.stderr}"
+        shown += done.stdout
+    if name == "docs/torch.md":
+        assert "12 (16, 16, 4) uint16 Nikon D90 " in shown
     if name == "README.md":
         assert (folder / "new.dng").exists()
     if name == "docs/python.md":
@@ -136,21 +143,22 @@ def test_every_document_with_examples_is_run() -> None:
 
 
 @pytest.mark.slow
-def test_ray_recipe(folder: Path) -> None:
-    """Run it on a machine with two pretended GPUs, so with two actors; the second run finds nothing to do."""
+def test_ray_command(folder: Path) -> None:
+    """Run it as it stands, on a cluster of its own; Ray leaves no line on the streams."""
     pytest.importorskip("ray", reason="needs Ray")
-    (recipe,) = re.findall(r"<!-- ray -->\n```python\n(.*?)```", MARKDOWN["docs/scaling-out.md"], re.DOTALL)
+    (command,) = re.findall(r"<!-- ray -->\n```sh\n(.*?)```", MARKDOWN["docs/scaling-out.md"], re.DOTALL)
     (folder / "photos" / "bad.jpg").write_bytes(b"not a picture")
-    (folder / "recipe.py").write_text(
-        f"import ray\nray.init(num_cpus=2, num_gpus=2, include_dashboard=False)\n{recipe}", encoding="utf-8"
-    )
-    for _ in range(2):
-        done = run(folder, sys.executable, "recipe.py")
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.startswith("3 photos;"), done.stdout
-        assert "bad.jpg: not a JPEG" in done.stdout
-        made = files(folder / "raws-by-ray")
-        assert made == {"one.dng", "trip/two.dng"}
+    done = run(folder, "sh", "-c", command)
+    assert done.returncode == 1, done.stderr
+    assert sorted(done.stdout.split()) == ["raws/one.dng", "raws/trip/two.dng"]
+    lines = re.sub(r"\d/3|\d+\.\d s", "", done.stderr).splitlines()
+    files_of, notices, last = lines[:3], lines[3:-2], lines[-2:]
+    bad, *others = sorted(files_of, reverse=True)
+    assert bad.startswith("paramisp: photos/bad.jpg: not a JPEG")
+    assert others == ["[] photos/trip/two.jpg: done ()", "[] photos/one.jpg: done ()"]
+    assert all(line.startswith("2 files: ") for line in notices), notices
+    assert last == ["2 done, 0 skipped, 1 failed", "failed: photos/bad.jpg"]
+    assert files(folder / "raws") == {"one.dng", "trip/two.dng"}
 
 
 # --- options and commands ---------------------------------------------------------------------------------------------

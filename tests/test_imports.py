@@ -74,7 +74,7 @@ CLI = {
 # a package's __init__ is its registry.
 SHARED = {
     "apps": {"brightness", "fusion"},
-    "batch": {"find", "outputs", "run"},
+    "batch": {"cluster", "find", "outputs", "run"},
     "cli": set(CLI),
     "rendition": {"bands", "form", "prior", "fit", "apply", "preview", "look", "develop"},
     "formats": {"exif", "base", "ljpeg", "tiles", *FORMATS_BASE},
@@ -102,7 +102,7 @@ LAYERS_OF = {
     "training.pairing": [{"align", "find", "contact_sheet"}, {"overlay"}, {"pairs"}],
     "training.blurred": [{"motion", "video"}, {"sources"}, {"series"}, {"clips", "stills"}, {"make"}],
     "training.simulated": [{"scenes", "camera"}, {"shake", "shots", "spectral"}, {"shaken"}],
-    "training.synthetic": [{"series"}, {"shard"}, {"make"}],
+    "training.synthetic": [{"hdf5"}, {"series"}, {"shard"}, {"make"}],
     "training.transfer": [{"shots", "adversary"}, {"stored"}, {"splines", "cstpp", "measure"}, {"__init__"}],
     "training.measure": [
         {"metrics", "chart", "edits", "predictors"},
@@ -128,6 +128,8 @@ DOORS = {
     "onnxruntime": {"onnx_runner.py"},
     "OpenEXR": {"formats/exr.py"},
     "pi_heif": {"formats/heic.py"},
+    "h5py": {"training/synthetic/hdf5.py"},
+    "ray": {"batch/cluster.py"},
 }
 
 

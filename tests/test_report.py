@@ -21,6 +21,7 @@ from PIL import Image
 from paramisp_cli import errors
 from paramisp_cli.pages import dataset, document, lines, make, pictures, svg
 from paramisp_cli.training import dataset as data
+from paramisp_cli.training.synthetic import hdf5
 from paramisp_cli.types import Camera, CanonicalParams, OpticalParams
 
 HOSTILE = '<script>document.title="owned"</script>"\'&<img src=x onerror=alert(1)>'
@@ -339,7 +340,7 @@ def synth_line(name: str, split: str) -> dict[str, object]:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["tar", "npy"])
+@pytest.mark.parametrize("kind", ["tar", "npy", "hdf5"])
 def test_a_synthetic_data_set(tmp_path, kind):
     folder = tmp_path / "set"
     folder.mkdir()
@@ -361,6 +362,10 @@ def test_a_synthetic_data_set(tmp_path, kind):
                     member = tarfile.TarInfo(name)
                     member.size = len(content)
                     archive.addfile(member, io.BytesIO(content))
+        elif kind == "hdf5":
+            pytest.importorskip("h5py")
+            where.mkdir()
+            hdf5.write(where / "000000.h5", {"clean": [array], "noisy": [array]}, [record])
         else:
             for each in ("clean", "noisy"):
                 (where / each).mkdir(parents=True)
@@ -369,10 +374,9 @@ def test_a_synthetic_data_set(tmp_path, kind):
     for words in ("CC0 (2)", "too small", HOSTILE, "a-1", "b-2", "Split “test” 1", "Split “train” 1"):
         assert words in page.text, words
     assert len(page.all("img")) == 4
-    if kind == "tar":
-        damaged = folder / "train" / "000000.tar"
+    for damaged in (folder / "train").glob("000000.*"):
         damaged.write_bytes(damaged.read_bytes()[:700])
-        with pytest.raises(errors.FormatError, match=r"000000\.tar: damaged"):
+        with pytest.raises(errors.FormatError, match=rf"{damaged.name}: damaged"):
             make.document(folder)
 
 

@@ -36,7 +36,7 @@ Image = SrgbImage | RawImage
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The result of a job: status "done", "planned" (dry run), "skipped" or "failed"; "deferred" inside this module.
+    """The result of a job: status "done", "planned" (dry run), "skipped" or "failed"; "deferred" of ``once``.
 
     ``files`` are the arrays or patches of a job: for each its path, its SHA-256 if it is an array, its place if it is a
     patch. They are empty for other outputs. ``confidence`` describes the confidence map.
@@ -145,11 +145,51 @@ def run(
                     skipped.append(outcome.job)
                 yield outcome
             if deferred:
-                work.complete_pool(skipped)
+                assert pool is not None
+                collect(pool, skipped, settings)
+                pool.close()
                 yield from _overlapped(deferred, work, started)
     except BaseException:
         work.remove_empty_folders()  # all threads have ended
         raise
+
+
+def once(
+    jobs: Sequence[Job],
+    direction: Direction,
+    settings: Settings,
+    options: WriteOptions,
+    policy: Policy,
+    pool: Pool | None,
+    *,
+    grid: Grid | None = None,
+    converted: Callable[[Job, Image, Output], None] = lambda job, image, result: None,
+) -> Iterator[Outcome]:
+    """Yield the outcome of every job as ``run`` does; "deferred" for a file whose look waits until ``pool`` is closed.
+
+    A batch of several machines shares the looks of its pools among them.
+    """
+
+    def nothing(*_: object) -> None:
+        pass
+
+    work = _Work(direction, settings, options, policy, nothing, nothing, converted, pool, grid)
+    try:
+        with memory.kept():
+            yield from _overlapped(jobs, work, nothing)
+    except BaseException:
+        work.remove_empty_folders()
+        raise
+
+
+def collect(pool: Pool, skipped: Sequence[Job], settings: Settings) -> None:
+    """Add the looks of skipped files to a pool, so that a repeated batch gives the same results."""
+    for job in skipped:
+        with suppress(ParamispError, Misfit, Deferred):
+            image = parameters.read(job.source, settings)
+            if isinstance(image, RawImage) and convert.borrows_look(image, settings):
+                conversion = parameters.complete(image, settings)
+                pool.fit(replace(image, canonical=conversion.canonical, camera=conversion.camera))
 
 
 def _overlapped(jobs: Sequence[Job], work: _Work, started: Callable[[Job], None]) -> Iterator[Outcome]:
@@ -263,17 +303,6 @@ class _Work:
     def write(self, step: _Step) -> _Step:
         """Write the output."""
         return self._guarded(step, self._write)
-
-    def complete_pool(self, skipped: Sequence[Job]) -> None:
-        """Add the looks of skipped files, so that a repeated batch gives the same results, and close the pool."""
-        assert self.pool is not None
-        for job in skipped:
-            with suppress(ParamispError, Misfit, Deferred):
-                image = parameters.read(job.source, self.settings)
-                if isinstance(image, RawImage) and convert.borrows_look(image, self.settings):
-                    conversion = parameters.complete(image, self.settings)
-                    self.pool.fit(replace(image, canonical=conversion.canonical, camera=conversion.camera))
-        self.pool.close()
 
     def remove_empty_folders(self) -> None:
         """Remove folders created for outputs that were never written."""

@@ -20,6 +20,7 @@ from paramisp_cli.cli.options import (
     BatchOptions,
     Command,
     Inputs,
+    RayOptions,
     SettingsOptions,
     grouped,
 )
@@ -42,6 +43,8 @@ ReportFile = Annotated[
         help="Write an HTML page about the batch: pictures before and after, parameters, notices, failures.",
     ),
 ]
+
+NO_RAY = RayOptions()
 
 _UNPROCESS_EXAMPLES = """\
 paramisp unprocess photo.jpg              # writes photo.dng
@@ -66,6 +69,7 @@ def unprocess(
     batch: BatchOptions,
     settings: SettingsOptions,
     arrays: ArrayOptions,
+    ray: RayOptions,
     profile: Annotated[
         Literal["match", "linear", "adobe"],
         typer.Option(rich_help_panel=OUTPUT, help="Look: the photo's, a straight line, or the reader's own."),
@@ -137,7 +141,7 @@ def unprocess(
         fail(error)
     convert_files(
         Direction.UNPROCESS, inputs, suffix or ".dng", suffix, chosen, options, batch, grid, report=report,
-        confidence=confidence,
+        confidence=confidence, ray=ray,
     )  # fmt: skip
 
 
@@ -161,6 +165,7 @@ def render(
     inputs: Inputs,
     batch: BatchOptions,
     settings: SettingsOptions,
+    ray: RayOptions,
     format_name: Annotated[
         Literal["jpg", "jpeg", "png", "tif", "tiff"] | None,
         typer.Option("--format", rich_help_panel=OUTPUT, help="Default: that of -o, else jpg."),
@@ -212,7 +217,7 @@ def render(
         _check_linear(stop_at, format_name, batch.output, options)
         suffix = suffix or ".tif"
     chosen = settings_of(settings, stop_at)
-    convert_files(Direction.RENDER, inputs, suffix or ".jpg", suffix, chosen, options, batch, report=report)
+    convert_files(Direction.RENDER, inputs, suffix or ".jpg", suffix, chosen, options, batch, report=report, ray=ray)
 
 
 def _check_linear(stop_at: str, format_name: str | None, output: Path | None, options: WriteOptions) -> None:
@@ -244,18 +249,19 @@ def settings_of(options: SettingsOptions, stop_at: str | None = None) -> Setting
 def convert_files(
     direction: Direction, inputs: list[Path], ending: str, suffix: str | None, settings: Settings,
     options: WriteOptions, batch: BatchOptions, grid: Grid | None = None, *, stem: str = "", report: Path | None = None,
-    confidence: str | None = None,
+    confidence: str | None = None, ray: RayOptions = NO_RAY,
 ) -> None:  # fmt: skip
     """Run a batch, report it and end with the exit code. ``suffix`` comes from --format, ``ending`` is its default.
 
     ``stem`` follows the names of outputs. ``report`` takes an HTML page about the batch, ``confidence`` is the kind or
-    file of confidence maps.
+    file of confidence maps. ``ray`` names a cluster.
     """
     from paramisp_cli import convert, formats, sources
     from paramisp_cli.batch import find
 
     if report is not None:
         _check_report(report, batch)
+    _check_ray(ray, batch, settings)
     if batch.output == Path("-"):
         _to_stdout(direction, inputs, ending, suffix, settings, options, batch, confidence)
     takes_pictures = direction == "unprocess" or (direction == "transfer" and ending != ".dng")
@@ -265,7 +271,7 @@ def convert_files(
     on_exists = find.OnExists(batch.on_exists)
     try:
         settings = replace(settings, like=sources.like_files(settings))  # before outputs appear in the folders
-        convert.check(settings, direction)
+        convert.check(settings if ray.ray is None else replace(settings, device="auto"), direction)
         protected = [*settings.like_paths, *([settings.look_from] if settings.look_from else [])]
         protected += [settings.to] if settings.to is not None and Path(settings.to).is_file() else []
         selection = find.search(inputs, suffixes, recursive=batch.recursive, array_tiffs=rendering)
@@ -289,7 +295,33 @@ def convert_files(
     records = {formats.beside(job.source) for job in jobs}  # beside arrays that are rendered
     if not batch.quiet and (others := [path for path in selection.left_out if path not in outputs | records]):
         say(left_out(others))
-    raise typer.Exit(Report(batch, single, len(jobs), grid, report).run(jobs, direction, settings, options))
+    shown = Report(batch, single, len(jobs), grid, report)
+    if ray.ray is None:
+        raise typer.Exit(shown.run(jobs, direction, settings, options))
+    from paramisp_cli.batch import cluster
+
+    gpus = settings.device in ("auto", "cuda")
+    # Connect before Report heeds signals: Ray replaces their handlers.
+    with cluster.connected(ray.ray, ray.cpus(2), gpus=gpus, verbose=batch.verbose) as connected:
+        raise typer.Exit(shown.run(jobs, direction, settings, options, connected))
+
+
+def _check_ray(ray: RayOptions, batch: BatchOptions, settings: Settings) -> None:
+    """End with an error for a cluster that cannot be used, before the files are searched."""
+    if ray.ray is None:
+        if ray.ray_cpus is not None:
+            fail_usage("--ray-cpus: is for workers of --ray; pass --ray, or leave it out")
+        return
+    from paramisp_cli.batch import cluster
+
+    if batch.output == Path("-"):
+        fail_usage("-o -: stdout holds the result of a single file; leave out --ray")
+    if settings.device not in ("auto", "cpu", "cuda"):
+        fail_usage(f"--device {settings.device}: Ray gives each worker its GPU; pass auto, cuda or cpu with --ray")
+    try:
+        cluster.check(ray.ray, ray.cpus(2))
+    except ParamispError as error:
+        fail(error)
 
 
 def _check_report(report: Path, batch: BatchOptions) -> None:

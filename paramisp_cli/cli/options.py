@@ -139,6 +139,7 @@ def _path(panel: str, *names: str, **more: Any) -> Any:
 
 
 FILES, MODEL, SHOT, OUTPUT, WORDS = "Files", "Model and machine", "Shot", "Output", "Messages"
+RAY = "Cluster"
 
 Inputs = Annotated[
     list[Path], typer.Argument(metavar="INPUT", help="Files or folders.", show_default=False, readable=False)
@@ -281,6 +282,34 @@ class SettingsOptions:
         ),
     ] = None
     exposure: Annotated[float | None, option(SHOT, "--exposure", metavar="EV", help="Digital gain.")] = None
+
+
+RayAddress = Annotated[
+    str | None,
+    option(
+        RAY,
+        "--ray",
+        metavar="ADDRESS",
+        help="Share the work among the machines of a Ray cluster that see the same disk: "
+        "auto, HOST:PORT, or local for this machine.",
+    ),
+]
+RayCpus = Annotated[
+    int | None,
+    option(RAY, "--ray-cpus", metavar="COUNT", help="CPUs of each Ray worker. Default: 2; 1 for `synth`."),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class RayOptions:
+    """Options of commands that can run on a Ray cluster."""
+
+    ray: RayAddress = None
+    ray_cpus: RayCpus = None
+
+    def cpus(self, default: int) -> int:
+        """Return the CPUs of each worker."""
+        return default if self.ray_cpus is None else self.ray_cpus
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,8 @@ from paramisp_cli.cli.options import BatchOptions
 from paramisp_cli.cli.progress import Progress
 
 if TYPE_CHECKING:
+    from paramisp_cli.batch.cluster import Cluster
+    from paramisp_cli.batch.outputs import Policy
     from paramisp_cli.batch.run import Outcome
     from paramisp_cli.formats import WriteOptions
     from paramisp_cli.pages.batch import Page
@@ -73,8 +75,10 @@ class Report:
     notices: dict[str, list[tuple[Path, str]]] = field(default_factory=dict)
     """Summary of a notice → its files, with its full text for each."""
 
-    def run(self, jobs: Any, direction: Direction, settings: Settings, options: WriteOptions) -> int:
-        """Run the jobs and return the exit code."""
+    def run(
+        self, jobs: Any, direction: Direction, settings: Settings, options: WriteOptions, cluster: Cluster | None = None
+    ) -> int:
+        """Run the jobs, here or on a cluster, and return the exit code."""
         from paramisp_cli.batch import outputs, run
         from paramisp_cli.batch.find import OnExists
 
@@ -86,6 +90,8 @@ class Report:
         policy = outputs.Policy(OnExists(self.batch.on_exists), self.batch.overwrite_foreign, self.batch.dry_run)
 
         def outcomes(progress: Progress) -> Iterator[Outcome]:
+            if cluster is not None:
+                return self._on_ray(cluster, jobs, direction, settings, options, policy)
             return run.run(
                 jobs,
                 direction,
@@ -100,6 +106,22 @@ class Report:
             )
 
         return self.follow(outcomes, lambda: self._hint(direction, jobs))
+
+    def _on_ray(
+        self, cluster: Cluster, jobs: Any, direction: Direction, settings: Settings, options: WriteOptions,
+        policy: Policy,
+    ) -> Iterator[Outcome]:  # fmt: skip
+        from paramisp_cli.batch import on_ray
+
+        seen: dict[str, Any] = {}
+        if self.page is not None:
+            from paramisp_cli.pages import batch as page
+
+            seen = {"seen": page.thumbnails, "shown": self.page.put, "most_shown": page.MOST_PICTURES}
+        return on_ray.run(
+            cluster, jobs, direction, settings, options, policy,
+            grid=self.grid, one_by_one=self.batch.fail_fast, **seen,
+        )  # fmt: skip
 
     def follow(self, outcomes: Callable[[Progress], Iterator[Outcome]], hint: Callable[[], None]) -> int:
         """Report outcomes as they come, ``hint`` after the last, and return the exit code."""

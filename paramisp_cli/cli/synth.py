@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from paramisp_cli.cli.console import fail, interruptible, or_fail, result, say
-from paramisp_cli.cli.options import Command, complete_camera, option, span
+from paramisp_cli.cli.console import fail, fail_usage, interruptible, or_fail, result, say
+from paramisp_cli.cli.options import Command, RayAddress, RayCpus, RayOptions, complete_camera, option, span
 from paramisp_cli.errors import ParamispError
+
+if TYPE_CHECKING:
+    from paramisp_cli.batch.cluster import Cluster
 
 _EXAMPLES = """\
 paramisp synth photos -o raws --patch 512
@@ -60,7 +63,9 @@ def synth(
         int, option(_SET, "--patch", help="Side of patches, in samples of the mosaic. 0: pictures in one piece.")
     ] = 0,
     stride: Annotated[int, option(_SET, "--stride", help="Distance of patches. 0: their side.")] = 0,
-    kind: Annotated[str, option(_SET, "--format", help="tar: WebDataset's shards, or npy: files.")] = "tar",
+    kind: Annotated[
+        str, option(_SET, "--format", help="tar: WebDataset's shards; hdf5: shards of patches; npy: files.")
+    ] = "tar",
     dtype: Annotated[str, option(_SET, "--dtype", help="uint16, with black at 4096, or float32.")] = "uint16",
     shard: Annotated[int, option(_SET, "--shard", help="Pictures in a shard.")] = 100,
     test_share: Annotated[
@@ -80,6 +85,8 @@ def synth(
     workers: Annotated[
         int | None, typer.Option("--workers", help="Processes. Default: one for each core.", show_default=False)
     ] = None,
+    ray: RayAddress = None,
+    ray_cpus: RayCpus = None,
     json_lines: Annotated[bool, typer.Option("--json", help="Print one JSON object a RAW on stdout.")] = False,
 ) -> None:
     """Make a training set of clean and noisy RAW from folders of pictures; repeat the command to resume it."""
@@ -93,10 +100,16 @@ def synth(
             licence=licence, seed=seed, noise=noise, shot=shot, row=row, clip=clip, subtract=subtract,
         )
     )  # fmt: skip
+    cluster_options = RayOptions(ray, ray_cpus)
+    _check_ray(cluster_options, workers)
     counts = {"made": 0, "refused": 0}
     try:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        with interruptible() as check, closing(make.make(inputs, output, series, workers=workers or cores)) as shards:
+        with (
+            _cluster(cluster_options) as cluster,
+            interruptible() as check,
+            closing(make.make(inputs, output, series, workers=workers or cores, cluster=cluster)) as shards,
+        ):
             for lines in shards:
                 for line in lines:
                     counts[line["status"]] += 1
@@ -116,3 +129,18 @@ def synth(
     say(f"{counts['made']} RAWs{refused}; {output / 'README.md'} describes them")
     if refused:
         raise typer.Exit(1 if counts["made"] else 7)
+
+
+def _check_ray(options: RayOptions, workers: int | None) -> None:
+    """End with a usage error for options that do not go together."""
+    if options.ray is None and options.ray_cpus is not None:
+        fail_usage("--ray-cpus: is for workers of --ray; pass --ray, or leave it out")
+    if options.ray is not None and workers is not None:
+        fail_usage("--workers: are processes of this machine; leave it out with --ray")
+
+
+def _cluster(options: RayOptions) -> AbstractContextManager[Cluster | None]:
+    """Connect to the cluster of --ray, if it is given."""
+    from paramisp_cli.batch.cluster import connected
+
+    return nullcontext() if options.ray is None else connected(options.ray, options.cpus(1))

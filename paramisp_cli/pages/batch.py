@@ -27,10 +27,17 @@ from paramisp_cli.pages.document import (
     tag,
     tiles,
 )
+from paramisp_cli.pages.pictures import Picture
 from paramisp_cli.types import Direction, Output
 
-_SIDE, _MOST_PICTURES, _MOST_ROWS = 240, 300, 5000
+_SIDE, MOST_PICTURES, _MOST_ROWS = 240, 300, 5000
 """Least size [px] of the longer side of a thumbnail; most files with thumbnails, and with a row: bounds of the page."""
+
+
+def thumbnails(before: Output, after: Output) -> tuple[Picture, Picture]:
+    """Return thumbnails of the input and the result of a conversion."""
+    first, second = (pictures.embedded(pictures.of_image(each, _SIDE), _SIDE) for each in (before, after))
+    return first, second
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +63,16 @@ class Page:
     direction: Direction
     worded: Callable[[str], str] = str
     rows: list[_Row] = field(default_factory=list)
-    thumbnails: dict[Path, tuple[pictures.Picture, pictures.Picture]] = field(default_factory=dict)
+    thumbnails: dict[Path, tuple[Picture, Picture]] = field(default_factory=dict)
 
     def taken(self, job: Job, before: Output, after: Output) -> None:
         """Make thumbnails of the input and the result of a conversion, up to a number of files."""
-        if len(self.thumbnails) < _MOST_PICTURES:
-            first, second = (pictures.embedded(pictures.of_image(each, _SIDE), _SIDE) for each in (before, after))
-            self.thumbnails[job.source] = first, second
+        if len(self.thumbnails) < MOST_PICTURES:
+            self.put(job, thumbnails(before, after))
+
+    def put(self, job: Job, pair: tuple[Picture, Picture]) -> None:
+        """Take the thumbnails of a conversion, made in another process."""
+        self.thumbnails[job.source] = pair
 
     def add(self, outcome: Outcome) -> None:
         """Take the facts of a finished file. The outcome itself may hold a RAW, and is not stored."""

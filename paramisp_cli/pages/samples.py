@@ -15,6 +15,7 @@ from paramisp_cli.pages import pictures
 from paramisp_cli.pages.lines import Record
 from paramisp_cli.pages.pictures import Picture
 from paramisp_cli.training.dataset import Pair, read_arrays
+from paramisp_cli.training.synthetic import hdf5
 from paramisp_cli.types import CanonicalParams
 
 _SIDE = 240
@@ -61,10 +62,15 @@ def synthetic(folder: Path, records: Sequence[Record], most: int) -> list[tuple[
     """
     by_name = {str(record.get("name")): record for record in records}
     names = list(by_name)
-    shards = [path for split in ("train", "test") for path in sorted((folder / split).glob("*.tar"))[:1]]
+    shards = [
+        path
+        for split in ("train", "test")
+        for path in sorted(each for each in (folder / split).glob("*") if each.suffix in (".tar", hdf5.SUFFIX))[:1]
+    ]
     found: dict[str, dict[str, np.ndarray]] = {}
     for path in shards:
-        for name, arrays in _of_shard(path, set(names), max(most // len(shards), 1)).items():
+        reader = _of_hdf5 if path.suffix == hdf5.SUFFIX else _of_shard
+        for name, arrays in reader(path, set(names), max(most // len(shards), 1)).items():
             found[name] = arrays
     if not shards:
         for at in pictures.spread(len(names), most):
@@ -97,6 +103,14 @@ def _of_shard(path: Path, names: set[str], most: int) -> dict[str, dict[str, np.
             f"{path}: damaged ({error}); remove it with its index, and `paramisp synth` makes it"
         ) from error
     return found
+
+
+def _of_hdf5(path: Path, names: set[str], most: int) -> dict[str, dict[str, np.ndarray]]:
+    """Read the arrays of at most ``most`` RAWs of an HDF5 file, spread over it."""
+    own = [(name, at) for at, name in enumerate(hdf5.names(path)) if name in names]
+    picked = [own[at] for at in pictures.spread(len(own), most)]
+    arrays = hdf5.read(path, [at for _, at in picked], ("clean", "noisy"))
+    return {name: found for (name, _), found in zip(picked, arrays, strict=True)}
 
 
 def _of_files(folder: Path, record: Record) -> dict[str, np.ndarray]:

@@ -23,6 +23,10 @@ _POOLED = 32
 """Most photographs of a camera in a pool: more change little, and memory must not grow with a batch."""
 
 
+Shots = dict[str, dict[str, Cells]]
+"""Name of a camera → digest of a shot's pixels → its colours."""
+
+
 class Deferred(Exception):  # noqa: N818 - a finding, not a fault
     """The look of a shot must wait until its pool is complete."""
 
@@ -46,14 +50,27 @@ class Pool:
     """
 
     closed: bool = False
-    _shots: dict[str, dict[str, Cells]] = field(default_factory=dict)
-    """Name of a camera → digest of a shot's pixels → its colours."""
+    _shots: Shots = field(default_factory=dict)
     _fitted: dict[str, Fitted] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def close(self) -> None:
         """End the collection."""
         self.closed = True
+
+    def shots(self) -> Shots:
+        """Return the shots collected."""
+        with self._lock:
+            return {name: dict(shots) for name, shots in self._shots.items()}
+
+    def merge(self, shots: Shots) -> None:
+        """Add the shots of another pool, as if they had been collected here."""
+        with self._lock:
+            for name, others in shots.items():
+                own = self._shots.setdefault(name, {})
+                own |= others
+                for digest in sorted(own)[_POOLED:]:
+                    del own[digest]
 
     def fit(self, raw: RawImage) -> Look:
         """Fit the look of a shot. Raises Misfit if there is no usable preview at all, and Deferred."""

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 import paramisp_cli as paramisp
 from paramisp_cli import companion, formats, parameters, weights
-from paramisp_cli.batch import find, run
+from paramisp_cli.batch import find, on_ray, run
+from paramisp_cli.batch.cluster import Cluster
 from paramisp_cli.cli.app import app
 from paramisp_cli.errors import ConfigError, FileAccessError, FormatError, InputMissingError
 from paramisp_cli.formats import WriteOptions
@@ -192,11 +193,14 @@ def test_look_from_on_the_command_line(shots: list[tuple[RawImage, np.ndarray]],
 # --- in a batch -------------------------------------------------------------------------------------------------------
 
 
-def rendered(paths: list[Path], folder: Path, on_exists: str = "error") -> dict[str, run.Outcome]:
+def rendered(
+    paths: list[Path], folder: Path, on_exists: str = "error", cluster: Cluster | None = None
+) -> dict[str, run.Outcome]:
     found = [find.Input(path, Path(path.name)) for path in paths]
     policy = run.Policy(find.OnExists(on_exists))
     jobs = find.assign(paths, found, folder, ".png", Direction.RENDER, policy.on_exists)
-    outcomes = list(run.run(jobs, Direction.RENDER, paramisp.Settings(), WriteOptions(), policy))
+    work = jobs, Direction.RENDER, paramisp.Settings(), WriteOptions(), policy
+    outcomes = list(run.run(*work) if cluster is None else on_ray.run(cluster, *work))
     assert len(outcomes) == len(paths)
     return {outcome.job.source.name: outcome for outcome in outcomes}
 
@@ -238,6 +242,25 @@ def test_a_batch_lends_looks(
     assert [outcome.status for outcome in again.values()] == ["skipped", "skipped", "done", "done"]
     for name in ("0.png", "1.png", "2.png", "3.png"):
         first = (folder / name).read_bytes()
+        assert first == (tmp_path / "two" / name).read_bytes(), name
+        assert first == (tmp_path / "three" / name).read_bytes(), name
+
+
+def test_the_workers_of_a_cluster_lend_looks(
+    shots: list[tuple[RawImage, np.ndarray]], tmp_path: Path, cluster: Cluster
+) -> None:
+    """Each worker sees some of the files; the pictures are those of one machine, also when a batch is repeated."""
+    raws = [bare(shots[0][0]), *(raw for raw, _ in shots[1:])]
+    paths = [store(raw, tmp_path / f"{number}.dng") for number, raw in enumerate(raws)]
+    rendered(paths, tmp_path / "one")
+    outcomes = rendered(paths, tmp_path / "two", cluster=cluster)
+    assert [*outcomes][-1] == "0.dng"
+    assert "used the look of the other files of Canon EOS 60D" in outcomes["0.dng"].notices[0]
+    rendered(paths[1:], tmp_path / "three", cluster=cluster)
+    again = rendered(paths, tmp_path / "three", "skip", cluster)
+    assert sorted(outcome.status for outcome in again.values()) == ["done", "skipped", "skipped", "skipped"]
+    for name in ("0.png", "1.png", "2.png", "3.png"):
+        first = (tmp_path / "one" / name).read_bytes()
         assert first == (tmp_path / "two" / name).read_bytes(), name
         assert first == (tmp_path / "three" / name).read_bytes(), name
 

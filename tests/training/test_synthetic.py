@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import io
 import json
 import tarfile
@@ -113,6 +114,44 @@ def test_files_have_the_camera_noise(photos, tmp_path):
         assert line["source_sha256"] == digest
 
 
+def test_hdf5_has_the_arrays_of_the_files(photos, tmp_path):
+    h5py = pytest.importorskip("h5py")
+    (photos / "broken.jpg").write_bytes(b"\xff\xd8\xff")  # in a shard with a good picture
+    options = {"patch": 32, "test_share": 0.5, "seed": 1}
+    lines = run(photos, tmp_path / "files", kind="npy", **options)
+    assert run(photos, tmp_path / "set", kind="hdf5", **options) == lines
+    found = {}
+    for path in (tmp_path / "set").rglob("*.h5"):
+        with h5py.File(path) as file:
+            assert sorted(file) == ["clean", "meta", "noisy"]
+            for name in file:
+                assert h5py.h5g.get_objinfo(file[name].id).mtime == 0  # the bytes have no date
+                assert file[name].chunks is None
+            for at, text in enumerate(file["meta"]):
+                line = json.loads(text)
+                assert line["split"] == path.parent.name
+                found[line["name"]] = line
+                for kind in ("clean", "noisy"):
+                    own = np.load(tmp_path / "files" / line["split"] / kind / f"{line['name']}.npy")
+                    assert file[kind].dtype == own.dtype
+                    assert (file[kind][at] == own).all()
+    made = [line for line in lines if line["status"] == "made"]
+    assert [found[line["name"]] for line in made] == made
+    assert len(found) == len(made) == len(lines) - 1
+    assert {line["split"] for line in made} == {"train", "test"}
+    run(photos, tmp_path / "again", kind="hdf5", **options)
+    assert digests(tmp_path / "again") == digests(tmp_path / "set")
+    run(photos, tmp_path / "clean", kind="hdf5", noise=False, patch=32)
+    with h5py.File(next((tmp_path / "clean").rglob("*.h5"))) as file:
+        assert sorted(file) == ["clean", "meta"]
+
+
+def test_hdf5_without_its_package(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"HDF5 needs the package h5py: `pip install 'paramisp\[hdf5\]'`"):
+        series(kind="hdf5", patch=32)
+
+
 def test_codes_and_floats_are_the_same_light(photos, tmp_path):
     (line, *_) = run(photos, tmp_path / "codes", kind="npy", noise=False)
     run(photos, tmp_path / "floats", kind="npy", noise=False, dtype="float32")
@@ -149,6 +188,7 @@ def test_the_card_tells_what_the_data_are(photos, tmp_path):
         ({"patch": 33}, "patch and stride must be even"),
         ({"stride": 32}, "needs patch"),
         ({"kind": "zip"}, "kind must be"),
+        ({"kind": "hdf5"}, "kind hdf5 needs patch"),
         ({"dtype": "int8"}, "dtype must be"),
         ({"shard": 0}, "shard must be"),
         ({"test_share": 2}, "test_share must be"),

@@ -16,9 +16,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+import torch
+
 from paramisp_cli import atomic
 from paramisp_cli.batch import find
-from paramisp_cli.errors import ConfigError, FormatError, InputMissingError, ParamispError
+from paramisp_cli.batch.cluster import Cluster, mapped
+from paramisp_cli.errors import ConfigError, FileAccessError, FormatError, InputMissingError, ParamispError
 from paramisp_cli.formats import SRGB_SUFFIXES
 from paramisp_cli.training.dataset import INDEX, locked
 from paramisp_cli.training.synthetic import shard
@@ -31,10 +34,17 @@ _WAITING = 2
 
 
 def make(
-    paths: Sequence[Path | str], dataset: Path | str, series: Series, *, recursive: bool = True, workers: int = 1
+    paths: Sequence[Path | str],
+    dataset: Path | str,
+    series: Series,
+    *,
+    recursive: bool = True,
+    workers: int = 1,
+    cluster: Cluster | None = None,
 ) -> Generator[list[Line], None, None]:
     """Make the shards that ``dataset`` lacks; yield the lines of each shard, those of finished ones too.
 
+    Shards are made by ``workers`` processes, or by the workers of a Ray ``cluster`` whose machines see the same files.
     The data set is locked until the end. A refused picture has a line with its reason. Raises ConfigError if the data
     set was made with other options, InputMissingError, FormatError, FileAccessError.
     """
@@ -52,7 +62,9 @@ def make(
                 yield finished
             else:
                 missing.append(task)
-        for finished in _run(missing, workers):
+        if cluster is not None:
+            cluster.folders.update(_folders(dataset, series))
+        for finished in _run(missing, workers) if cluster is None else _on_ray(missing, cluster):
             lines += finished
             yield finished
         lines.sort(key=lambda line: str(line["name"]))
@@ -124,6 +136,33 @@ def _run(tasks: Sequence[Task], workers: int) -> Generator[list[Line], None, Non
             raise ParamispError("a process ended: out of memory? Use fewer --workers, and run it again") from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _on_ray(tasks: Sequence[Task], cluster: Cluster) -> Generator[list[Line], None, None]:
+    """Make shards on a Ray cluster; one whose worker ended is tried once more."""
+    lost: list[Task] = []
+    for number, lines in mapped(cluster, _make_alone, tasks):
+        if lines is None:
+            lost.append(tasks[number])
+        else:
+            yield lines
+    for _, lines in mapped(cluster, _make_alone, lost):
+        if lines is None:
+            raise FileAccessError("a Ray worker ended twice: out of memory? Use a smaller --shard, and run it again")
+        yield lines
+
+
+def _folders(dataset: Path, series: Series) -> list[Path]:
+    """Return the folders that shards are written to."""
+    splits = [dataset / "train", dataset / "test"]
+    kinds = [split / kind for split in splits for kind in ("clean", "noisy")] if series.kind == "npy" else []
+    return [dataset / shard.SHARDS, *splits, *kinds]
+
+
+def _make_alone(task: Task) -> list[Line]:
+    """Make a shard in a worker of Ray, with one thread as in a process of our own."""
+    torch.set_num_threads(1)
+    return shard.make(task)
 
 
 def card(lines: Sequence[Line], series: Series) -> str:

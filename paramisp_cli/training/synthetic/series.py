@@ -12,9 +12,10 @@ from paramisp_cli import weights
 from paramisp_cli.errors import ConfigError
 from paramisp_cli.torch import AddNoise, Synthesize, chosen
 from paramisp_cli.torch.layouts import known, layout_of
+from paramisp_cli.training.synthetic import hdf5
 from paramisp_cli.types import Direction
 
-KINDS = ("tar", "npy")
+KINDS = ("tar", "npy", "hdf5")
 DTYPES = ("uint16", "float32")
 BLACK, WHITE = 4096, 65535
 """Codes of black and white of uint16 arrays: noise falls below black."""
@@ -34,7 +35,7 @@ class Series:
     stride       distance of patches; 0: the side
     shot, row, clip, subtract  see ``torch.AddNoise``
     noise        whether to make noisy RAWs beside the clean ones
-    kind, dtype  "tar" (WebDataset) or "npy" files; "uint16" or "float32" arrays
+    kind, dtype  "tar" (WebDataset), "npy" or "hdf5" files; "uint16" or "float32" arrays
     shard        pictures in a shard
     test_share   share of the pictures on the test side, 0 to 1
     """
@@ -70,6 +71,10 @@ class Series:
             raise ConfigError(f"patch and stride must be even, 0 or more, got {self.patch} and {self.stride}")
         if self.stride and not self.patch:
             raise ConfigError(f"stride {self.stride} needs patch: the side of the patches")
+        if self.kind == "hdf5":
+            hdf5.check()
+            if not self.patch:
+                raise ConfigError("kind hdf5 needs patch: the arrays of a file have one shape")
         if self.shard < 1:
             raise ConfigError(f"shard must be at least 1 picture, got {self.shard}")
         if not 0 <= self.test_share <= 1:

@@ -1,4 +1,4 @@
-"""Make one shard: the RAWs of some pictures, as a tar file of WebDataset or as .npy files, and the lines of the index.
+"""Make one shard: the RAWs of some pictures, as WebDataset's tar file, an HDF5 file or .npy files, and their lines.
 
 A shard is the unit of work and of resuming: it depends on the options, the seed and its pictures, and on nothing else.
 """
@@ -25,6 +25,7 @@ from paramisp_cli import atomic, formats
 from paramisp_cli.errors import FormatError, ParamispError
 from paramisp_cli.torch import Shots, Synthesize
 from paramisp_cli.torch.layouts import PACKED
+from paramisp_cli.training.synthetic import hdf5
 from paramisp_cli.training.synthetic.series import BLACK, WHITE, Series
 from paramisp_cli.types import SrgbImage
 
@@ -65,12 +66,16 @@ def make(task: Task) -> list[Line]:
     """Make a shard and return its lines of the index; a picture that cannot be read gives a line with its reason."""
     lines: list[Line] = []
     files: dict[str, dict[str, bytes]] = {"train": {}, "test": {}}
+    stacks: dict[str, dict[str, list[np.ndarray]]] = {"train": {}, "test": {}}
     for path, name in task.pictures:
         split = "test" if _chance(name, task.series) < task.series.test_share else "train"
         try:
             for line, arrays in _of_picture(Path(path), name, task.series):
                 lines.append({"name": line["name"], "status": "made", "split": split, **line})
                 for kind, array in arrays.items():
+                    if task.series.kind == "hdf5":
+                        stacks[split].setdefault(kind, []).append(array)
+                        continue
                     files[split][f"{line['name']}.{kind}.npy"] = _npy(array)
                 if task.series.kind == "tar":
                     files[split][f"{line['name']}.json"] = json.dumps(lines[-1]).encode()
@@ -80,6 +85,11 @@ def make(task: Task) -> list[Line]:
     for split, contents in files.items():
         if contents:
             _write(task, split, contents)
+    for split, stack in stacks.items():
+        if stack:
+            target = Path(task.dataset, split, f"{task.number:06d}{hdf5.SUFFIX}")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            hdf5.write(target, stack, [line for line in lines if line["status"] == "made" and line["split"] == split])
     text = "".join(json.dumps(line) + "\n" for line in lines)
     index = task.index()
     index.parent.mkdir(parents=True, exist_ok=True)
