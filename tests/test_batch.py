@@ -12,6 +12,7 @@ import torch
 from paramisp_cli import convert, devices, parameters
 from paramisp_cli.batch import find, run
 from paramisp_cli.batch.find import Job, OnExists
+from paramisp_cli.batch.outcome import Outcome, Tally
 from paramisp_cli.errors import ConfigError, InputMissingError, OutputExistsError
 from paramisp_cli.formats import RAW_SUFFIXES, SRGB_SUFFIXES, WriteOptions
 from paramisp_cli.types import Direction
@@ -157,13 +158,13 @@ def test_thousands_are_named_quickly(monkeypatch):
 
 
 def test_tally():
-    tally = run.Tally()
+    tally = Tally()
     error = InputMissingError("x")
     job = Job(Path("a"), None, error)
     for status in ("done", "planned", "skipped"):
-        tally.add(run.Outcome(job, status))
+        tally.add(Outcome(job, status))
     assert (tally.done, tally.skipped, tally.count, tally.exit_code(True)) == (2, 1, 3, 0)
-    tally.add(run.Outcome(job, "failed", error=error))
+    tally.add(Outcome(job, "failed", error=error))
     assert (tally.count, tally.exit_code(True), tally.exit_code(False)) == (4, 5, 1)
 
 

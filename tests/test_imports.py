@@ -74,7 +74,7 @@ CLI = {
 # a package's __init__ is its registry.
 SHARED = {
     "apps": {"brightness", "fusion"},
-    "batch": {"cluster", "find", "outputs", "run"},
+    "batch": {"cluster", "find", "outcome", "outputs", "run"},
     "cli": set(CLI),
     "rendition": {"bands", "form", "prior", "fit", "apply", "preview", "look", "develop"},
     "formats": {"exif", "base", "ljpeg", "tiles", *FORMATS_BASE},

@@ -24,6 +24,7 @@ from paramisp_cli import __version__, errors
 from paramisp_cli.batch import cluster as clusters
 from paramisp_cli.batch import find, on_ray, outputs, run
 from paramisp_cli.batch.cluster import Cluster, Start, Worker, planned
+from paramisp_cli.batch.outcome import Outcome
 from paramisp_cli.cli.app import app
 from paramisp_cli.errors import ConfigError, FileAccessError, ParamispError
 from paramisp_cli.formats import WriteOptions
@@ -56,7 +57,7 @@ def jobs_of(folder: Path, out: str, on_exists: str = "error") -> list[find.Job]:
     return find.assign([folder], found, out, ".dng", Direction.UNPROCESS, find.OnExists(on_exists))
 
 
-def converted(cluster: Cluster, jobs: list[find.Job], on_exists: str = "error") -> dict[str, run.Outcome]:
+def converted(cluster: Cluster, jobs: list[find.Job], on_exists: str = "error") -> dict[str, Outcome]:
     policy = outputs.Policy(find.OnExists(on_exists))
     settings = Settings(model="parametric")
     found = list(on_ray.run(cluster, jobs, Direction.UNPROCESS, settings, WriteOptions(), policy))

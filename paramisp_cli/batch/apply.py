@@ -11,8 +11,8 @@ from pathlib import Path
 
 from paramisp_cli import atomic, formats, memory
 from paramisp_cli.batch.find import Job, OnExists, real_path
+from paramisp_cli.batch.outcome import Outcome, naming
 from paramisp_cli.batch.outputs import Policy, created, skips
-from paramisp_cli.batch.run import Outcome, naming
 from paramisp_cli.errors import InputMissingError, OutputExistsError, ParamispError
 from paramisp_cli.formats import WriteOptions
 from paramisp_cli.parameters import Conversion, Settings

@@ -14,8 +14,8 @@ from paramisp_cli import memory
 from paramisp_cli.batch import run as batch_run
 from paramisp_cli.batch.cluster import Cluster, mapped
 from paramisp_cli.batch.find import Job, OnExists, patch_path
+from paramisp_cli.batch.outcome import Outcome
 from paramisp_cli.batch.outputs import Policy
-from paramisp_cli.batch.run import Outcome
 from paramisp_cli.errors import FileAccessError
 from paramisp_cli.formats import WriteOptions
 from paramisp_cli.parameters import Settings

@@ -19,7 +19,7 @@ from paramisp_cli.errors import ConfigError, ParamispError
 if TYPE_CHECKING:
     from paramisp_cli.apps.hdr import Options, Plan
     from paramisp_cli.batch.find import Job
-    from paramisp_cli.batch.run import Outcome
+    from paramisp_cli.batch.outcome import Outcome
     from paramisp_cli.cli.progress import Progress
     from paramisp_cli.formats import WriteOptions
     from paramisp_cli.parameters import Conversion, Settings

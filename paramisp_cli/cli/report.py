@@ -15,8 +15,8 @@ from paramisp_cli.cli.progress import Progress
 
 if TYPE_CHECKING:
     from paramisp_cli.batch.cluster import Cluster
+    from paramisp_cli.batch.outcome import Outcome
     from paramisp_cli.batch.outputs import Policy
-    from paramisp_cli.batch.run import Outcome
     from paramisp_cli.formats import WriteOptions
     from paramisp_cli.pages.batch import Page
     from paramisp_cli.parameters import Settings
@@ -125,9 +125,9 @@ class Report:
 
     def follow(self, outcomes: Callable[[Progress], Iterator[Outcome]], hint: Callable[[], None]) -> int:
         """Report outcomes as they come, ``hint`` after the last, and return the exit code."""
-        from paramisp_cli.batch import run
+        from paramisp_cli.batch.outcome import Tally
 
-        batch, tally = self.batch, run.Tally()
+        batch, tally = self.batch, Tally()
         with Progress(self.total, quiet=batch.quiet) as progress:
             try:
                 with interruptible() as check:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from paramisp_cli.batch.find import Job
-from paramisp_cli.batch.run import Outcome
+from paramisp_cli.batch.outcome import Outcome
 from paramisp_cli.pages import pictures
 from paramisp_cli.pages.document import (
     Markup,

@@ -16,6 +16,7 @@ import paramisp_cli as paramisp
 from paramisp_cli import companion, formats, parameters, weights
 from paramisp_cli.batch import find, on_ray, run
 from paramisp_cli.batch.cluster import Cluster
+from paramisp_cli.batch.outcome import Outcome
 from paramisp_cli.cli.app import app
 from paramisp_cli.errors import ConfigError, FileAccessError, FormatError, InputMissingError
 from paramisp_cli.formats import WriteOptions
@@ -195,7 +196,7 @@ def test_look_from_on_the_command_line(shots: list[tuple[RawImage, np.ndarray]],
 
 def rendered(
     paths: list[Path], folder: Path, on_exists: str = "error", cluster: Cluster | None = None
-) -> dict[str, run.Outcome]:
+) -> dict[str, Outcome]:
     found = [find.Input(path, Path(path.name)) for path in paths]
     policy = run.Policy(find.OnExists(on_exists))
     jobs = find.assign(paths, found, folder, ".png", Direction.RENDER, policy.on_exists)
