@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 if _typing.TYPE_CHECKING:
     from paramisp_cli.apps.hdr import hdr
     from paramisp_cli.convert import render, transfer, unprocess
+    from paramisp_cli.directions import Direction
     from paramisp_cli.errors import (
         ConfigError,
         FileAccessError,
@@ -34,7 +35,6 @@ if _typing.TYPE_CHECKING:
         CanonicalParams,
         Confidence,
         Crop,
-        Direction,
         HdrImage,
         LinearImage,
         Metadata,
@@ -50,7 +50,7 @@ _HOME = {
     "Confidence": "types",
     "ConfigError": "errors",
     "Crop": "types",
-    "Direction": "types",
+    "Direction": "directions",
     "FileAccessError": "errors",
     "FormatError": "errors",
     "HdrImage": "types",

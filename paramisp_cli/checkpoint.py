@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import numpy as np
 
 from paramisp_cli import atomic
+from paramisp_cli.directions import ISP_DIRECTIONS, Direction
 from paramisp_cli.errors import ConfigError, FileAccessError, WeightsError
-from paramisp_cli.types import ISP_DIRECTIONS, Direction
 
 if TYPE_CHECKING:
     import torch

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from paramisp_cli import cameras
+from paramisp_cli.directions import Direction
 from paramisp_cli.formats import gainmap, kept, provenance
 from paramisp_cli.rendition.form import Rendition
 from paramisp_cli.rendition.transfer import Transform
 from paramisp_cli.target import Target
-from paramisp_cli.types import Camera, CanonicalParams, Direction, Notice, OpticalParams
+from paramisp_cli.types import Camera, CanonicalParams, Notice, OpticalParams
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from paramisp_cli import arrays, make_picture, make_raw, make_transfer, parameters, sources
+from paramisp_cli.directions import Direction
 from paramisp_cli.errors import ConfigError, FormatError, MetadataError, ParamispError
 from paramisp_cli.formats import raster
 from paramisp_cli.machine import runner_of, runs_on_onnx
@@ -25,7 +26,6 @@ from paramisp_cli.types import (
     CFA_PATTERNS,
     Camera,
     CanonicalParams,
-    Direction,
     LinearImage,
     Notice,
     OpticalParams,

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paramisp_cli import atomic, models, onnx_runner
+from paramisp_cli.directions import Direction
 from paramisp_cli.parameters import DTYPES, GAIN_MAP, Conversion, Settings
-from paramisp_cli.types import Direction
 
 if TYPE_CHECKING:
     from paramisp_cli.onnx_runner import OnnxRunner

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from paramisp_cli import cameras, make_picture, make_raw, models, mosaic, onnx_runner, parameters, target, weights
+from paramisp_cli.directions import Direction
 from paramisp_cli.errors import ConfigError, MetadataError, WeightsError
 from paramisp_cli.formats import exif, provenance
 from paramisp_cli.machine import facts_of, runner_of
 from paramisp_cli.parameters import Conversion, Settings
 from paramisp_cli.rendition import transfer
-from paramisp_cli.types import Camera, Direction, LinearImage, RawImage, SrgbImage
+from paramisp_cli.types import Camera, LinearImage, RawImage, SrgbImage
 
 Progress = Callable[[float], None]
 

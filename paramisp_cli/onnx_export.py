@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 from paramisp_cli import __version__, atomic, weights
+from paramisp_cli.directions import Direction, Kind
 from paramisp_cli.errors import ConfigError, FileAccessError, OutputExistsError
 from paramisp_cli.models.fast import graph, spec
-from paramisp_cli.types import Direction, Kind
 
 _PIXELS = {
     Kind.SRGB: "(1, 3, height, width) float32, sRGB-encoded RGB in [0, 1]",

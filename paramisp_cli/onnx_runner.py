@@ -21,11 +21,12 @@ from typing import Any
 import numpy as np
 
 from paramisp_cli import atomic, memory, mosaic, weights
+from paramisp_cli.directions import Direction
 from paramisp_cli.errors import ConfigError
 from paramisp_cli.models.fast import graph, spec
 from paramisp_cli.models.geometry import WHOLE, Span, spans
 from paramisp_cli.settings import DTYPES
-from paramisp_cli.types import FALLBACK_OPTICAL, CanonicalParams, Direction, OpticalParams
+from paramisp_cli.types import FALLBACK_OPTICAL, CanonicalParams, OpticalParams
 
 BACKEND = "PARAMISP_BACKEND"
 """Environment variable: "torch" or "onnx"."""

@@ -13,20 +13,12 @@ import numpy as np
 
 from paramisp_cli import cameras, carried, models, target, weights, white_balance
 from paramisp_cli.conversion import Conversion, used_generic
+from paramisp_cli.directions import Direction
 from paramisp_cli.errors import ConfigError, WeightsError
 from paramisp_cli.formats import kept, provenance
 from paramisp_cli.settings import CAMERA_LOOK, DTYPES, GAIN_MAP, KEPT_RAW, LOOKS, MODELS, WEIGHTLESS, Settings
 from paramisp_cli.sources import Reference, References, nearest, read, references
-from paramisp_cli.types import (
-    FALLBACK_OPTICAL,
-    Camera,
-    CanonicalParams,
-    Direction,
-    Notice,
-    OpticalParams,
-    RawImage,
-    SrgbImage,
-)
+from paramisp_cli.types import FALLBACK_OPTICAL, Camera, CanonicalParams, Notice, OpticalParams, RawImage, SrgbImage
 
 __all__ = [
     "CAMERA_LOOK", "DTYPES", "GAIN_MAP", "KEPT_RAW", "LOOKS", "MODELS", "WEIGHTLESS", "Conversion", "Settings", "check",

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from paramisp_cli import checkpoint, torch_legacy, torch_zip
+from paramisp_cli.directions import Direction
 from paramisp_cli.errors import WeightsError
 from paramisp_cli.models import REGISTRY, Entry
 from paramisp_cli.models.foreign import Foreign
 from paramisp_cli.torch_pickle import Container, TensorRef, content
-from paramisp_cli.types import Direction
 
 if TYPE_CHECKING:
     from paramisp_cli.models.base import IspModel

@@ -20,12 +20,13 @@ import torch
 from torch import Tensor
 
 from paramisp_cli import atomic, devices, isp, memory, weights
+from paramisp_cli.directions import Direction, Kind
 from paramisp_cli.errors import ConfigError
 from paramisp_cli.models.base import DISK, HOST, WHOLE, IspModel, MakeStore, Params
 from paramisp_cli.models.geometry import Span, round_up, spans
 from paramisp_cli.models.regions import Progress, Sink, Source, reflecting
 from paramisp_cli.scratch import HostMemory, Scratch
-from paramisp_cli.types import CanonicalParams, Direction, Kind, OpticalParams
+from paramisp_cli.types import CanonicalParams, OpticalParams
 
 _STRIP_PIXELS = 1 << 18
 """Pixels of a strip: a few megabytes of float32, which the allocator reuses; half as many pixels take longer."""

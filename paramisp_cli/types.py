@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Self
 
@@ -17,48 +16,6 @@ from paramisp_cli import color, mosaic
 from paramisp_cli.errors import MetadataError
 
 CFA_PATTERNS = ("RGGB", "GRBG", "GBRG", "BGGR")
-
-
-class Kind(StrEnum):
-    """The kind of a model's input or output."""
-
-    SRGB = "sRGB"
-    RAW = "RAW"
-
-    @property
-    def channels(self) -> int:
-        """Channels of a tensor of this kind: 3 for sRGB, 1 for a mosaic."""
-        return 3 if self == Kind.SRGB else 1
-
-
-class Direction(StrEnum):
-    """The task of a model; it determines the kinds of input and output."""
-
-    UNPROCESS = "unprocess"
-    RENDER = "render"
-    TRANSFER = "transfer"
-    RESTORE = "restore"
-
-    @property
-    def input(self) -> Kind:
-        """Kind of the input."""
-        return _KINDS[self][0]
-
-    @property
-    def output(self) -> Kind:
-        """Kind of the output."""
-        return _KINDS[self][1]
-
-
-_KINDS = {
-    Direction.UNPROCESS: (Kind.SRGB, Kind.RAW),
-    Direction.RENDER: (Kind.RAW, Kind.SRGB),
-    Direction.TRANSFER: (Kind.RAW, Kind.RAW),
-    Direction.RESTORE: (Kind.RAW, Kind.RAW),
-}
-
-ISP_DIRECTIONS = (Direction.UNPROCESS, Direction.RENDER)
-"""The two directions between a camera's RAW and its pictures."""
 
 
 class Notice(str):
@@ -344,8 +301,7 @@ class Confidence:
     floor       share of white that is added to every value
     scale_ev    uncertainty of g: it is expected within ± this many EV
     model       architecture that made the RAW
-    orientation, crop
-                EXIF orientation of the map, and the area of the picture, as in ``RawImage``; None: all of it
+    orientation EXIF orientation of the map; ``crop``: area of the picture, as in ``RawImage``, None: all of it
     """
 
     half_width: np.ndarray
@@ -357,10 +313,10 @@ class Confidence:
     crop: Crop | None = None
 
     def __post_init__(self) -> None:
-        if self.half_width.ndim != 2 or self.half_width.dtype != np.float32 or 0 in self.half_width.shape:
-            shape, dtype = self.half_width.shape, self.half_width.dtype
-            raise MetadataError(f"half_width must be (H, W) float32, got {shape} {dtype}")
-        object.__setattr__(self, "half_width", _read_only(self.half_width))
+        own = self.half_width
+        if own.ndim != 2 or own.dtype != np.float32 or 0 in own.shape:
+            raise MetadataError(f"half_width must be (H, W) float32, got {own.shape} {own.dtype}")
+        object.__setattr__(self, "half_width", _read_only(own))
 
     def describe(self) -> dict[str, Any]:
         """Return plain values for JSON, without the map."""

@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING
 from paramisp_cli import published
 from paramisp_cli.cameras import slug
 from paramisp_cli.checkpoint import FORMAT_VERSION, HEADER, directions, info, load, load_arrays, save, verify
+from paramisp_cli.directions import ISP_DIRECTIONS, Direction
 from paramisp_cli.errors import ConfigError, WeightsError
 from paramisp_cli.models import architecture as architecture_class
 from paramisp_cli.models import automatic
 from paramisp_cli.models import names as architectures
-from paramisp_cli.types import ISP_DIRECTIONS, Camera, Direction
+from paramisp_cli.types import Camera
 
 if TYPE_CHECKING:
     import torch

@@ -12,9 +12,9 @@ import torch
 
 import paramisp_cli as paramisp
 from paramisp_cli import convert, formats, parameters, weights
+from paramisp_cli.directions import Direction
 from paramisp_cli.errors import ConfigError, FileAccessError
 from paramisp_cli.models.paramisp import ParamISP, plans
-from paramisp_cli.types import Direction
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from paramisp_cli import convert, devices, parameters
 from paramisp_cli.batch import find, run
 from paramisp_cli.batch.find import Job, OnExists
 from paramisp_cli.batch.outcome import Outcome, Tally
+from paramisp_cli.directions import Direction
 from paramisp_cli.errors import ConfigError, InputMissingError, OutputExistsError
 from paramisp_cli.formats import RAW_SUFFIXES, SRGB_SUFFIXES, WriteOptions
-from paramisp_cli.types import Direction
 
 UNPROCESS, RENDER = Direction.UNPROCESS, Direction.RENDER
 

@@ -397,7 +397,7 @@ def test_doctor(paramisp):
 def checkpoint(tmp_path, monkeypatch):
     """A checkpoint with random weights, where it is looked for."""
     from paramisp_cli import models
-    from paramisp_cli.types import Direction
+    from paramisp_cli.directions import Direction
 
     root = tmp_path / "store"
     path = root / "paramisp" / "canon-eos-60d.render.safetensors"

@@ -104,7 +104,7 @@ from torch import Tensor, nn
 
 from paramisp_cli import isp
 from paramisp_cli.models.base import Geometry, IspModel, Params
-from paramisp_cli.types import Direction, Kind
+from paramisp_cli.directions import Direction, Kind
 
 
 class Toy(IspModel):

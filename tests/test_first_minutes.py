@@ -16,7 +16,7 @@ from PIL import Image
 
 from paramisp_cli import atomic, cameras, formats, weights
 from paramisp_cli.cli import console, options
-from paramisp_cli.types import Direction
+from paramisp_cli.directions import Direction
 
 KNOWN = ("--model", "parametric", "--camera", "Canon EOS 60D")
 UNPRINTABLE = "a\x1b[31mb\x07c\x9bd\u202ee\u2066f\x7fg\u2028h"

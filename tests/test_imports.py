@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "paramisp_cli"
 
 # Higher may import lower; equal may not import equal.
 LAYERS = [
-    {"errors", "color", "mosaic", "memory", "atomic", "onnx_file"},
+    {"errors", "color", "mosaic", "memory", "atomic", "onnx_file", "directions"},
     {"types", "scratch", "look_table"},
     {"isp", "cameras", "flat_noise", "patches"},
     {"formats", "torch_pickle", "devices"},

@@ -13,11 +13,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from paramisp_cli import onnx_export, weights
+from paramisp_cli.directions import ISP_DIRECTIONS
 from paramisp_cli.errors import ConfigError, FileAccessError, OutputExistsError, WeightsError
 from paramisp_cli.models.base import Params
 from paramisp_cli.models.fast import Fast, graph, spec
 from paramisp_cli.onnx_file import Graph
-from paramisp_cli.types import CFA_PATTERNS, ISP_DIRECTIONS, CanonicalParams, OpticalParams
+from paramisp_cli.types import CFA_PATTERNS, CanonicalParams, OpticalParams
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 MATRIX = np.array([[0.6722, -0.0635, -0.0963], [-0.4287, 1.2460, 0.2028], [-0.0908, 0.2162, 0.5668]])

@@ -13,10 +13,11 @@ import torch
 
 import paramisp_cli as paramisp
 from paramisp_cli import onnx_runner, weights
+from paramisp_cli.directions import ISP_DIRECTIONS, Direction
 from paramisp_cli.errors import ConfigError, WeightsError
 from paramisp_cli.onnx_runner import BACKEND, OnnxRunner
 from paramisp_cli.runner import Runner
-from paramisp_cli.types import CFA_PATTERNS, ISP_DIRECTIONS, CanonicalParams, Direction, OpticalParams
+from paramisp_cli.types import CFA_PATTERNS, CanonicalParams, OpticalParams
 
 MATRIX = np.array([[0.6722, -0.0635, -0.0963], [-0.4287, 1.2460, 0.2028], [-0.0908, 0.2162, 0.5668]])
 SHOT = OpticalParams(400, 0.01, 4, None)  # one value is unknown

@@ -14,17 +14,10 @@ from PIL import Image, ImageCms
 
 import paramisp_cli as paramisp
 from paramisp_cli import cameras, convert, formats, parameters, sources, weights
+from paramisp_cli.directions import Direction
 from paramisp_cli.errors import ConfigError, FormatError, InputMissingError, OutputExistsError, WeightsError
 from paramisp_cli.formats import raster
-from paramisp_cli.types import (
-    CFA_PATTERNS,
-    Camera,
-    CanonicalParams,
-    Direction,
-    OpticalParams,
-    RawImage,
-    SrgbImage,
-)
+from paramisp_cli.types import CFA_PATTERNS, Camera, CanonicalParams, OpticalParams, RawImage, SrgbImage
 
 PARAMETRIC = paramisp.Settings(model="parametric")
 MATRIX = np.array([[0.6722, -0.0635, -0.0963], [-0.4287, 1.2460, 0.2028], [-0.0908, 0.2162, 0.5668]])

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from paramisp_cli import published, torch_legacy, torch_zip, weights
+from paramisp_cli.directions import ISP_DIRECTIONS, Direction
 from paramisp_cli.errors import ConfigError, WeightsError
 from paramisp_cli.models import architecture, automatic, names
 from paramisp_cli.models.ciexyz.published import NAMES as CIEXYZ
 from paramisp_cli.models.cycleisp.published import names as cycleisp
 from paramisp_cli.models.invisp.published import NAMES as INVISP
-from paramisp_cli.types import ISP_DIRECTIONS, Direction
 
 
 @pytest.fixture(autouse=True)

@@ -26,10 +26,11 @@ from paramisp_cli.batch import find, on_ray, outputs, run
 from paramisp_cli.batch.cluster import Cluster, Start, Worker, planned
 from paramisp_cli.batch.outcome import Outcome
 from paramisp_cli.cli.app import app
+from paramisp_cli.directions import Direction
 from paramisp_cli.errors import ConfigError, FileAccessError, ParamispError
 from paramisp_cli.formats import WriteOptions
 from paramisp_cli.parameters import Settings
-from paramisp_cli.types import Direction, Notice
+from paramisp_cli.types import Notice
 
 ROOT = Path(__file__).parents[1]
 

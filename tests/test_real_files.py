@@ -24,9 +24,9 @@ from PIL import Image, ImageOps
 
 import paramisp_cli as paramisp
 from paramisp_cli import color, isp
+from paramisp_cli.directions import Direction
 from paramisp_cli.models.base import Params
 from paramisp_cli.models.parametric import Parametric
-from paramisp_cli.types import Direction
 
 pytestmark = pytest.mark.slow
 

@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from paramisp_cli import devices, memory, runner, weights
+from paramisp_cli.directions import ISP_DIRECTIONS, Direction
 from paramisp_cli.errors import ConfigError, WeightsError
 from paramisp_cli.models import geometry
 from paramisp_cli.models.base import Geometry, IspModel, Params
 from paramisp_cli.models.parametric import Parametric
 from paramisp_cli.models.paramisp import ParamISP
-from paramisp_cli.types import ISP_DIRECTIONS, CanonicalParams, Direction, OpticalParams
+from paramisp_cli.types import CanonicalParams, OpticalParams
 
 CPU = torch.device("cpu")
 MATRIX = np.array([[0.7, -0.1, -0.1], [-0.4, 1.2, 0.2], [-0.1, 0.2, 0.6]])

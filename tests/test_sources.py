@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 import paramisp_cli as paramisp
 from paramisp_cli import convert, formats, parameters, sources, weights
 from paramisp_cli.cli.app import app
+from paramisp_cli.directions import Direction
 from paramisp_cli.errors import ConfigError, FormatError
 from paramisp_cli.formats import raster
-from paramisp_cli.types import Camera, CanonicalParams, Direction, Metadata, OpticalParams, RawImage, SrgbImage
+from paramisp_cli.types import Camera, CanonicalParams, Metadata, OpticalParams, RawImage, SrgbImage
 
 MATRIX = np.array([[0.6722, -0.0635, -0.0963], [-0.4287, 1.2460, 0.2028], [-0.0908, 0.2162, 0.5668]])
 CAMERA = Camera("Like", "L1")

@@ -19,6 +19,7 @@ from PIL import Image, ImageCms
 
 import paramisp_cli as paramisp
 from paramisp_cli import color, convert, formats, isp, parameters, weights
+from paramisp_cli.directions import Direction
 from paramisp_cli.errors import ConfigError, FormatError, MetadataError
 from paramisp_cli.formats import exif, icc, raster, raster_write
 from paramisp_cli.models.base import BANDS, WHOLE, IspModel
@@ -32,7 +33,6 @@ from paramisp_cli.types import (
     Camera,
     CanonicalParams,
     Crop,
-    Direction,
     LinearImage,
     Metadata,
     OpticalParams,

@@ -16,11 +16,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from paramisp_cli import torch_zip, weights
+from paramisp_cli.directions import Direction
 from paramisp_cli.errors import ConfigError, WeightsError
 from paramisp_cli.models import Params
 from paramisp_cli.models.parametric import Parametric
 from paramisp_cli.models.paramisp import ParamISP, published
-from paramisp_cli.types import Camera, Direction
+from paramisp_cli.types import Camera
 
 
 def network(direction="unprocess", seed=0, **config):

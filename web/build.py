@@ -22,9 +22,9 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 from paramisp_cli import __version__, cameras, color, onnx_export, weights  # noqa: E402
+from paramisp_cli.directions import Direction  # noqa: E402
 from paramisp_cli.errors import ParamispError  # noqa: E402
 from paramisp_cli.models.fast import spec  # noqa: E402
-from paramisp_cli.types import Direction  # noqa: E402
 
 RUNTIME = "onnxruntime-web"
 RUNTIME_FILES = {

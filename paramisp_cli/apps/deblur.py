@@ -15,10 +15,11 @@ import numpy as np
 
 from paramisp_cli import convert, look, machine, parameters, weights
 from paramisp_cli import mosaic as bayer
+from paramisp_cli.directions import Direction
 from paramisp_cli.errors import ConfigError, FormatError, WeightsError
 from paramisp_cli.formats import exif, provenance, raster
 from paramisp_cli.parameters import Conversion, Settings
-from paramisp_cli.types import Direction, Metadata, RawImage, SrgbImage
+from paramisp_cli.types import Metadata, RawImage, SrgbImage
 
 ARCHITECTURE = "deblur"
 GREY = 0.18

@@ -19,12 +19,13 @@ import numpy as np
 from paramisp_cli import cameras, convert, machine, make_picture, parameters, sources, weights
 from paramisp_cli import mosaic as bayer
 from paramisp_cli.apps import brightness, fusion
+from paramisp_cli.directions import Direction
 from paramisp_cli.errors import ConfigError, FormatError
 from paramisp_cli.formats import provenance, raster
 from paramisp_cli.formats.gainmap import write as gainmap_write
 from paramisp_cli.parameters import CAMERA_LOOK, GAIN_MAP, KEPT_RAW, Conversion, Settings
 from paramisp_cli.rendition import look
-from paramisp_cli.types import Direction, HdrImage, LinearImage, RawImage, SrgbImage
+from paramisp_cli.types import HdrImage, LinearImage, RawImage, SrgbImage
 
 GAINS = (0.1, 1.4, 2.7, 4.0)
 """Gains of the exposures: those of the paper."""

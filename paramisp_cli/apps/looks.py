@@ -28,10 +28,11 @@ from paramisp_cli import (
     weights,
 )
 from paramisp_cli import look as looks
+from paramisp_cli.directions import Direction
 from paramisp_cli.errors import ConfigError, FormatError, MetadataError, OutputExistsError
 from paramisp_cli.formats import darktable, dcp, lut
 from paramisp_cli.parameters import Conversion, Settings
-from paramisp_cli.types import Camera, CanonicalParams, Direction, LinearImage, RawImage, SrgbImage
+from paramisp_cli.types import Camera, CanonicalParams, LinearImage, RawImage, SrgbImage
 
 SUFFIXES: dict[str, int | None] = {".cube": 33, ".png": 64, ".dcp": None, ".dtstyle": 33, ".xmp": 33}
 """Formats of exported looks, and the usual steps of their tables; None for a camera profile."""

@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from paramisp_cli import formats
+from paramisp_cli.directions import Direction
 from paramisp_cli.errors import (
     ConfigError,
     FileAccessError,
@@ -18,7 +19,6 @@ from paramisp_cli.errors import (
     OutputExistsError,
     ParamispError,
 )
-from paramisp_cli.types import Direction
 
 
 class OnExists(StrEnum):

@@ -16,12 +16,13 @@ from paramisp_cli.batch.cluster import Cluster, mapped
 from paramisp_cli.batch.find import Job, OnExists, patch_path
 from paramisp_cli.batch.outcome import Outcome
 from paramisp_cli.batch.outputs import Policy
+from paramisp_cli.directions import Direction
 from paramisp_cli.errors import FileAccessError
 from paramisp_cli.formats import WriteOptions
 from paramisp_cli.parameters import Settings
 from paramisp_cli.patches import Grid
 from paramisp_cli.rendition.pool import Pool, Shots
-from paramisp_cli.types import Direction, Output
+from paramisp_cli.types import Output
 
 _MOST_FILES, _MOST_TASKS = 8, 20_000
 """Most files in a task, so that reading and writing overlap conversions; tasks from which a task gets more files."""

@@ -18,6 +18,7 @@ from paramisp_cli.batch import outputs
 from paramisp_cli.batch.find import Job, OnExists, patch_path, real_path
 from paramisp_cli.batch.outcome import Outcome, naming
 from paramisp_cli.batch.outputs import Policy, created, skips
+from paramisp_cli.directions import Direction
 from paramisp_cli.errors import (
     FormatError,
     InputMissingError,
@@ -29,7 +30,7 @@ from paramisp_cli.parameters import CAMERA_LOOK, KEPT_RAW, Conversion, Settings
 from paramisp_cli.patches import Grid
 from paramisp_cli.rendition.pool import Deferred, Pool
 from paramisp_cli.rendition.preview import Misfit
-from paramisp_cli.types import Direction, Output, RawImage, SrgbImage
+from paramisp_cli.types import Output, RawImage, SrgbImage
 
 Image = SrgbImage | RawImage
 

@@ -28,10 +28,10 @@ from paramisp_cli.cli.report import REPLACES, Report, left_out
 from paramisp_cli.errors import ConfigError, ParamispError
 
 if TYPE_CHECKING:
+    from paramisp_cli.directions import Direction
     from paramisp_cli.formats import WriteOptions
     from paramisp_cli.parameters import Settings
     from paramisp_cli.patches import Grid
-    from paramisp_cli.types import Direction
 
 ReportFile = Annotated[
     Path | None,
@@ -113,8 +113,8 @@ def unprocess(
     ] = None,
 ) -> None:
     """Turn pictures (JPEG, PNG, TIFF, WebP, AVIF, HEIC) into RAW files (DNG), or into arrays for training."""
+    from paramisp_cli.directions import Direction
     from paramisp_cli.formats import WriteOptions
-    from paramisp_cli.types import Direction
 
     options = WriteOptions(
         compression=compression, profile=profile, embed_jpeg=embed_jpeg, layout=arrays.layout, verify=verify
@@ -199,8 +199,8 @@ def render(
     ] = None,
 ) -> None:
     """Turn RAW files (DNG, NEF, CR2, CR3, ARW, …) into pictures (JPEG, PNG, TIFF)."""
+    from paramisp_cli.directions import Direction
     from paramisp_cli.formats import WriteOptions
-    from paramisp_cli.types import Direction
 
     if bits not in (None, 8, 16):
         fail_usage(f"--bits takes 8 or 16, not {bits}")

@@ -109,7 +109,7 @@ def _run(
     from paramisp_cli import convert, formats, sources
     from paramisp_cli.apps import deblur as app
     from paramisp_cli.batch import apply, find, outputs
-    from paramisp_cli.types import Direction
+    from paramisp_cli.directions import Direction
 
     on_exists = find.OnExists(batch.on_exists)
     try:

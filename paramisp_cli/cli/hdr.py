@@ -175,8 +175,8 @@ def _run(
     """Run the batch and return the exit code."""
     from paramisp_cli import convert, formats, sources
     from paramisp_cli.batch import apply, find, outputs
+    from paramisp_cli.directions import Direction
     from paramisp_cli.formats import exr
-    from paramisp_cli.types import Direction
 
     linear = options.kind == "linear"
     written = formats.LINEAR_WRITE_SUFFIXES if linear else formats.SRGB_WRITE_SUFFIXES

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from paramisp_cli.batch.cluster import Cluster
     from paramisp_cli.batch.outcome import Outcome
     from paramisp_cli.batch.outputs import Policy
+    from paramisp_cli.directions import Direction
     from paramisp_cli.formats import WriteOptions
     from paramisp_cli.pages.batch import Page
     from paramisp_cli.parameters import Settings
     from paramisp_cli.patches import Grid
-    from paramisp_cli.types import Direction
 
 REPLACES = ("overwrite", "skip")
 """Values of --on-exists that replace an older page about the batch: a resumed batch has the same command line."""

@@ -138,9 +138,9 @@ def train(
     from dataclasses import replace
 
     from paramisp_cli import devices
+    from paramisp_cli.directions import ISP_DIRECTIONS, Direction
     from paramisp_cli.training import config, protocol
     from paramisp_cli.training.dataset import load, whole
-    from paramisp_cli.types import ISP_DIRECTIONS, Direction
 
     directions = ISP_DIRECTIONS if direction == "joint" else (Direction(direction),)
     try:
@@ -270,10 +270,10 @@ def evaluate(
         if value is not None:
             fail_usage(f"{option}: for --direction transfer alone; leave it out")
     from paramisp_cli import devices
+    from paramisp_cli.directions import ISP_DIRECTIONS, Direction
     from paramisp_cli.training.dataset import load, whole
     from paramisp_cli.training.measure import trials
     from paramisp_cli.training.measure.scores import tables
-    from paramisp_cli.types import ISP_DIRECTIONS, Direction
 
     directions = ISP_DIRECTIONS if direction is None else (Direction(direction),)
     try:

@@ -96,9 +96,9 @@ def transfer(
 ) -> None:
     """Turn a RAW into that of another camera (DNG), or a picture into its picture."""
     from paramisp_cli import target
+    from paramisp_cli.directions import Direction
     from paramisp_cli.formats import WriteOptions
     from paramisp_cli.parameters import Settings
-    from paramisp_cli.types import Direction
 
     of_pictures = _takes_pictures(inputs, recursive=batch.recursive)
     for flag, given in (

@@ -23,9 +23,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from paramisp_cli import __version__
+from paramisp_cli.directions import Direction
 from paramisp_cli.errors import FormatError
 from paramisp_cli.formats import xmp
-from paramisp_cli.types import Direction, Notice
+from paramisp_cli.types import Notice
 
 _VOCABULARY = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 ALTERED = f"{_VOCABULARY}algorithmicallyEnhanced"

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
+from paramisp_cli.directions import ISP_DIRECTIONS, Direction
 from paramisp_cli.errors import ConfigError
-from paramisp_cli.types import ISP_DIRECTIONS, Direction
 
 if TYPE_CHECKING:
     from paramisp_cli.models.base import IspModel, Params

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from paramisp_cli import isp
+from paramisp_cli.directions import Direction
 from paramisp_cli.errors import ConfigError
 from paramisp_cli.models.geometry import BANDS, DISK, HOST, WHOLE, Geometry
 from paramisp_cli.models.regions import Progress, Sink, Source
 from paramisp_cli.rendition.fit import Cells
-from paramisp_cli.types import CFA_PATTERNS, FALLBACK_OPTICAL, CanonicalParams, Direction, OpticalParams
+from paramisp_cli.types import CFA_PATTERNS, FALLBACK_OPTICAL, CanonicalParams, OpticalParams
 
 __all__ = [
     "BANDS", "DISK", "HOST", "WHOLE", "Geometry", "IspModel", "MakeStore", "Params", "Store", "StoredRows",

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paramisp_cli import isp
+from paramisp_cli.directions import Direction
 from paramisp_cli.models.base import WHOLE, Geometry, IspModel, Params
-from paramisp_cli.types import Direction
 
 _FLOOR = 1e-4
 """Added to light below the root, whose slope has no end at 0."""

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from paramisp_cli import isp
+from paramisp_cli.directions import Direction, Kind
 from paramisp_cli.models.base import WHOLE, Geometry, IspModel, Params
 from paramisp_cli.rendition import parametric
-from paramisp_cli.types import Direction, Kind
 
 
 class Parametric(IspModel):

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paramisp_cli import isp
+from paramisp_cli.directions import Direction
 from paramisp_cli.models.base import Geometry, IspModel, Params
-from paramisp_cli.types import Direction
 
 INTERVALS, BASES = 5, 8
 """Intervals of a spline on [0, 1], and its cubic bases."""

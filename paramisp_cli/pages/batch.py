@@ -11,6 +11,7 @@ from typing import Any
 
 from paramisp_cli.batch.find import Job
 from paramisp_cli.batch.outcome import Outcome
+from paramisp_cli.directions import Direction
 from paramisp_cli.pages import pictures
 from paramisp_cli.pages.document import (
     Markup,
@@ -28,7 +29,7 @@ from paramisp_cli.pages.document import (
     tiles,
 )
 from paramisp_cli.pages.pictures import Picture
-from paramisp_cli.types import Direction, Output
+from paramisp_cli.types import Output
 
 _SIDE, MOST_PICTURES, _MOST_ROWS = 240, 300, 5000
 """Least size [px] of the longer side of a thumbnail; most files with thumbnails, and with a row: bounds of the page."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from paramisp_cli import color
+from paramisp_cli.directions import Direction
 from paramisp_cli.rendition.form import VIVID, Rendition, illumination, lifted_curves, near_white, white_point
-from paramisp_cli.types import Direction
 
 _TABLE = 4096
 """Entries of a curve's table; between them it is straight. They are even in the fourth root of light."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from paramisp_cli import color
+from paramisp_cli.directions import Direction
 from paramisp_cli.rendition.form import (
     CHROMA,
     LEAST_SLOPE,
@@ -20,7 +21,6 @@ from paramisp_cli.rendition.form import (
     values,
 )
 from paramisp_cli.rendition.prior import Likelihood, Prior
-from paramisp_cli.types import Direction
 
 EVIDENCE = 100.0
 """Independent pixels that a photograph is worth for another one: neighbours err alike, and so do all of one shot.

@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 
 from paramisp_cli import color
-from paramisp_cli.types import Direction
+from paramisp_cli.directions import Direction
 
 SPLINES, TOP = 16, 1.5
 """Rising splines of a curve, and the sRGB-encoded value of the last one's knot; beyond it the curve is straight."""

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
+from paramisp_cli.directions import Direction
 from paramisp_cli.errors import ParamispError
 from paramisp_cli.formats import raster
 from paramisp_cli.rendition.apply import applied
 from paramisp_cli.rendition.fit import Cells, Fitted, cells, fit
 from paramisp_cli.rendition.preview import Aligned, Misfit, align
 from paramisp_cli.rendition.prior import Prior, shipped
-from paramisp_cli.types import Direction, RawImage
+from paramisp_cli.types import RawImage
 
 EVIDENCE = 3000.0
 """Pixels that a preview is worth: it shows all that the fit is used for, so the prior only fills gaps."""

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from paramisp_cli.directions import Direction
 from paramisp_cli.rendition.fit import Cells, Fitted, fit
 from paramisp_cli.rendition.form import Rendition
 from paramisp_cli.rendition.look import aligned_preview, cells_of, fit_aligned
 from paramisp_cli.rendition.preview import Misfit
 from paramisp_cli.rendition.prior import Prior, shipped
-from paramisp_cli.types import Direction, Notice, RawImage
+from paramisp_cli.types import Notice, RawImage
 
 _SMALL = 160
 """Shorter side [px] of a preview below which the other files of its camera help to fit its look."""

@@ -11,8 +11,8 @@ from typing import Any, Self
 
 import numpy as np
 
+from paramisp_cli.directions import Direction
 from paramisp_cli.rendition.form import SIZE, SPLINES, TOP, blocks
-from paramisp_cli.types import Direction
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from paramisp_cli import confidence as maps
 from paramisp_cli import onnx_runner, weights
+from paramisp_cli.directions import Direction
 from paramisp_cli.errors import ConfigError
 from paramisp_cli.models.base import IspModel
 from paramisp_cli.rendition import develop, parametric
 from paramisp_cli.torch.layouts import PACKED, known, layout_of, pack, unpack
 from paramisp_cli.torch.noise import AddNoise
 from paramisp_cli.torch.shots import Shots, chosen, matching, untraced
-from paramisp_cli.types import Direction
 
 
 def _model(model: str | Path | IspModel, direction: Direction) -> IspModel:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from paramisp_cli import isp, mosaic
+from paramisp_cli.directions import Direction
 from paramisp_cli.rendition.fit import Cells, cells
 from paramisp_cli.training.dataset import LoadedPair, Region
-from paramisp_cli.types import Direction
 
 _PIXELS = 1_000_000
 """Pixels of a photograph, at most: more tell nothing new about colours."""

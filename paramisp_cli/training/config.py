@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from paramisp_cli import models
+from paramisp_cli.directions import ISP_DIRECTIONS, Direction
 from paramisp_cli.errors import ConfigError
-from paramisp_cli.types import ISP_DIRECTIONS, Direction
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from paramisp_cli import isp, mosaic
+from paramisp_cli.directions import Kind
 from paramisp_cli.errors import ConfigError
 from paramisp_cli.formats import raster
 from paramisp_cli.models.base import Params
 from paramisp_cli.training.dataset import LIGHT_WHITE, LoadedPair, Region
-from paramisp_cli.types import CanonicalParams, Kind, OpticalParams
+from paramisp_cli.types import CanonicalParams, OpticalParams
 
 CFA = "RGGB"
 """CFA of every crop: a batch has one, and moving or mirroring turns any CFA into any other."""

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from paramisp_cli import atomic, cameras, formats, models, weights, white_balance
 from paramisp_cli.batch import find
+from paramisp_cli.directions import Direction
 from paramisp_cli.errors import ConfigError, FormatError, ParamispError
 from paramisp_cli.models.base import IspModel
 from paramisp_cli.rendition.fit import Cells
 from paramisp_cli.rendition.look import aligned_preview, cells_of
 from paramisp_cli.rendition.preview import Misfit
-from paramisp_cli.types import Direction, RawImage
+from paramisp_cli.types import RawImage
 
 _WAYS = (Direction.UNPROCESS, Direction.RENDER)
 

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from paramisp_cli import memory
+from paramisp_cli.directions import ISP_DIRECTIONS, Direction, Kind
 from paramisp_cli.errors import ConfigError, FormatError
 from paramisp_cli.models import architecture
 from paramisp_cli.models.base import IspModel, Params
 from paramisp_cli.training.config import Recipe
 from paramisp_cli.training.crops import Batch, Sampler
 from paramisp_cli.training.folder import hold, write_whole
-from paramisp_cli.types import ISP_DIRECTIONS, Direction, Kind
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.jsonl"

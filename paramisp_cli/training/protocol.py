@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from paramisp_cli import weights
+from paramisp_cli.directions import ISP_DIRECTIONS, Direction, Kind
 from paramisp_cli.errors import ConfigError
 from paramisp_cli.models import architecture
 from paramisp_cli.models.base import IspModel
@@ -26,7 +27,6 @@ from paramisp_cli.training.loop import Trainer
 from paramisp_cli.training.measure import shading
 from paramisp_cli.training.measure.predictors import network, target, there_and_back
 from paramisp_cli.training.measure.scores import Score, error_map, score, table
-from paramisp_cli.types import ISP_DIRECTIONS, Direction, Kind
 
 _PREVIEW = 512
 """Largest side [px] of a preview."""

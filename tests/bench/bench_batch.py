@@ -23,9 +23,9 @@ import torch
 from bench_main_job import photograph
 
 from paramisp_cli import batch
+from paramisp_cli.directions import Direction
 from paramisp_cli.formats import WriteOptions
 from paramisp_cli.parameters import Settings
-from paramisp_cli.types import Direction
 
 
 def convert(sources: list[Path], folder: Path, direction: Direction, settings: Settings) -> float:

@@ -42,7 +42,8 @@ def networks(megapixels: float, threads: int) -> None:
     import torch
 
     from paramisp_cli import memory, onnx_runner, runner, weights
-    from paramisp_cli.types import CanonicalParams, Direction, OpticalParams
+    from paramisp_cli.directions import Direction
+    from paramisp_cli.types import CanonicalParams, OpticalParams
 
     torch.set_num_threads(threads)
     memory.keep_freed()
@@ -84,7 +85,8 @@ def precision(megapixels: float) -> None:
     import torch
 
     from paramisp_cli import runner, weights
-    from paramisp_cli.types import CanonicalParams, Direction, OpticalParams
+    from paramisp_cli.directions import Direction
+    from paramisp_cli.types import CanonicalParams, OpticalParams
 
     canonical = CanonicalParams("RGGB", 0, 1023, (0.5, 1, 0.6), MATRIX)
     pixels = picture(megapixels)

@@ -14,13 +14,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from paramisp_cli.directions import ISP_DIRECTIONS, Direction
 from paramisp_cli.models.fast.network import Fast
 from paramisp_cli.training import colours, dataset
 from paramisp_cli.training.dataset import LoadedPair
 from paramisp_cli.training.measure import baselines, shading
 from paramisp_cli.training.measure.metrics import psnr
 from paramisp_cli.training.measure.predictors import Predictor, network, target
-from paramisp_cli.types import ISP_DIRECTIONS, Direction
 
 
 def closed_form(train: Sequence[LoadedPair], direction: Direction) -> Predictor:

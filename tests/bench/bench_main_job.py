@@ -28,9 +28,10 @@ from PIL import Image
 
 from paramisp_cli import formats
 from paramisp_cli.batch import find, run
+from paramisp_cli.directions import Direction
 from paramisp_cli.formats import WriteOptions
 from paramisp_cli.parameters import Settings
-from paramisp_cli.types import Direction, RawImage
+from paramisp_cli.types import RawImage
 
 LIMIT = 2.0
 PARAMETRIC = Settings(model="parametric", device="cpu")

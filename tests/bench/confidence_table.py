@@ -29,10 +29,10 @@ import torch
 from PIL import Image
 
 from paramisp_cli import cameras, confidence, onnx_runner, weights
+from paramisp_cli.directions import Direction
 from paramisp_cli.formats import jpeg
 from paramisp_cli.rendition import develop, parametric
 from paramisp_cli.training.dataset import LoadedPair, load, whole
-from paramisp_cli.types import Direction
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ROOT / "weights"

@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from deblur_train import _FIRST, _PAIRS, _SIZE, _STEPS_A_PAIR
 
+from paramisp_cli.directions import Direction
 from paramisp_cli.models.deblur import Deblur
 from paramisp_cli.training import restoring
 from paramisp_cli.training.simulated import scenes, shaken, shots
-from paramisp_cli.types import Direction
 
 CAMERA, LOOK = "Nikon D7000", 0
 """The camera of the training, and the seed of its look."""

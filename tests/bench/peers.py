@@ -33,6 +33,7 @@ import torch
 
 import paramisp_cli
 from paramisp_cli import models, weights
+from paramisp_cli.directions import ISP_DIRECTIONS, Direction
 from paramisp_cli.runner import Runner
 from paramisp_cli.training.dataset import LoadedPair, load, whole
 from paramisp_cli.training.measure import baselines
@@ -40,7 +41,7 @@ from paramisp_cli.training.measure.edits import EDITS
 from paramisp_cli.training.measure.libraw import libraw
 from paramisp_cli.training.measure.predictors import Predictor, network
 from paramisp_cli.training.measure.scores import score
-from paramisp_cli.types import ISP_DIRECTIONS, CanonicalParams, Direction, OpticalParams
+from paramisp_cli.types import CanonicalParams, OpticalParams
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path(__file__).with_suffix(".jsonl")

@@ -29,6 +29,7 @@ import quality_programs as programs
 import torch
 
 from paramisp_cli import weights
+from paramisp_cli.directions import ISP_DIRECTIONS, Direction
 from paramisp_cli.errors import ParamispError
 from paramisp_cli.training.dataset import LoadedPair, load, whole
 from paramisp_cli.training.measure import baselines, trials
@@ -36,7 +37,6 @@ from paramisp_cli.training.measure.edits import EDITS
 from paramisp_cli.training.measure.libraw import libraw
 from paramisp_cli.training.measure.predictors import Predictor, network
 from paramisp_cli.training.measure.scores import score
-from paramisp_cli.types import ISP_DIRECTIONS, Direction
 
 ROOT = Path(__file__).resolve().parents[2]
 CODE = ROOT / "paramisp_cli"

@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from paramisp_cli import rendition as package
+from paramisp_cli.directions import Direction
 from paramisp_cli.rendition import apply, fit, form, prior
 from paramisp_cli.training import dataset
 from paramisp_cli.training.measure import baselines, shading
-from paramisp_cli.types import Direction
 
 PIXELS = 150_000
 EVIDENCE = (30.0, 100.0, 1000.0)

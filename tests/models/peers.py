@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from paramisp_cli import published
+from paramisp_cli.directions import Direction
 from paramisp_cli.models.base import Params
-from paramisp_cli.types import Direction
 
 PARITY = Path(__file__).resolve().parents[3] / "shared" / "data" / "parity_peers"
 NO_PARITY = pytest.mark.skipif(not PARITY.is_dir(), reason=f"no stored outputs of the published networks at {PARITY}")

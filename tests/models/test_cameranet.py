@@ -4,8 +4,9 @@ import pytest
 import torch
 from test_contract import params
 
+from paramisp_cli.directions import Direction
 from paramisp_cli.models.cameranet import CameraNet, network, unet
-from paramisp_cli.types import CFA_PATTERNS, Direction
+from paramisp_cli.types import CFA_PATTERNS
 
 
 def small(**arguments):

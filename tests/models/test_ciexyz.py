@@ -10,11 +10,12 @@ import peers
 import pytest
 import torch
 
+from paramisp_cli.directions import ISP_DIRECTIONS, Direction
 from paramisp_cli.models.base import Params
 from paramisp_cli.models.ciexyz import CieXyz
 from paramisp_cli.models.ciexyz import network as ciexyz
 from paramisp_cli.models.ciexyz.published import NAMES
-from paramisp_cli.types import CFA_PATTERNS, ISP_DIRECTIONS, Direction
+from paramisp_cli.types import CFA_PATTERNS
 
 
 def fresh(direction, seed=0):

@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from paramisp_cli import weights
+from paramisp_cli.directions import Direction
 from paramisp_cli.errors import ConfigError
 from paramisp_cli.models import REGISTRY, architecture, names
 from paramisp_cli.models.base import WHOLE, Params, tensor_names
 from paramisp_cli.runner import Runner
-from paramisp_cli.types import CFA_PATTERNS, Direction
+from paramisp_cli.types import CFA_PATTERNS
 
 STAGES = [(architecture(entry.name), stage) for entry in REGISTRY for stage in entry.stages]
 CASES = [(architecture(entry.name), direction) for entry in REGISTRY for direction in entry.directions]

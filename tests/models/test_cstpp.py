@@ -9,13 +9,14 @@ import torch
 from torch import nn
 
 from paramisp_cli import weights
+from paramisp_cli.directions import Direction
 from paramisp_cli.errors import WeightsError
 from paramisp_cli.models.base import Params
 from paramisp_cli.models.cstpp import Cstpp, polynomial
 from paramisp_cli.models.cstpp.conformer import Conformer, Domain, DomainNorm
 from paramisp_cli.models.cstpp.network import four, packed, three, unpacked
 from paramisp_cli.runner import Runner
-from paramisp_cli.types import CFA_PATTERNS, Direction
+from paramisp_cli.types import CFA_PATTERNS
 
 TINY = {"stem": 4, "channels": (4, 8, 8), "width": 8, "heads": 2}
 

@@ -6,13 +6,13 @@ import torch
 import torch.nn.functional as F
 
 from paramisp_cli import published
+from paramisp_cli.directions import Direction
 from paramisp_cli.errors import WeightsError
 from paramisp_cli.models.base import Params
 from paramisp_cli.models.cycleisp import CycleISP, streaming
 from paramisp_cli.models.cycleisp import published as converter
 from paramisp_cli.models.cycleisp.network import ColourBranch, GuidedRender, RawToRgb
 from paramisp_cli.scratch import Scratch
-from paramisp_cli.types import Direction
 
 
 def fresh(seed=0):

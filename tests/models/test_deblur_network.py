@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from paramisp_cli.directions import Direction
 from paramisp_cli.models.base import Params
 from paramisp_cli.models.deblur import Deblur
 from paramisp_cli.runner import Runner
-from paramisp_cli.types import CFA_PATTERNS, Direction
+from paramisp_cli.types import CFA_PATTERNS
 
 
 def shot(cfa="RGGB", noise=None):

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from paramisp_cli import isp
+from paramisp_cli.directions import ISP_DIRECTIONS, Direction
 from paramisp_cli.models.base import Params
 from paramisp_cli.models.fast import Fast
 from paramisp_cli.models.fast.network import THUMBNAIL
@@ -16,7 +17,7 @@ from paramisp_cli.rendition.apply import applied
 from paramisp_cli.rendition.fit import cells, fit
 from paramisp_cli.rendition.form import Rendition
 from paramisp_cli.runner import Runner
-from paramisp_cli.types import CFA_PATTERNS, ISP_DIRECTIONS, CanonicalParams, Direction, OpticalParams
+from paramisp_cli.types import CFA_PATTERNS, CanonicalParams, OpticalParams
 
 CPU = torch.device("cpu")
 MATRIX = np.array([[0.6722, -0.0635, -0.0963], [-0.4287, 1.2460, 0.2028], [-0.0908, 0.2162, 0.5668]])

@@ -12,13 +12,14 @@ import pytest
 import torch
 
 from paramisp_cli import convert, formats, parameters, weights
+from paramisp_cli.directions import ISP_DIRECTIONS, Direction
 from paramisp_cli.models import REGISTRY, architecture, names, regions
 from paramisp_cli.models.base import Params
 from paramisp_cli.models.cycleisp import streaming as cycleisp_streaming
 from paramisp_cli.models.parametric import Parametric
 from paramisp_cli.models.paramisp import ParamISP, globalnet, plans, streaming
 from paramisp_cli.runner import Runner
-from paramisp_cli.types import CFA_PATTERNS, ISP_DIRECTIONS, Direction, RawImage, SrgbImage
+from paramisp_cli.types import CFA_PATTERNS, RawImage, SrgbImage
 
 CPU = torch.device("cpu")
 CASES = [(architecture(entry.name), direction) for entry in REGISTRY for direction in entry.directions]

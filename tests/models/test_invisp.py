@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 
 from paramisp_cli import isp
+from paramisp_cli.directions import ISP_DIRECTIONS, Direction
 from paramisp_cli.models.base import Params
 from paramisp_cli.models.invisp import InvISP, jpeg, network
 from paramisp_cli.models.invisp.published import NAMES
-from paramisp_cli.types import CFA_PATTERNS, ISP_DIRECTIONS, Direction
+from paramisp_cli.types import CFA_PATTERNS
 
 
 def fresh(direction="render", seed=0, **config):

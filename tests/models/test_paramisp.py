@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from paramisp_cli import weights
+from paramisp_cli.directions import ISP_DIRECTIONS, Direction
 from paramisp_cli.errors import ConfigError
 from paramisp_cli.models import optics, regions
 from paramisp_cli.models.base import Params, tensor_names
@@ -17,7 +18,6 @@ from paramisp_cli.models.paramisp import ParamISP, globalnet, kernels, plans, st
 from paramisp_cli.models.paramisp import network as paramisp
 from paramisp_cli.models.paramisp.network import Block
 from paramisp_cli.scratch import HostMemory, Scratch
-from paramisp_cli.types import ISP_DIRECTIONS, Direction
 
 PARITY = Path(__file__).resolve().parents[3] / "shared" / "data" / "parity"
 CHECKPOINTS = sorted(PARITY.glob("*.ckpt"))

@@ -8,9 +8,9 @@ import pytest
 
 from paramisp_cli import models, parameters, settings, weights
 from paramisp_cli.cli import convert, options
+from paramisp_cli.directions import Direction, Kind
 from paramisp_cli.errors import ConfigError
 from paramisp_cli.models.base import Geometry, IspModel, Params
-from paramisp_cli.types import Direction, Kind
 
 
 @pytest.mark.parametrize("entry", models.REGISTRY, ids=lambda entry: entry.name)

@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from paramisp_cli import color, isp
+from paramisp_cli.directions import Direction
 from paramisp_cli.formats import raster
 from paramisp_cli.rendition import form, prior
 from paramisp_cli.rendition.apply import applied
 from paramisp_cli.rendition.develop import develop
 from paramisp_cli.rendition.look import camera_look
-from paramisp_cli.types import CFA_PATTERNS, CanonicalParams, Crop, Direction, Metadata, RawImage
+from paramisp_cli.types import CFA_PATTERNS, CanonicalParams, Crop, Metadata, RawImage
 
 pytestmark = pytest.mark.slow
 

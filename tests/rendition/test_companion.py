@@ -18,11 +18,12 @@ from paramisp_cli.batch import find, on_ray, run
 from paramisp_cli.batch.cluster import Cluster
 from paramisp_cli.batch.outcome import Outcome
 from paramisp_cli.cli.app import app
+from paramisp_cli.directions import Direction
 from paramisp_cli.errors import ConfigError, FileAccessError, FormatError, InputMissingError
 from paramisp_cli.formats import WriteOptions
 from paramisp_cli.rendition import look, pool, preview
 from paramisp_cli.rendition.develop import develop
-from paramisp_cli.types import Camera, Direction, Metadata, RawImage
+from paramisp_cli.types import Camera, Metadata, RawImage
 
 pytestmark = pytest.mark.slow
 

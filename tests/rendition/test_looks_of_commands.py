@@ -15,10 +15,11 @@ from test_camera_look import photographed, scene
 
 import paramisp_cli as paramisp
 from paramisp_cli import convert, formats, parameters, weights
+from paramisp_cli.directions import Direction
 from paramisp_cli.formats import raster
 from paramisp_cli.rendition import form, prior
 from paramisp_cli.rendition.develop import develop, expose
-from paramisp_cli.types import Camera, Direction, Metadata, RawImage
+from paramisp_cli.types import Camera, Metadata, RawImage
 
 pytestmark = pytest.mark.slow
 

@@ -14,10 +14,11 @@ from test_camera_look import photographed, scene
 
 import paramisp_cli as paramisp
 from paramisp_cli import convert, formats, machine, parameters, runner
+from paramisp_cli.directions import Direction
 from paramisp_cli.models.parametric import Parametric
 from paramisp_cli.rendition.develop import develop, expose
 from paramisp_cli.rendition.parametric import ParametricRender, ParametricUnprocess
-from paramisp_cli.types import CFA_PATTERNS, CanonicalParams, Direction, OpticalParams, RawImage, SrgbImage
+from paramisp_cli.types import CFA_PATTERNS, CanonicalParams, OpticalParams, RawImage, SrgbImage
 
 CPU = torch.device("cpu")
 PARAMETRIC = paramisp.Settings(model="parametric", gain_map="off")

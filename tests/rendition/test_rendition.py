@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paramisp_cli import cameras, color
+from paramisp_cli.directions import Direction
 from paramisp_cli.rendition import fit, form, prior
 from paramisp_cli.rendition.apply import applied
-from paramisp_cli.types import Direction
 
 pytestmark = pytest.mark.slow
 

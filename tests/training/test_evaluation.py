@@ -12,21 +12,14 @@ import torch
 from testcamera import MATRIX, scene, shoot, unsign
 
 from paramisp_cli import color, formats, isp
+from paramisp_cli.directions import ISP_DIRECTIONS, Direction
 from paramisp_cli.errors import ConfigError, FormatError
 from paramisp_cli.formats import libraw
 from paramisp_cli.training import dataset as data
 from paramisp_cli.training.measure import baselines, chart, metrics, predictors, scores, trials
 from paramisp_cli.training.measure import libraw as baseline
 from paramisp_cli.training.pairing import pairs
-from paramisp_cli.types import (
-    CFA_PATTERNS,
-    ISP_DIRECTIONS,
-    Camera,
-    CanonicalParams,
-    Direction,
-    OpticalParams,
-    SrgbImage,
-)
+from paramisp_cli.types import CFA_PATTERNS, Camera, CanonicalParams, OpticalParams, SrgbImage
 
 PATCHES = np.array(
     [

@@ -11,9 +11,10 @@ import pytest
 
 import paramisp_cli as paramisp
 from paramisp_cli import formats, weights
+from paramisp_cli.directions import Direction
 from paramisp_cli.errors import ConfigError, FormatError
 from paramisp_cli.training.fit import fit
-from paramisp_cli.types import Camera, Direction, Metadata
+from paramisp_cli.types import Camera, Metadata
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "rendition"))
 from test_camera_look import photographed, scene

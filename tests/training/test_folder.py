@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from paramisp_cli import atomic
+from paramisp_cli.directions import Direction
 from paramisp_cli.errors import ConfigError, FileAccessError
 from paramisp_cli.training import config, folder, loop, protocol
 from paramisp_cli.training import dataset as data
 from paramisp_cli.training.pairing import pairs
 from paramisp_cli.training.simulated import shots
-from paramisp_cli.types import Direction
 
 pytest.importorskip("fcntl")
 

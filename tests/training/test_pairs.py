@@ -12,11 +12,12 @@ from testcamera import scene, shoot, unsign
 
 import paramisp_cli as paramisp
 from paramisp_cli import formats
+from paramisp_cli.directions import Direction
 from paramisp_cli.models.parametric import Parametric
 from paramisp_cli.training import dataset as data
 from paramisp_cli.training.measure import metrics, predictors
 from paramisp_cli.training.pairing import align, pairs
-from paramisp_cli.types import Direction, SrgbImage
+from paramisp_cli.types import SrgbImage
 
 pytestmark = pytest.mark.slow
 

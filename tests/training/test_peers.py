@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from paramisp_cli import models, weights
+from paramisp_cli.directions import ISP_DIRECTIONS, Direction
 from paramisp_cli.errors import ConfigError
 from paramisp_cli.training import config, loop, protocol
 from paramisp_cli.training import dataset as data
-from paramisp_cli.types import ISP_DIRECTIONS, Direction
 
 pytestmark = pytest.mark.slow
 

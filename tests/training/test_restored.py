@@ -12,11 +12,12 @@ from test_simulate import plan, room, write_hdr
 from testcamera import MATRIX
 
 from paramisp_cli import isp, models, weights
+from paramisp_cli.directions import Direction
 from paramisp_cli.errors import FormatError
 from paramisp_cli.training import config, crops, loop, protocol
 from paramisp_cli.training import dataset as data
 from paramisp_cli.training.simulated import camera, shots
-from paramisp_cli.types import CFA_PATTERNS, CanonicalParams, Direction
+from paramisp_cli.types import CFA_PATTERNS, CanonicalParams
 
 SHADING = [[-0.3, -0.1, 0.02], [-0.2, -0.1, 0.01], [-0.4, 0.05, 0.0]]
 

@@ -8,6 +8,7 @@ import torch
 from testcamera import MATRIX, scene
 
 from paramisp_cli import isp
+from paramisp_cli.directions import ISP_DIRECTIONS, Direction
 from paramisp_cli.models.base import Params
 from paramisp_cli.models.parametric import Parametric
 from paramisp_cli.runner import Runner
@@ -15,7 +16,7 @@ from paramisp_cli.training import crops
 from paramisp_cli.training import dataset as data
 from paramisp_cli.training.dataset import Pair, Region
 from paramisp_cli.training.measure import shading
-from paramisp_cli.types import CFA_PATTERNS, ISP_DIRECTIONS, CanonicalParams, Direction, OpticalParams
+from paramisp_cli.types import CFA_PATTERNS, CanonicalParams, OpticalParams
 
 TRUE = [[-0.1, -0.3, 0.1], [-0.1, -0.3, 0.1], [-0.05, -0.25, 0.05]]
 SIZE = (240, 320)

@@ -12,13 +12,14 @@ import pytest
 import torch
 
 from paramisp_cli import cameras, drawn, errors, isp
+from paramisp_cli.directions import Direction
 from paramisp_cli.formats import radiance
 from paramisp_cli.models.base import Params
 from paramisp_cli.models.parametric import Parametric
 from paramisp_cli.training import crops, folder
 from paramisp_cli.training import dataset as data
 from paramisp_cli.training.simulated import camera, scenes, shots
-from paramisp_cli.types import Direction, OpticalParams
+from paramisp_cli.types import OpticalParams
 
 D90 = cameras.find_by_name("Nikon D90")
 MIDDLE = OpticalParams(iso=800, exposure_time=1 / 30, f_number=5.6, focal_length=60)

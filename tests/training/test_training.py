@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from paramisp_cli.directions import ISP_DIRECTIONS, Direction
 from paramisp_cli.errors import ConfigError, FormatError, InputMissingError
 from paramisp_cli.models.base import Geometry
 from paramisp_cli.training import config, crops, loop, protocol
 from paramisp_cli.training import dataset as data
 from paramisp_cli.training.pairing import pairs
-from paramisp_cli.types import ISP_DIRECTIONS, Direction, OpticalParams
+from paramisp_cli.types import OpticalParams
 
 pytestmark = pytest.mark.slow
 

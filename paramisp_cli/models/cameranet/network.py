@@ -19,12 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from paramisp_cli import isp
+from paramisp_cli.directions import Direction
 from paramisp_cli.errors import ConfigError
 from paramisp_cli.models.base import BANDS, WHOLE, Geometry, IspModel, MakeStore, Params
 from paramisp_cli.models.cameranet.unet import UNet, reach
 from paramisp_cli.models.geometry import round_up
 from paramisp_cli.models.regions import Progress, Sink, Source
-from paramisp_cli.types import Direction
 
 MULTIPLE = 32
 """Sides of the network's input [px]: two pixels a packed sample, and four halvings."""

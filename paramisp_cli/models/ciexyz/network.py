@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paramisp_cli import isp
+from paramisp_cli.directions import Direction, Kind
 from paramisp_cli.models.base import WHOLE, Geometry, IspModel, Params
 from paramisp_cli.models.regions import Source
-from paramisp_cli.types import Direction, Kind
 
 SAMPLE = 128
 """Sides of the sample of the picture."""

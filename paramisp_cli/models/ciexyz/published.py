@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from paramisp_cli.directions import Direction
 from paramisp_cli.models.foreign import Foreign, renamed
-from paramisp_cli.types import Direction
 
 _PREFIXES = {Direction.UNPROCESS: "srgb2xyz", Direction.RENDER: "xyz2srgb"}
 

@@ -20,12 +20,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paramisp_cli import isp
+from paramisp_cli.directions import Direction
 from paramisp_cli.models.base import WHOLE, Geometry, IspModel, MakeStore, Params
 from paramisp_cli.models.cstpp import polynomial
 from paramisp_cli.models.cstpp.conformer import PATCH, Conformer, Domain
 from paramisp_cli.models.geometry import round_up
 from paramisp_cli.models.regions import Progress, Sink, Source, reflecting
-from paramisp_cli.types import Direction
 
 _STRIP_PIXELS = 1 << 18
 """Packed pixels of a strip, about."""

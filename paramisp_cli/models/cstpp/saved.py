@@ -10,9 +10,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from paramisp_cli.directions import Direction
 from paramisp_cli.errors import ConfigError, WeightsError
 from paramisp_cli.models.foreign import Foreign
-from paramisp_cli.types import Direction
 
 _PARTS = ("backbone.", "heads_of_ways.")
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from paramisp_cli import isp
+from paramisp_cli.directions import Direction
 from paramisp_cli.models.base import BANDS, DISK, HOST, WHOLE, Geometry, IspModel, MakeStore, Params
 from paramisp_cli.models.cycleisp import streaming
 from paramisp_cli.models.cycleisp.network import CHANNELS, RgbToRaw
 from paramisp_cli.models.regions import Progress, Sink, Source
-from paramisp_cli.types import Direction
 
 _DARKEST = 1e-3
 """Least light under the logarithm of the loss."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from paramisp_cli.directions import Direction
 from paramisp_cli.errors import ConfigError, WeightsError
 from paramisp_cli.models.foreign import Foreign, renamed
-from paramisp_cli.types import Direction
 
 _SLOPES = "trunk.slopes"
 _UNUSED = ("conv1x1.0.weight", "conv1x1.0.bias")

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from paramisp_cli import color, mosaic
+from paramisp_cli.directions import Direction, Kind
 from paramisp_cli.models import optics
 from paramisp_cli.models.fast import spec
 from paramisp_cli.onnx_file import Graph
 from paramisp_cli.rendition import form
-from paramisp_cli.types import Direction, Kind
 
 Tensors = Mapping[str, np.ndarray]
 

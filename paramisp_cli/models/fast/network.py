@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paramisp_cli import isp
+from paramisp_cli.directions import Direction, Kind
 from paramisp_cli.models.base import WHOLE, IspModel, Params
 from paramisp_cli.models.fast.rendition import Rendition
 from paramisp_cli.models.fast.spec import FLOOR, GEOMETRY, MOST_ADJUSTED, STEERING, THUMBNAIL, Config
@@ -29,7 +30,6 @@ from paramisp_cli.models.regions import Source
 from paramisp_cli.rendition import prior
 from paramisp_cli.rendition.fit import Cells, fit
 from paramisp_cli.rendition.form import illumination
-from paramisp_cli.types import Direction, Kind
 
 _SURVEY_ROWS = 512
 """Rows of the picture that enter the thumbnail at a time."""

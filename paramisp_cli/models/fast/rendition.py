@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paramisp_cli import isp
+from paramisp_cli.directions import Direction, Kind
 from paramisp_cli.models.fast.spec import GRID, TABLE
 from paramisp_cli.rendition import form, prior
 from paramisp_cli.rendition.fit import Fitted
-from paramisp_cli.types import Direction, Kind
 
 _SURE = {Direction.UNPROCESS: 0.01, Direction.RENDER: 0.02}
 """Standard deviation of the fit at which the network's correction is halved."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from paramisp_cli.directions import Direction, Kind
 from paramisp_cli.models.geometry import Geometry
 from paramisp_cli.models.optics import EQUALISATION
 from paramisp_cli.rendition import form
-from paramisp_cli.types import Direction, Kind
 
 GEOMETRY = Geometry(multiple=8, halo=64, smallest=8)
 THUMBNAIL = 16

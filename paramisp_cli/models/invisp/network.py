@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paramisp_cli import isp
+from paramisp_cli.directions import Direction, Kind
 from paramisp_cli.models.base import WHOLE, Geometry, IspModel, Params
 from paramisp_cli.models.geometry import spans
 from paramisp_cli.models.invisp import jpeg
-from paramisp_cli.types import Direction, Kind
 
 BLOCKS = 8
 _GROWTH = 32

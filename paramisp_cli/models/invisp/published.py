@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from paramisp_cli.directions import ISP_DIRECTIONS, Direction
 from paramisp_cli.models.foreign import Foreign, renamed
-from paramisp_cli.types import ISP_DIRECTIONS, Direction
 
 BLOCKS = 8
 _DENSE = {"F": "first", "G": "shift", "H": "scale"}

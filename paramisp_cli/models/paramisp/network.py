@@ -22,10 +22,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paramisp_cli import isp
+from paramisp_cli.directions import Direction, Kind
 from paramisp_cli.models.base import Geometry, IspModel, Params
 from paramisp_cli.models.optics import EQUALISATION, equalise
 from paramisp_cli.models.paramisp.attention import attended
-from paramisp_cli.types import CanonicalParams, Direction, Kind, OpticalParams
+from paramisp_cli.types import CanonicalParams, OpticalParams
 
 WIDTH = 64
 """Channels of z, of GlobalNet and of LocalNet between its blocks."""

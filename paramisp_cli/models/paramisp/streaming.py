@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from paramisp_cli import isp
+from paramisp_cli.directions import Kind
 from paramisp_cli.models.geometry import cut
 from paramisp_cli.models.paramisp import globalnet, localnet
 from paramisp_cli.models.paramisp.network import cano_render, cano_unprocess
 from paramisp_cli.models.paramisp.plans import BAND, Schedule
 from paramisp_cli.models.regions import Fetched, Picture, Whole, reflecting, renew_ring, with_ring
-from paramisp_cli.types import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

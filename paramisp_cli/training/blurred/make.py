@@ -21,13 +21,14 @@ from typing import Any
 import numpy as np
 
 from paramisp_cli import convert, formats
+from paramisp_cli.directions import Direction
 from paramisp_cli.errors import FormatError, ParamispError
 from paramisp_cli.training.blurred import clips, sources, stills
 from paramisp_cli.training.blurred.series import BORDER, Series, Shot, camera_of, codes_of, settings_of
 from paramisp_cli.training.blurred.sources import Kind, Source
 from paramisp_cli.training.dataset import CONTACT_SHEET, INDEX, locked
 from paramisp_cli.training.folder import write_whole
-from paramisp_cli.types import Direction, RawImage, SrgbImage
+from paramisp_cli.types import RawImage, SrgbImage
 
 _SHEET, _TILE = 24, 192
 """Largest number of pairs on the contact sheet, and the side of each picture on it [px]."""

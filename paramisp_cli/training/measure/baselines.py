@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from paramisp_cli import isp, mosaic
+from paramisp_cli.directions import Direction, Kind
 from paramisp_cli.models.parametric import Parametric
 from paramisp_cli.training.dataset import LoadedPair
 from paramisp_cli.training.measure.predictors import Predictor, network, target
-from paramisp_cli.types import Direction, Kind
 
 _POWERS = {Direction.UNPROCESS: (1.0, 2.2, 3.0, 4.4), Direction.RENDER: (1.0, 1 / 2.2, 1 / 3, 1 / 4.4)}
 _RIDGE = 1e-6

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from paramisp_cli import mosaic
+from paramisp_cli.directions import Direction, Kind
 from paramisp_cli.models.base import IspModel
 from paramisp_cli.runner import Runner
 from paramisp_cli.training.dataset import LoadedPair
-from paramisp_cli.types import Direction, Kind
 
 Predictor = Callable[[LoadedPair], np.ndarray]
 """Pair → its other side, float32 in [0, 1]: mosaic (H, W) or picture (H, W, 3), aligned with the side of the pair."""

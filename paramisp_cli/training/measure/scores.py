@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from paramisp_cli import color, formats, mosaic
+from paramisp_cli.directions import Direction, Kind
 from paramisp_cli.training.dataset import LoadedPair
 from paramisp_cli.training.measure import chart, edits
 from paramisp_cli.training.measure.metrics import delta_e, psnr, psnr_crops, ssim
 from paramisp_cli.training.measure.predictors import Predictor, target
-from paramisp_cli.types import Direction, Kind, SrgbImage
+from paramisp_cli.types import SrgbImage
 
 _COLUMNS = "photos | PSNR | PSNR (5 crops) | SSIM | ΔE2000 | ΔE2000 chart |"
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from paramisp_cli.directions import Direction
 from paramisp_cli.training.dataset import LoadedPair
 from paramisp_cli.training.measure.baselines import polynomial, quads
 from paramisp_cli.training.measure.metrics import psnr
-from paramisp_cli.types import Direction
 
 _WORTH = 0.5
 """Mean gain [dB] in the prediction of pixels outside the fit, from which shading is accepted."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from paramisp_cli import cameras, parameters, weights
+from paramisp_cli.directions import Direction, Kind
 from paramisp_cli.errors import ConfigError, ParamispError
 from paramisp_cli.training import dataset
 from paramisp_cli.training.dataset import LoadedPair
@@ -19,7 +20,7 @@ from paramisp_cli.training.measure import baselines
 from paramisp_cli.training.measure.libraw import gain_fitted, libraw
 from paramisp_cli.training.measure.predictors import Predictor, network
 from paramisp_cli.training.measure.scores import Score, score
-from paramisp_cli.types import Camera, Direction, Kind
+from paramisp_cli.types import Camera
 
 AUTO = "auto"
 """Word of ``--weights`` for the weights that ``unprocess`` and ``render`` would pick."""

@@ -20,6 +20,7 @@ from torch import Tensor
 from paramisp_cli import cameras, drawn, formats, isp
 from paramisp_cli import mosaic as bayer
 from paramisp_cli.cameras import CameraFacts
+from paramisp_cli.directions import Direction
 from paramisp_cli.errors import ConfigError, FormatError, ParamispError
 from paramisp_cli.models.base import Params
 from paramisp_cli.models.parametric import Parametric
@@ -39,7 +40,7 @@ from paramisp_cli.training.dataset import (
     write_index,
 )  # fmt: skip
 from paramisp_cli.training.simulated import camera, scenes
-from paramisp_cli.types import Camera, Direction, OpticalParams, SrgbImage
+from paramisp_cli.types import Camera, OpticalParams, SrgbImage
 
 _VERSION = 2
 """Version of the shots, in their names: raise it when the same numbers give other pixels."""

@@ -9,11 +9,11 @@ from functools import lru_cache
 from typing import Any
 
 from paramisp_cli import weights
+from paramisp_cli.directions import Direction
 from paramisp_cli.errors import ConfigError
 from paramisp_cli.torch import AddNoise, Synthesize, chosen
 from paramisp_cli.torch.layouts import known, layout_of
 from paramisp_cli.training.synthetic import hdf5
-from paramisp_cli.types import Direction
 
 KINDS = ("tar", "npy", "hdf5")
 DTYPES = ("uint16", "float32")

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from paramisp_cli import cameras, checkpoint
+from paramisp_cli.directions import Direction
 from paramisp_cli.errors import WeightsError
 from paramisp_cli.models.base import IspModel
 from paramisp_cli.models.cstpp import Cstpp
 from paramisp_cli.models.splines import Splines
 from paramisp_cli.training.simulated import spectral
 from paramisp_cli.training.transfer.shots import DataSet
-from paramisp_cli.types import Direction
 
 
 def names(series: spectral.Series) -> list[str]:
