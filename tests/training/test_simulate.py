@@ -388,7 +388,7 @@ def test_interrupted(paramisp, panorama: Path, tmp_path: Path, monkeypatch: pyte
 def test_interrupted_between_two_shots(
     paramisp, panorama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("paramisp_cli.cli.train.result", lambda line: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr("paramisp_cli.cli.datasets.result", lambda line: signal.raise_signal(signal.SIGINT))
     assert paramisp("simulate", panorama, "-o", tmp_path / "set", "--count", 3, "--size", 96)[0] == 130
     assert len(data.load(tmp_path / "set")) == 1
     folder.hold(tmp_path / "set", "wait").release()
