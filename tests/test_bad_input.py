@@ -101,6 +101,7 @@ def test_no_picture(fails, tmp_path, command, content, said):
     assert said in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif"])
 def test_truncated_pictures(fails, tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
@@ -114,6 +115,7 @@ def test_truncated_pictures(fails, tmp_path, suffix):
         assert "damaged" in line
 
 
+@pytest.mark.slow
 def test_truncated_raw(fails, raw):
     whole = raw.read_bytes()
     for length in (9, 60, 300, 900, 1500, len(whole) // 2, len(whole) * 3 // 4, len(whole) - 2000, len(whole) - 100):
@@ -133,6 +135,7 @@ def test_raw_with_a_hole_is_not_passed_over(paramisp, raw):
     assert "the RAW data is damaged" in err[0]
 
 
+@pytest.mark.slow
 def test_content_decides_and_not_the_name(paramisp, fails, photo, raw, make_png, make_tiff, tmp_path):
     jpeg_as_raw = tmp_path / "jpeg.dng"
     jpeg_as_raw.write_bytes(photo.read_bytes())
@@ -542,6 +545,7 @@ def test_unknown_options_and_values(fails, photo, words, said):
     assert said in fails("usage", "unprocess", photo, *words)
 
 
+@pytest.mark.slow
 def test_options_of_render(fails, raw, make_tiff):
     tiff = raw.with_name("x.tif")
     assert "1" in fails("usage", "render", raw, "--quality", "101")

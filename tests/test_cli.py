@@ -94,6 +94,7 @@ def test_json(paramisp, photos):
     assert f"paramisp: {last['error']}" in err
 
 
+@pytest.mark.slow
 def test_shards(paramisp, photos, tmp_path):
     """Two workers do what one would, into one folder, each its own; an output that is there is skipped."""
     words = ("unprocess", "-r", photos, "-o", tmp_path / "out", "--model", "parametric", "--on-exists", "skip")
@@ -140,6 +141,7 @@ def test_dry_run(paramisp, photos, tmp_path):
     assert paramisp("unprocess", photos, "--dry-run")[0] == 1
 
 
+@pytest.mark.slow
 def test_on_exists(paramisp, photos):
     words = ("unprocess", photos, *QUIET)
     assert paramisp(*words)[0] == 0
@@ -248,6 +250,7 @@ def test_progress_on_a_terminal(photos, tmp_path, plain):
 # Options -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_options_of_unprocess(paramisp, photos):
     words = ("unprocess", photos / "a.jpg", *QUIET, "--on-exists", "overwrite")
     flags = ("--iso", "800", "--exposure-time", "1/50", "--f-number", "4", "--focal-length", "24", "--wb", "2,1,1.5")
@@ -438,6 +441,7 @@ def test_weights_list_when_there_are_none(paramisp):
     assert "parametric needs none" in err[0]
 
 
+@pytest.mark.slow
 def test_weights_import(paramisp, shared, tmp_path):
     source = shared / "parity" / "seed01_unprocess.ckpt"
     code, out, err = paramisp(

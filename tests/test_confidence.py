@@ -87,6 +87,7 @@ def bench(monkeypatch):
     return importlib.import_module("confidence_table")
 
 
+@pytest.mark.slow
 def test_the_fit_finds_the_causes_and_states_true_shares(bench):
     """Made-up errors whose scale is a known budget: a fit on six cameras states the shares of a seventh."""
     rng = np.random.default_rng(3)
@@ -187,6 +188,7 @@ def test_a_model_that_departs_from_the_formula_in_a_place_is_less_certain_there(
     assert doubted[:30] == pytest.approx(plain[:30], rel=0.05)
 
 
+@pytest.mark.slow
 def test_exposure_and_codes_change_no_confidence():
     pixels = shown(scene())
     made, width = measured(pixels)
@@ -332,6 +334,7 @@ def test_command_line(paramisp, make_jpeg, tmp_path):
         assert json.loads(file.pages[0].description)["scale_ev"] == record["scale_ev"]
 
 
+@pytest.mark.slow
 def test_a_folder_with_maps_beside_the_outputs(paramisp, make_jpeg, tmp_path):
     folder = tmp_path / "in"
     (folder / "deep").mkdir(parents=True)
@@ -430,6 +433,7 @@ def test_dry_run_writes_nothing(paramisp, make_jpeg, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]
 
 
+@pytest.mark.slow
 def test_to_stdout_with_a_file(paramisp, make_jpeg, tmp_path):
     import subprocess
     import sys

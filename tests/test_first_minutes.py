@@ -36,6 +36,7 @@ def shell(*words, **more):
 # Text from files -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["unprocess", "inspect"])
 def test_a_camera_name_of_any_length(paramisp, make_jpeg, tmp_path, command):
     """File names are made of it when weights are looked for, and none can be that long."""
@@ -364,8 +365,8 @@ def test_help(paramisp, monkeypatch):
         monkeypatch.setenv("COLUMNS", width)
         _, out, _ = paramisp("unprocess", "--help")
         assert 0.8 * longest < max(map(len, out)) <= longest
-    assert [line for line in out if line.endswith(":")][1:7] == [
-        "Files:", "Messages:", "Model and machine:", "Shot:", "Output:", "Options:",
+    assert [line for line in out if line.endswith(":")][1:8] == [
+        "Files:", "Messages:", "Model and machine:", "Shot:", "Output:", "Cluster:", "Options:",
     ]  # fmt: skip
     _, out, _ = paramisp("--help")
     commands = [line.split()[0] for line in out if line.startswith("  ") and not line.startswith("  -")]
@@ -385,6 +386,7 @@ def test_numbers_of_pixels(text, value):
 # Names of checkpoints ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_checkpoints_by_name(paramisp, photo, tmp_path):
     code, out, _ = paramisp("weights", "info", "generic")
     assert code == 0
@@ -449,6 +451,7 @@ def test_a_limit_of_pixels(paramisp, photo, make_tiff, tmp_path):
     assert paramisp("unprocess", photo, "-o", tmp_path / "y.dng", "--max-pixels", "3000")[0] == 7
 
 
+@pytest.mark.slow
 def test_isolated_rendering_is_the_same(paramisp, photo, tmp_path):
     assert paramisp("unprocess", photo, *KNOWN)[0] == 0
     for name, more in (("a.png", ()), ("b.png", ("--isolate",))):

@@ -150,6 +150,7 @@ def test_a_map_without_headroom_changes_nothing(tmp_path):
     assert linear.model == "gain-map"
 
 
+@pytest.mark.slow
 def test_a_network_renders_it_at_the_photos_brightness(make_phone, tmp_path):
     """Rendering the DNG with the weights gives about the picture, not one darker by the headroom."""
     path = make_phone(np.minimum(scene(), 4) / 2)

@@ -279,6 +279,7 @@ def test_params_refuse():
 # Paths ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_settings_take_strings(make_jpeg, tmp_path):
     raw = paramisp.unprocess(codes(), PARAMETRIC, camera=CAMERA)
     paramisp.write(raw, str(tmp_path / "like.dng"))

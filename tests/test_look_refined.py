@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from paramisp_cli import color, look, look_refined, look_table
 
@@ -27,6 +28,7 @@ def error(linear: np.ndarray, curve: np.ndarray, table: np.ndarray | None) -> fl
     return float(np.median(color.ciede2000(true, made)))
 
 
+@pytest.mark.slow
 def test_less_error_on_colours_of_another_draw() -> None:
     linear, other = deep_blue(12000, 1), deep_blue(4000, 2)
     assert (linear.min(1) < 0).mean() > 0.5
@@ -45,6 +47,7 @@ def test_less_error_on_colours_of_another_draw() -> None:
     assert np.abs(better[..., 0]).max() <= 60
 
 
+@pytest.mark.slow
 def test_a_table_that_fits_stays_good() -> None:
     """Where nothing is to gain, nothing is lost: the look is a table's own."""
     linear = np.random.default_rng(3).random((6000, 3)) ** 2
@@ -58,6 +61,7 @@ def test_a_table_that_fits_stays_good() -> None:
     assert np.quantile(off, 0.95) < 0.1
 
 
+@pytest.mark.slow
 def test_samples_without_weight_do_not_count() -> None:
     linear = deep_blue(8000, 4)
     true = shown(linear)

@@ -93,6 +93,7 @@ def chart() -> tuple[np.ndarray, RawImage]:
     return codes, RawImage((mosaic * 65535).astype(np.uint16), canonical)
 
 
+@pytest.mark.slow
 def test_a_matched_look_restores_colours(tmp_path: Path) -> None:
     """Read back from the DNG: with the table the colours are the picture's, with the curve alone they are not."""
     picture, raw = chart()

@@ -85,6 +85,7 @@ def test_it_is_the_model_of_torch(direction, size, tmp_path):
         assert np.abs(got - wanted).max() <= 2e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted({path.name for path in (WEIGHTS / "fast").glob("*.safetensors")}))
 def test_shipped_weights(name, tmp_path):
     """The weights that users get, with parameters as inputs and as constants."""

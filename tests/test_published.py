@@ -79,6 +79,7 @@ def test_every_truncation_of_the_old_container_is_refused_in_one_line(tmp_path):
             weights.load_model(tmp_path / "b.pth", "render")
 
 
+@pytest.mark.slow
 def test_damage_to_the_old_container_is_refused_in_one_line(tmp_path):
     """Any byte changed: an error in one line, or a checkpoint of no known architecture."""
     whole = bytearray(write(tmp_path / "a.pth", {"state_dict": {"x": torch.zeros(3)}}, legacy=True).read_bytes())
@@ -224,6 +225,7 @@ def test_one_file_for_both_directions(tmp_path, paramisp):
         weights.save(fresh("ciexyz"), tmp_path / "x.safetensors", camera="x", both=True)
 
 
+@pytest.mark.slow
 def test_two_results_do_not_fit_one_file(tmp_path, paramisp):
     path = write(tmp_path / "xyz.pth", state_of("ciexyz"), legacy=True)
     code, out, err = paramisp("weights", "import", path, "--camera", "generic", "-o", tmp_path / "x.safetensors")

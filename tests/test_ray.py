@@ -118,6 +118,7 @@ def test_a_head_that_does_not_answer(tmp_path, monkeypatch):
             pass
 
 
+@pytest.mark.slow
 def test_a_plain_batch_imports_no_ray():
     script = "import sys; import paramisp_cli.batch.on_ray, paramisp_cli.cli.app; print('ray' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -205,6 +206,7 @@ def test_a_file_that_was_there_before_is_no_result_of_a_lost_worker(photos, clus
     assert Path("raws/one.dng").read_bytes() == b"own"
 
 
+@pytest.mark.slow
 def test_the_command_with_a_page(photos, cluster, monkeypatch):
     """Reports, notices and thumbnails of workers are those of one machine."""
 

@@ -57,6 +57,7 @@ def test_strips_equal_the_whole(direction, size):
         torch.testing.assert_close(run(model, x, outputs, tile=tile), whole, atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow
 def test_strips_are_small():
     """However large the picture, a strip has about _STRIP_PIXELS pixels: memory does not grow with it."""
     asked = []

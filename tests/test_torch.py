@@ -43,6 +43,7 @@ def test_packed_planes_are_red_green_green_blue(cfa):
     torch.testing.assert_close(unpack(packed, cfa), mosaic, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TWENTY)
 @pytest.mark.parametrize("shot", ["poisson", "gaussian"])
 def test_variance_follows_the_model(name, shot):

@@ -336,6 +336,7 @@ def test_a_folder_in_patches(unprocess, run):
     assert "left out" not in rendered.stderr  # the records
 
 
+@pytest.mark.slow
 def test_folders_of_tiffs_are_sorted_out(unprocess, run):
     """A TIFF is rendered if it is an array, and unprocessed if it is a picture."""
     unprocess("photos", "-o", "set", "--format", "tif")
@@ -376,6 +377,7 @@ def test_patches_that_exist(unprocess, tmp_path):
     assert "photo-1_005.npz" in names("set")
 
 
+@pytest.mark.slow
 def test_patches_as_dng(unprocess):
     unprocess("photo.jpg", "-o", "set", "--patch", "32")
     raw = paramisp.read("set/photo_005.dng")

@@ -376,6 +376,7 @@ def rewritten(path, change):
     return path
 
 
+@pytest.mark.slow
 def test_bombs_and_absurd_sizes(tmp_path):
     path = checkpoint(tmp_path / "a.ckpt", published_state(network()))
     stored, deflated = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED

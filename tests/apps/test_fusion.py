@@ -37,6 +37,7 @@ def test_equals_stored_numbers_of_opencv(exponents):
     assert np.abs(own - expected).max() < 2e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(97, 131), (64, 64), (5, 9), (1, 7)])
 @pytest.mark.parametrize("exponents", [(1, 1, 1), (1, 1, 0), (0.5, 2, 1)])
 def test_equals_opencv(size, exponents):

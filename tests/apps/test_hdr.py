@@ -197,6 +197,7 @@ def test_ultra_hdr_refuses_nothing_and_too_much(tmp_path, make_jpeg):
         paramisp.hdr(tmp_path / "b.jpg", PARAMETRIC, kind="ultra-hdr")
 
 
+@pytest.mark.slow
 def test_the_maps_of_phones_give_highlights(tmp_path):
     """The light of a gain map shows in a dark exposure, where the picture alone is flat."""
     white = np.full((64, 64, 3), 255, np.uint8)
@@ -241,6 +242,7 @@ def shot(tmp_path, make_jpeg):
     return make_jpeg(tmp_path / "photo.jpg", photo(), exif=EXIF)
 
 
+@pytest.mark.slow
 def test_command(shot, paramisp, tmp_path):
     code, out, err = paramisp("hdr", shot, "--model", "parametric", "--keep-exposures", tmp_path / "kept")
     assert (code, out, err) == (0, [str(tmp_path / "photo-hdr.jpg")], [])

@@ -104,6 +104,7 @@ def test_weights_of_no_camera() -> None:
         looks.gather([], Settings(weights="generic"))
 
 
+@pytest.mark.slow
 def test_the_profile_of_a_brightened_dng_cancels_its_exposure(tmp_path: Path) -> None:
     """The fit begins at the sensor's exposure; a reader adds the file's own and the profile's."""
     raw = paramisp_lib.read(shot(tmp_path / "a.dng"))
@@ -261,6 +262,7 @@ def test_darktable_shows_the_style(ours: tuple[Path, np.ndarray, looks.Look], wo
     assert np.median(made) < 1
 
 
+@pytest.mark.slow
 def test_a_style_and_its_table_exist_both_or_neither(tmp_path: Path) -> None:
     gathered = looks.gather([shot(tmp_path / "a.dng")], KNOWN)
     for name in ("look.dtstyle", "look.xmp"):

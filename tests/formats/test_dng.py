@@ -625,6 +625,7 @@ def test_rawtherapee_opens_it(tmp_path: Path, options: WriteOptions) -> None:
     assert abs(height - 386) < 40  # it leaves out a border, and the crop where it reads it
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["Canon EOS RP", "Canon EOS R6", "Canon EOS 5D Mark IV", "Canon PowerShot G7 X"])
 def test_rawtherapee_takes_no_black_level_from_the_picture(tmp_path: Path, model: str) -> None:
     """It looks for masked pixels at the border of these cameras' files; ours have none, and came out black."""

@@ -144,6 +144,7 @@ def test_overlapping_values_cannot_fill_the_memory():
     assert sum(len(entry.data) for entry in block.ifd0.values()) < 500_000
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=400))
 def test_parse_survives_random_bytes(junk):
@@ -217,6 +218,7 @@ def test_both_readers_agree_on_every_real_block(shared):
     assert all(found[path] for path in found if path.parent.name == "jpegs")
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(st.integers(8, 700), st.integers(0, 255)), max_size=4), st.booleans())
 def test_both_readers_agree_on_mutated_blocks(changes, is_canon):

@@ -187,6 +187,7 @@ def test_without_the_package(tmp_path, monkeypatch):
         formats.read(tmp_path / "x.exr")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [None, "16"])
 def test_the_command_line(paramisp, make_jpeg, tmp_path, bits):
     """The EXR renders as the float .npy of the same photo, bit for bit, and folders tell arrays from pictures."""

@@ -217,6 +217,7 @@ def test_apples_auxiliary_picture(tmp_path, turn):
     assert gainmap.find(files.apple(PICTURE, CODES, headroom=4, aux="urn:mpeg:hevc:2015:auxid:2"), MOST) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_highlights_reach_the_dng(paramisp, tmp_path, kind):
     """The picture is grey in bars; where it is white, the map tells 0 to 2 EV of light above."""

@@ -47,6 +47,7 @@ def raw(make_jpeg, tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_the_same_image_of_our_own_dng(raw):
     image = formats.read(raw, isolate=True)
     assert isinstance(image, RawImage)
@@ -67,6 +68,7 @@ def test_the_same_image_of_every_real_file(real_raws):
         assert_same(formats.read(path, isolate=True), formats.read(path), path.name)
 
 
+@pytest.mark.slow
 def test_pictures(make_tiff, make_jpeg, tmp_path):
     """A TIFF may be a RAW file until it is read; a JPEG cannot, and takes no process."""
     for path in (make_tiff(tmp_path / "a.tif"), make_jpeg(tmp_path / "a.jpg")):
@@ -75,6 +77,7 @@ def test_pictures(make_tiff, make_jpeg, tmp_path):
         assert_same(image, formats.read(path))
 
 
+@pytest.mark.slow
 def test_errors_are_the_same(raw, tmp_path):
     data = raw.read_bytes()
     cut, none, empty = (tmp_path / name for name in ("cut.dng", "none.dng", "empty.dng"))
@@ -132,6 +135,7 @@ def test_a_sleeping_decoder_is_stopped(raw, decoder, monkeypatch):
         formats.read(raw, isolate=True)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no limit of memory without /proc")
 def test_a_decoder_gets_no_more_memory_than_files_need(raw, decoder):
     decoder("return bytearray(4 << 30)")

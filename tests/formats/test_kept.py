@@ -29,6 +29,7 @@ def same(raw: RawImage, back: RawImage) -> None:
 # --- round trips ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cfa", "orientation"),
     [
@@ -59,6 +60,7 @@ def check(raw: RawImage, back: RawImage, how: str) -> None:
         assert (np.abs(true - other) < sigma[true]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quality", [5, 50, 85, 100])
 @pytest.mark.parametrize("more", [{"subsampling": 0}, {"subsampling": 2}, {"progressive": True}], ids=str)
 def test_any_jpeg(quality: int, more: dict[str, object]) -> None:
@@ -90,6 +92,7 @@ def test_extreme_samples(mosaic: np.ndarray, how: str) -> None:
     check(raw, kept.restore(kept.keep(jpeg_of(pixels), raw, how)), how)
 
 
+@pytest.mark.slow
 def test_sparse_values_are_listed() -> None:
     """A camera that uses every 8th value costs three bits less."""
     dense, pixels = shot(256, 256)

@@ -101,6 +101,7 @@ def test_other_trailers_stay(carrier: tuple[RawImage, bytes, bytes]) -> None:
         assert container.plain(file) == jpeg + jpeg
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tool", ["exiftool", "Pillow", "piexif"])
 def test_edited_metadata(carrier: tuple[RawImage, bytes, bytes], tmp_path: Path, tool: str) -> None:
     """The RAW survives new EXIF; saving the picture again loses it, and its comment tells so."""
@@ -199,6 +200,7 @@ def test_hostile_sections(carrier: tuple[RawImage, bytes, bytes]) -> None:
                     kept.restore(signed(jpeg, trailer.record, bytes(body)))
 
 
+@pytest.mark.slow
 def test_a_bomb_in_the_record(carrier: tuple[RawImage, bytes, bytes]) -> None:
     import zlib
 
@@ -292,6 +294,7 @@ def written(path: Path, how: str = "lossless", **more: object) -> RawImage:
     return raw
 
 
+@pytest.mark.slow
 def test_unprocess_gives_it_back(tmp_path: Path) -> None:
     raw = written(tmp_path / "shot.jpg")
     back = paramisp.unprocess(tmp_path / "shot.jpg")

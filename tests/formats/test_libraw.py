@@ -250,6 +250,7 @@ def upright_size(raw: RawImage) -> tuple[int, int]:
     return raw.size if raw.orientation < 5 else raw.size[::-1]
 
 
+@pytest.mark.slow
 def test_gopro(shared):
     """Mirrored in the file (Orientation 2), upright in the camera's JPEG; DATA.md tells how the two are aligned."""
     for name in ("GOPR8508", "GOPR8513"):

@@ -77,6 +77,7 @@ def test_it_reads_back(tmp_path: Path, size: tuple[int, int], compression: str) 
     assert not {33421, 33422, 50710, 50711, 50733} & set(tags)
 
 
+@pytest.mark.slow
 def test_other_programs_open_it(tmp_path: Path) -> None:
     path = tmp_path / "a.dng"
     raw = RawImage.of_linear(light(258, 386), canonical(), crop=Crop(2, 4, 251, 379))
@@ -236,6 +237,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
             RawImage.of_linear(np.zeros(shape, np.uint16), raw.canonical)
 
 
+@pytest.mark.slow
 def test_the_command_line(tmp_path: Path, make_jpeg: Callable[..., Path]) -> None:
     source, program = make_jpeg(tmp_path / "a.jpg", picture().pixels), CliRunner()
     done = program.invoke(app, ["unprocess", str(source), "--linear", "--model", "parametric", "--verify", "--json"])

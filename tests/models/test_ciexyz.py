@@ -150,6 +150,7 @@ def test_dropout_follows_the_generator():
     assert not torch.equal(draws[0], draws[2])
 
 
+@pytest.mark.slow
 def test_losses_of_its_own():
     models = {each: fresh(each) for each in ISP_DIRECTIONS}
     raw, srgb = torch.rand(2, 1, 32, 48), torch.rand(2, 3, 32, 48)

@@ -84,6 +84,7 @@ def test_gradients_flow_and_inference_agrees(kind, direction):
         torch.testing.assert_close(model(x.detach(), params()), y.detach(), atol=2e-5, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "direction"), CASES, ids=IDS)
 def test_config_builds_it_again(kind, direction, tmp_path):
     model = build(kind, direction)
@@ -109,6 +110,7 @@ def test_says_what_it_is(kind, direction):
     assert moved.cfa == "RGGB"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "stage"), STAGES, ids=lambda value: getattr(value, "name", value))
 @pytest.mark.parametrize("cfa", CFA_PATTERNS)
 def test_a_stage_is_linear_srgb_of_any_size(kind, stage, cfa):

@@ -115,6 +115,7 @@ def test_packing_sorts_the_sites(cfa: str) -> None:
     assert torch.equal(three(four(x.expand(1, 3, 4, 4))), x.expand(1, 3, 4, 4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cfa", CFA_PATTERNS)
 @pytest.mark.parametrize("size", [(2, 2), (30, 46), (66, 130), (194, 98), (258, 322)])
 @pytest.mark.parametrize("view", [32, 1024])

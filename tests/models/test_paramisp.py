@@ -193,6 +193,7 @@ def test_ablations_run_both_ways(config, direction, tmp_path):
         torch.testing.assert_close(again(x, params), plain, atol=2e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_without_a_parameter_its_value_does_not_matter():
     model, x = network(without=["iso"]), torch.rand(1, 3, 88, 88)
     with torch.no_grad():
@@ -293,6 +294,7 @@ def test_a_plan_with_a_store_needs_one():
         network().stream(lambda *_: None, lambda *_: None, (88, 88), shot(), plan="disk")
 
 
+@pytest.mark.slow
 def test_a_store_holds_as_much_as_it_says(monkeypatch):
     asked = []
 

@@ -146,6 +146,7 @@ def test_a_moving_edge_has_no_comb(tmp_path):
     assert slope.min() > 0.6 * slope.max() > 0
 
 
+@pytest.mark.slow
 def test_a_second_run_makes_the_same_bytes_and_only_what_is_missing(tmp_path):
     clip = folder(tmp_path / "clip", [texture(number) for number in range(12)])
     lines = made([clip], tmp_path / "set", noise=True, saturation=(0.25, 1.75))

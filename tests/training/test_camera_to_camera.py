@@ -165,6 +165,7 @@ def test_twice_the_light_gives_twice_the_values() -> None:
         assert not torch.allclose(once, with_base()(x, params(np.array([0.5, 1, 0.6]))), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_tiles_have_no_seams() -> None:
     model = shaken()
     x = torch.rand(1, 1, 320, 336, generator=torch.Generator().manual_seed(0))

@@ -114,6 +114,7 @@ def test_the_file_has_both_generators_and_no_discriminator(data: shots.DataSet, 
         transfer.load(path, replace(data.series, b="Nikon D850"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", [PAIRED, UNPAIRED], ids=["paired", "unpaired"])
 def test_every_part_learns(data: shots.DataSet, tmp_path: Path, schedule: cstpp.Schedule) -> None:
     trainer = cstpp.Trainer(data, tmp_path, schedule, torch.device("cpu"))

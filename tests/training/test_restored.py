@@ -99,6 +99,7 @@ def test_light_of_a_wrong_shape_is_damage(lit: Path, tmp_path: Path) -> None:
         assert len(str(caught.value).splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_mosaic_without_noise_is_that_of_the_light(panorama: Path, tmp_path: Path, monkeypatch) -> None:
     """On every site and to the rounding of the codes, in clipped highlights too: a lamp is in the room."""
     sensed = camera.sensed

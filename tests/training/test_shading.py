@@ -38,6 +38,7 @@ def shot(coefficients: list[list[float]] | None, seed: int, cfa: str = "RGGB") -
     return data.LoadedPair(pair, codes, (rgb * 255).round().astype(np.uint8))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2])
 def test_shading_is_measured(count: int) -> None:
     found = shading.measure([shot(TRUE, seed) for seed in range(count)])

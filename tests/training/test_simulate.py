@@ -132,6 +132,7 @@ def test_panorama_enlarged_by_interpolation_is_made_small_again(tmp_path: Path) 
         assert scenes.load(path).radiance.shape[2] == width + 2
 
 
+@pytest.mark.slow
 def test_view_looks_where_it_should(tmp_path: Path) -> None:
     """A panorama of its own angles: the middle of a view halves it, and from edge to edge it is the lens's angle."""
     height, width = 256, 512
