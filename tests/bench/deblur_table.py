@@ -174,7 +174,9 @@ def main():
                 made[isp_name] = deblur.deblur(image, settings, choices).image.pixels
                 pictures.add(f"JPEG deblurred by way of RAW, {isp_name}", column, made[isp_name] / 255, wanted)
             if high == 0:
-                lost.append((psnr(made["generic"] / 255, jpeg / 255), psnr(made["parametric"] / 255, jpeg / 255)))
+                results = [made[name] / 255 for name in ("generic", "parametric")]
+                results += [sharpened(model, jpeg)] if model is not None else []
+                lost.append([psnr(result, jpeg / 255) for result in results])
             if model is not None:
                 pictures.add(f"network on sRGB of a {CAMERA}", column, sharpened(model, jpeg), wanted)
                 home = shaken.take(scene, shots.pick_cameras([CAMERA])[0], _SIZE, shot.length, rng, tries=8)
@@ -196,7 +198,9 @@ def main():
             print("\n".join(table.lines(columns)), end="\n\n")
     print(f"{own.views} views a length; {100 * np.mean(clipped):.1f} % of the sites are clipped")
     means = np.mean(lost, 0)
-    print(f"0 px: the JPEG's result against the JPEG itself: generic {means[0]:.1f} dB, parametric {means[1]:.1f} dB")
+    names = ("generic", "parametric", "network on sRGB")
+    told = ", ".join(f"{name} {mean:.1f} dB" for name, mean in zip(names, means, strict=False))
+    print(f"0 px: the JPEG's result against the JPEG itself: {told}")
 
 
 def raw_rows(table, column, shot, choices):
