@@ -179,6 +179,23 @@ def test_gradients_reach_the_pixels_and_not_the_weights():
     assert torch.isfinite(batch.grad).all()
 
 
+def test_poisson_noise_does_not_depend_on_the_threads():
+    """A batch of several blocks has the same noise with one thread and with two, and another noise in each block."""
+    shots = Shots.cat([Shots.of("Nikon D90", iso=1600)] * 2)
+    clean, made, before = torch.full((2, 1, 400, 400), 0.2), [], torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            made.append(AddNoise(read=False, quantise=False)(clean, shots, torch.Generator().manual_seed(3)))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(made[0].noisy, made[1].noisy)
+    assert not torch.equal(made[0].noisy[0], made[0].noisy[1])
+    difference = made[0].noisy - clean
+    assert float(difference.mean()) == pytest.approx(0, abs=2e-4)
+    assert float(difference.var() / made[0].variance.mean()) == pytest.approx(1, abs=0.02)
+
+
 @pytest.mark.parametrize("layout", ["packed", "mosaic"])
 def test_the_same_seed_gives_the_same_bytes(layout):
     make = Synthesize("parametric", layout, iso=(100, 6400), exposure=(-3, 0), headroom=(0, 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import torch
@@ -12,7 +13,10 @@ from torch import Tensor, nn
 
 from paramisp_cli.errors import ConfigError
 from paramisp_cli.torch.layouts import CHANNELS, pack, planes, unpack
-from paramisp_cli.torch.shots import Shots, matching
+from paramisp_cli.torch.shots import Shots, matching, untraced
+
+_BLOCK = 1 << 17
+"""Poisson numbers that one thread draws at a time."""
 
 
 class Noisy(NamedTuple):
@@ -79,7 +83,7 @@ class AddNoise(nn.Module):
         own = 1.0 if share is None else (1 - share).clamp(min=0)
         variance = scale * light + offset
         if self.shot == "poisson":
-            noise = (scale * torch.poisson(light / scale, generator=generator) - light) * own**0.5
+            noise = (scale * _poisson(light / scale, generator) - light) * own**0.5
             noise += (offset * own).sqrt() * self._normal(raw.shape, raw, generator)
         else:
             noise = (variance * own).sqrt() * self._normal(raw.shape, raw, generator)
@@ -128,3 +132,21 @@ class AddNoise(nn.Module):
         found = F.avg_pool2d(rough.square() / 4, 4) / (scale * F.avg_pool2d(inside, 8).clamp(min=0) + offset + 1e-12)
         share = torch.quantile(found.flatten(2), 0.25, dim=2)[..., None, None] / 0.745
         return unpack(share, shots.cfa).repeat(1, 1, *(size // 2 for size in raw.shape[2:])) if mosaic else share
+
+
+@untraced
+def _poisson(rates: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Draw Poisson numbers. On a CPU each block has a seed of its own: the numbers do not depend on the threads."""
+    if rates.device.type != "cpu" or rates.numel() <= _BLOCK:
+        return torch.poisson(rates, generator=generator)
+    blocks = torch.split(rates.reshape(-1), _BLOCK)
+    seeds = torch.randint(2**62, (len(blocks),), generator=generator).tolist()
+
+    def draw(block: Tensor, seed: int) -> Tensor:
+        return torch.poisson(block, generator=torch.Generator().manual_seed(seed))
+
+    threads = min(torch.get_num_threads(), len(blocks))
+    if threads == 1:
+        return torch.cat(list(map(draw, blocks, seeds))).view_as(rates)
+    with ThreadPoolExecutor(threads) as pool:  # PyTorch draws with one thread, and without Python's lock
+        return torch.cat(list(pool.map(draw, blocks, seeds))).view_as(rates)
