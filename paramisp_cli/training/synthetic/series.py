@@ -19,7 +19,7 @@ KINDS = ("tar", "npy", "hdf5")
 DTYPES = ("uint16", "float32")
 BLACK, WHITE = 4096, 65535
 """Codes of black and white of uint16 arrays: noise falls below black."""
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
