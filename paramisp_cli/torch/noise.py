@@ -16,7 +16,7 @@ from paramisp_cli.torch.layouts import CHANNELS, pack, planes, unpack
 from paramisp_cli.torch.shots import Shots, matching, untraced
 
 _BLOCK = 1 << 17
-"""Poisson numbers that one thread draws at a time."""
+"""Poisson numbers that a thread draws at a time."""
 
 
 class Noisy(NamedTuple):
@@ -29,7 +29,7 @@ class Noisy(NamedTuple):
 class AddNoise(nn.Module):
     """Add a camera's noise to a clean RAW, mosaic or packed, in [0, 1].
 
-    shot       "poisson": whole electrons; "gaussian": the normal distribution of the same variance, ten times as fast
+    shot       "poisson": whole electrons; "gaussian": the normal distribution of the same variance, three times as fast
     read       whether to add read noise
     row        noise common to each row of the mosaic, in units of the read noise's standard deviation
     quantise   whether to round to the camera's raw units
