@@ -163,12 +163,11 @@ def _fill(file: IO[bytes], samples: np.ndarray) -> None:
 # --- .npz -------------------------------------------------------------------------------------------------------------
 
 _ZIP_ERRORS = (
-    zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, OverflowError, RuntimeError,
-    ValueError,
+    zipfile.BadZipFile, zlib.error, struct.error, EOFError, OverflowError, RuntimeError, ValueError,
 )  # fmt: skip
 """Errors of zipfile for damaged archives, beside OSErrors for offsets that do not exist.
 
-It raises NotImplementedError for a compression that it does not know.
+A compression that it does not know is a RuntimeError.
 """
 _NUMBERS = ("black_level", "white_level", "as_shot_neutral", "wb_gains", "color_matrix")
 

@@ -103,7 +103,7 @@ FORMAT = Format(
 
 
 def parts(image: Output, options: WriteOptions) -> tuple[np.ndarray, dict[str, Any]]:
-    """Return the samples, float32 or float16, and the record of a RAW; FormatError for whole numbers."""
+    """Return the samples of a RAW, float32 or float16, and its record. Raises FormatError for integers."""
     if not isinstance(image, RawImage):
         raise FormatError("only a RAW image can be written as an array")
     layout = array_record.layout_of(image, options.layout)

@@ -300,8 +300,8 @@ LIES = {
 
 @pytest.mark.parametrize("name", LIES)
 def test_a_map_that_lies_costs_one_line(name):
-    make, said = LIES[name]
-    with pytest.raises(FormatError, match=re.escape(said)) as error:
+    make, message = LIES[name]
+    with pytest.raises(FormatError, match=re.escape(message)) as error:
         gainmap.find(make(), MOST)
     assert "\n" not in str(error.value)
 
@@ -326,8 +326,8 @@ BOXES = {
 
 @pytest.mark.parametrize("name", BOXES)
 def test_boxes_that_lie(name):
-    make, said = BOXES[name]
-    with pytest.raises(FormatError, match=re.escape(said)):
+    make, message = BOXES[name]
+    with pytest.raises(FormatError, match=re.escape(message)):
         items.parse(make())
 
 

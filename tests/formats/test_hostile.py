@@ -259,10 +259,14 @@ def test_colours_that_an_avif_names_by_number(tmp_path):
     data = encoded("AVIF")
     at = data.index(b"colrnclx") + 8
     path = tmp_path / "a.avif"
-    for primaries, transfer, said in ((1, 13, None), (12, 16, "Display P3, PQ (HDR)"), (9, 18, "Rec. 2020, HLG (HDR)")):
+    for primaries, transfer, space in (
+        (1, 13, None),
+        (12, 16, "Display P3, PQ (HDR)"),
+        (9, 18, "Rec. 2020, HLG (HDR)"),
+    ):
         path.write_bytes(data[:at] + struct.pack(">HH", primaries, transfer) + data[at + 4 :])
         notes = formats.read(path).notes
-        assert notes == (() if said is None else (f"its colours are {said}, which paramisp does not convert; "
+        assert notes == (() if space is None else (f"its colours are {space}, which paramisp does not convert; "
                                                   "the pixels count as sRGB",))  # fmt: skip
     path.write_bytes(data[:at] + struct.pack(">HH", 12, 13) + data[at + 4 :])
     assert str(formats.read(path).notes[0]).startswith("converted from Display P3 to sRGB")
