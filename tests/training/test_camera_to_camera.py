@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -240,10 +239,12 @@ def spectral_facts() -> cameras.CameraFacts:
 
 
 @pytest.mark.slow
-def test_the_commands(dataset: Path, tmp_path: Path) -> None:
+def test_the_commands(dataset: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    program = request.getfixturevalue("paramisp")
+
     def run(*words: object) -> subprocess.CompletedProcess[str]:
-        line = [sys.executable, "-m", "paramisp_cli", *map(str, words)]
-        return subprocess.run(line, capture_output=True, text=True, check=False)
+        code, out, err = program(*words)
+        return subprocess.CompletedProcess(words, code, "\n".join(out), "\n".join(err))
 
     for number in range(4):
         panorama(tmp_path / f"scene{number}.hdr", number)
