@@ -368,7 +368,8 @@ class Runner:
         """
         model, device, geometry = self.model, self.device, self.model.geometry
         lower = self.dtype != torch.float32
-        params = model.surveyed(lambda first, end: source(first, end).to(device), size, params)
+        with torch.inference_mode():  # gradients would hold the features of the whole picture
+            params = model.surveyed(lambda first, end: source(first, end).to(device), size, params)
         padded_source = reflecting(source, size, (geometry.padded(size[0]), geometry.padded(size[1])))
         down, across = (
             spans(side, length, geometry.multiple, geometry.halo, geometry.smallest)

@@ -257,3 +257,19 @@ def test_a_replaced_checkpoint_is_loaded_anew(tmp_path):
         assert all(torch.equal(a, b) for a, b in zip(model.parameters(), saved.parameters(), strict=True))
     with pytest.raises(WeightsError, match="has direction render, unprocess is needed"):
         runner.load(path, Direction.UNPROCESS, CPU)
+
+
+class Surveying(Parametric):
+    """A model that notes whether a survey of the picture would hold its features for gradients."""
+
+    gradients = True
+
+    def surveyed(self, source, size, params):
+        self.gradients = torch.is_grad_enabled()
+        return params
+
+
+def test_a_survey_holds_no_features():
+    model = Surveying(Direction.UNPROCESS)
+    run(model, torch.rand(1, 3, 64, 64), 1)
+    assert not model.gradients
