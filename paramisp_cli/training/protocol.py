@@ -8,6 +8,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -230,13 +231,19 @@ def measure(trainer: Trainer, pairs: Sequence[LoadedPair]) -> dict[Direction, li
 
     Networks of both directions get, behind their own scores, those of the pictures unprocessed and rendered again.
     """
-    predictors = {each: network(trainer.averaged(each), trainer.device) for each in trainer.models}
-    scores = {each: [score(item, each, "this", predict) for item in pairs] for each, predict in predictors.items()}
-    if len(predictors) > 1:
-        trip = there_and_back(*(predictors[direction] for direction in ISP_DIRECTIONS))
-        trips = [replace(score(item, Direction.RENDER, "this", trip), direction="there and back") for item in pairs]
-        scores = {direction: [*own, *trips] for direction, own in scores.items()}
-    return scores
+    # There and back begins with the RAW that was just scored.
+    predictors = {
+        each: lru_cache(maxsize=1)(network(trainer.averaged(each), trainer.device)) for each in trainer.models
+    }
+    trip = there_and_back(*(predictors[each] for each in ISP_DIRECTIONS)) if len(predictors) > 1 else None
+    scores: dict[Direction, list[Score]] = {each: [] for each in predictors}
+    trips = []
+    for item in pairs:
+        for direction, predict in predictors.items():
+            scores[direction].append(score(item, direction, "this", predict))
+        if trip is not None:
+            trips.append(replace(score(item, Direction.RENDER, "this", trip), direction="there and back"))
+    return {direction: [*own, *trips] for direction, own in scores.items()}
 
 
 def write_weights(
