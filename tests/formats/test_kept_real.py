@@ -34,7 +34,7 @@ RAWS = [
 needs_raws = pytest.mark.skipif(not RAWS, reason=f"no RAW files in {SHARED} or $PARAMISP_SAMPLES")
 
 
-LOSSLESS, NEAR = 512, 768
+LOSSLESS, NEAR = 512, 1024
 """Sides of the middle of each RAW that is carried: whole files take minutes (tests/bench/bench_kept_raw.py)."""
 
 
