@@ -388,8 +388,8 @@ as in its paper. The order behind it is another one. On the photograph, sRGB →
 CIE XYZ Net and InvISP; RAW → sRGB, InvISP leads CIE XYZ Net, as in the paper. On the simulated shots CIE XYZ Net is
 second in both directions, and CycleISP and InvISP stay below a fitted gain for sRGB → RAW. `fast` leads everywhere,
 because it sees ten times the steps in the same time. All rows but those of `fast` and CameraNet are undertrained: the
-order tells who learns fast, and not who would win at the end. One network of both directions needs the JPEG of its own
-rendering: for the camera's JPEG InvISP's falls to 15.4 dB.
+order tells which network learns fast, and not which would win at the end. InvISP's network of both directions learned
+from JPEGs that it had rendered itself; from the camera's JPEG it reaches 15.4 dB.
 
 The recipe `peer-fast` has the common loss alone. With its default recipe, `fast` reached 33.86 dB on RAW → sRGB in
 three minutes and 36.38 dB in nine.
