@@ -5,6 +5,7 @@ import os
 import pickle
 import signal
 import struct
+import subprocess
 import sys
 import zlib
 from pathlib import Path
@@ -179,3 +180,14 @@ def paramisp(capfd, monkeypatch):
     yield run
     signal.signal(signal.SIGTERM, term)
     logging.getLogger().handlers[:] = handlers
+
+
+@pytest.fixture
+def completed(paramisp):
+    """completed(*words) runs the command line in this process, which has torch already → a CompletedProcess of text."""
+
+    def run(*words):
+        code, out, err = paramisp(*words)
+        return subprocess.CompletedProcess(words, code, "\n".join(out), "\n".join(err))
+
+    return run

@@ -231,11 +231,11 @@ def measure(trainer: Trainer, pairs: Sequence[LoadedPair]) -> dict[Direction, li
 
     Networks of both directions get, behind their own scores, those of the pictures unprocessed and rendered again.
     """
-    # There and back begins with the RAW that was just scored.
-    predictors = {
-        each: lru_cache(maxsize=1)(network(trainer.averaged(each), trainer.device)) for each in trainer.models
-    }
-    trip = there_and_back(*(predictors[each] for each in ISP_DIRECTIONS)) if len(predictors) > 1 else None
+    predictors = {each: network(trainer.averaged(each), trainer.device) for each in trainer.models}
+    trip = None
+    if len(predictors) > 1:  # there and back begins with the RAW that was just scored
+        predictors[Direction.UNPROCESS] = lru_cache(maxsize=1)(predictors[Direction.UNPROCESS])
+        trip = there_and_back(*(predictors[each] for each in ISP_DIRECTIONS))
     scores: dict[Direction, list[Score]] = {each: [] for each in predictors}
     trips = []
     for item in pairs:

@@ -45,7 +45,7 @@ def mosaic(height: int, width: int, n: int = 1) -> torch.Tensor:
 
 
 def of_one_domain(net: nn.Module) -> int:
-    """Count the parameters that one generator uses. Both share most of them."""
+    """Count the parameters of one generator: those that both share, and its half of the normalisations."""
     norms = sum(p.numel() for m in net.modules() if isinstance(m, DomainNorm) for p in m.parameters())
     return sum(p.numel() for p in net.parameters()) - norms // 2
 

@@ -40,13 +40,13 @@ def run(*words: object, code: int = 0) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def here(paramisp) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Return ``run`` in this process: a process of its own would load torch for each command."""
+def here(completed) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Return ``run`` in this process."""
 
     def run(*words: object, code: int = 0) -> subprocess.CompletedProcess[str]:
-        found, out, err = paramisp(*words)
-        done = subprocess.CompletedProcess(words, found, "\n".join(out), "\n".join(err))
-        assert found == code, done
+        done: subprocess.CompletedProcess[str] = completed(*words)
+        assert done.returncode == code, done
+        assert "Traceback" not in done.stderr
         return done
 
     return run
@@ -169,7 +169,7 @@ def test_interrupted_and_resumed(dataset: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "message"),
     [
         (("pairs", "missing", "-o", "out"), 5, "no such file or folder"),
         (("train", "missing", "--direction", "unprocess", "-o", "out"), 5, "no data set"),
@@ -192,13 +192,12 @@ def test_mistakes_are_one_line(
     dataset: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    paramisp,
+    here,
     words: tuple[str, ...],
     code: int,
-    said: str,
+    message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    found, _, lines = paramisp(*(dataset if word == "DATASET" else word for word in words))
-    assert found == code
-    assert len(lines) == 1
-    assert said in lines[0]
+    done = here(*(dataset if word == "DATASET" else word for word in words), code=code)
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
