@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -194,28 +195,38 @@ def test_the_jpeg_comes_out_of_the_dng_as_it_went_in(converted: dict[str, Conver
 
 # ---- other readers: upright, of the right size, of the right colours ------------------------------------------------
 
-Reader = Callable[[Path, Path], np.ndarray]
-"""(DNG, folder to work in) → (H, W, 3) linear sRGB in [0, 1], upright, as that program develops it."""
+
+class Developed(NamedTuple):
+    """A program's picture: codes (H, W, 3) uint16, upright, and linear sRGB (65536,) in [0, 1] of each code."""
+
+    codes: np.ndarray
+    light: np.ndarray
 
 
-def dcraw(dng: Path, folder: Path) -> np.ndarray:
+Reader = Callable[[Path, Path], Developed]
+"""(DNG, folder to work in) → the picture as that program develops it."""
+
+LINEAR = np.arange(65536) / 65535
+
+
+def dcraw(dng: Path, folder: Path) -> Developed:
     done = subprocess.run([need("dcraw"), "-w", "-o", "1", "-4", "-T", "-c", dng], capture_output=True, check=True)
-    return tifffile.imread(io.BytesIO(done.stdout)) / 65535
+    return Developed(tifffile.imread(io.BytesIO(done.stdout)), LINEAR)
 
 
-def darktable(dng: Path, folder: Path) -> np.ndarray:
+def darktable(dng: Path, folder: Path) -> Developed:
     out = folder / f"{dng.stem}.darktable.tif"
     core = ["--configdir", folder / "darktable", "--library", ":memory:", "--conf", "plugins/darkroom/workflow=none"]
     bits = ["--conf", "plugins/imageio/format/tiff/bpp=16"]
     run(need("darktable-cli"), dng, out, "--icc-type", "LIN_REC709", "--core", *core, *bits)
-    return tifffile.imread(out) / 65535
+    return Developed(tifffile.imread(out), LINEAR)
 
 
-def rawtherapee(dng: Path, folder: Path) -> np.ndarray:
+def rawtherapee(dng: Path, folder: Path) -> Developed:
     out, profile = folder / f"{dng.stem}.rawtherapee.tif", folder / "neutral.pp3"
     profile.write_text("[Version]\nAppVersion=5.9\nVersion=349\n\n[RAW Bayer]\nBorder=0\n")  # by default it cuts 4 px
     run(need("rawtherapee-cli"), "-Y", "-t", "-b16", "-o", out, "-p", profile, "-c", dng)
-    return color.srgb_decode(tifffile.imread(out) / 65535)
+    return Developed(tifffile.imread(out), color.srgb_decode(LINEAR))
 
 
 def with_tone(linear: np.ndarray) -> np.ndarray:
@@ -228,15 +239,16 @@ def coarse(picture: np.ndarray, cells: int = 24) -> np.ndarray:
     """(cells, cells, 3) means."""
     height, width = picture.shape[0] // cells, picture.shape[1] // cells
     cut = picture[: cells * height, : cells * width]
-    return cut.reshape(cells, height, cells, width, 3).mean((1, 3))
+    return cut.reshape(cells, height, cells, width, 3).mean((1, 3), dtype=np.float64)
 
 
-def differences(developed: np.ndarray, upright: np.ndarray) -> np.ndarray:
+def differences(developed: Developed, upright: np.ndarray) -> np.ndarray:
     """Absolute differences of the means of 24×24 cells, in codes of 8 bits."""
-    return np.abs(coarse(with_tone(developed)) * 255 - coarse(upright.astype(np.float64)))
+    shown = (255 * with_tone(developed.light)).astype(np.float32)[developed.codes]
+    return np.abs(coarse(shown) - coarse(upright))
 
 
-def same_colours(developed: np.ndarray, upright: np.ndarray) -> bool:
+def same_colours(developed: Developed, upright: np.ndarray) -> bool:
     """Mean within 1 code, 98 % of the cells within 4."""
     off = differences(developed, upright)
     return bool(off.mean() < MEAN_TOLERANCE and np.percentile(off, 98) < CELL_TOLERANCE)
@@ -289,7 +301,7 @@ def test_others_show_the_photo(moderate: dict[str, Converted], tmp_path: Path, r
 
 def _shows_the_photo(reader: Reader, one: Converted, folder: Path) -> None:
     developed, upright = reader(one.dng, folder), one.upright
-    assert developed.shape == upright.shape
+    assert developed.codes.shape == upright.shape
     off = differences(developed, upright)
     print(f"{reader.__name__} {one.source.stem}: mean {off.mean():.2f}, 98 % {np.percentile(off, 98):.2f} codes")
     assert same_colours(developed, upright)
@@ -366,7 +378,7 @@ def test_wrong_orientation_is_noticed(converted: dict[str, Converted], tmp_path:
     assert one.raw.orientation == 6
     paramisp.write(replace(one.raw, orientation=orientation), tmp_path / "wrong.dng")
     developed = dcraw(tmp_path / "wrong.dng", tmp_path)
-    assert developed.shape != one.upright.shape or not same_colours(developed, one.upright)
+    assert developed.codes.shape != one.upright.shape or not same_colours(developed, one.upright)
 
 
 # ---- and back ------------------------------------------------------------------------------------------------------

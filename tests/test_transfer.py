@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -425,26 +424,20 @@ def test_real_raws(real_raws) -> None:
         assert (delta > 3).mean() < 0.02, path.name
 
 
-def command(*words: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "paramisp_cli", *map(str, words)], capture_output=True, text=True, check=False
-    )
-
-
 @pytest.mark.slow
-def test_the_command(tmp_path: Path) -> None:
+def test_the_command(tmp_path: Path, completed) -> None:
     (tmp_path / "raws" / "sub").mkdir(parents=True)
     for name in ("raws/one.dng", "raws/sub/two.dng"):
         paramisp.write(flat(colours()), tmp_path / name)
     (tmp_path / "raws" / "bad.dng").write_bytes(b"II*\0no")
-    done = command("transfer", tmp_path / "raws", "-r", "--to", "nikon d850", "--json")
+    done = completed("transfer", tmp_path / "raws", "-r", "--to", "nikon d850", "--json")
     assert done.returncode == 1
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [line["status"] for line in lines] == ["failed", "done", "done"]
     assert lines[1]["to"] == B
     assert (tmp_path / "raws" / "sub" / "two-nikon-d850.dng").exists()
-    again = command("transfer", tmp_path / "raws" / "one.dng", "--to", tmp_path / "raws" / "one-nikon-d850.dng", "-o",
-                    tmp_path / "x.dng")  # fmt: skip
+    one = tmp_path / "raws" / "one.dng"
+    again = completed("transfer", one, "--to", one.with_name("one-nikon-d850.dng"), "-o", tmp_path / "x.dng")
     assert again.returncode == 0, again.stderr  # a file that holds A's camera: to itself
     assert np.array_equal(paramisp.read(tmp_path / "x.dng").mosaic, flat(colours()).mosaic)
 
@@ -466,14 +459,14 @@ def test_the_command(tmp_path: Path) -> None:
     ],
     ids=str,
 )  # fmt: skip
-def test_bad_input(tmp_path: Path, make_png, words: tuple[str, ...], code: int, text: str) -> None:
+def test_bad_input(
+    tmp_path: Path, make_png, monkeypatch, completed, words: tuple[str, ...], code: int, text: str
+) -> None:
     make_png(tmp_path / "photo.png")
     paramisp.write(flat(colours()), tmp_path / "shot.dng")
-    environment = {**os.environ, "PARAMISP_WEIGHTS": ""}
-    done = subprocess.run(
-        [sys.executable, "-m", "paramisp_cli", "transfer", *words], cwd=tmp_path, env=environment, capture_output=True,
-        text=True, check=False,
-    )  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PARAMISP_WEIGHTS", "")
+    done = completed("transfer", *words)
     assert done.returncode == code, done.stderr
     assert text in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

@@ -338,55 +338,43 @@ def test_only_a_jpeg_of_a_raw(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-Runs = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture
-def program(tmp_path: Path) -> Runs:
-    import sys
-
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "paramisp_cli", *words], cwd=tmp_path, capture_output=True, text=True, check=False
-        )
-
-    return run
-
-
 @pytest.mark.slow
-def test_the_program(tmp_path: Path, program: Runs) -> None:
+def test_the_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, completed: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    monkeypatch.chdir(tmp_path)
     raw, _ = shot(orientation=6)
     paramisp.write(raw, tmp_path / "shot.dng")
-    done = program("render", "shot.dng", "--keep-raw", "lossless", "--model", "parametric")
+    done = completed("render", "shot.dng", "--keep-raw", "lossless", "--model", "parametric")
     assert done.returncode == 0, done.stderr
     jpeg = (tmp_path / "shot.jpg").read_bytes()
 
-    shown = program("inspect", "shot.jpg")
+    shown = completed("inspect", "shot.jpg")
     assert "lossless" in shown.stdout
     assert "exact" in shown.stdout
-    assert program("unprocess", "shot.jpg", "-o", "back.dng").returncode == 0
+    assert completed("unprocess", "shot.jpg", "-o", "back.dng").returncode == 0
     back = paramisp.read(tmp_path / "back.dng")
     assert isinstance(back, RawImage)
     np.testing.assert_array_equal(back.mosaic, raw.mosaic)
     assert back.orientation == 6
 
     (tmp_path / "cut.jpg").write_bytes(jpeg[:-100])
-    done = program("unprocess", "cut.jpg")
+    done = completed("unprocess", "cut.jpg")
     assert done.returncode == 7
     assert "cut.jpg: the file is cut short: 100 bytes" in done.stderr
     assert "--no-kept-raw" in done.stderr
-    assert program("unprocess", "cut.jpg", "--no-kept-raw", "--model", "parametric").returncode == 0
+    assert completed("unprocess", "cut.jpg", "--no-kept-raw", "--model", "parametric").returncode == 0
 
     shutil.copy(tmp_path / "shot.jpg", tmp_path / "bare.jpg")
     edit(tmp_path / "bare.jpg", "-trailer:all=")
-    done = program("unprocess", "bare.jpg", "--model", "parametric")
+    done = completed("unprocess", "bare.jpg", "--model", "parametric")
     assert done.returncode == 0
     assert "was removed by a program" in done.stderr
     edit(tmp_path / "bare.jpg", "-all=")
-    assert "none inside" in program("inspect", "bare.jpg").stdout
-    done = program("unprocess", "bare.jpg", "-o", "bare2.dng", "--model", "parametric")
+    assert "none inside" in completed("inspect", "bare.jpg").stdout
+    done = completed("unprocess", "bare.jpg", "-o", "bare2.dng", "--model", "parametric")
     assert done.returncode == 0
-    assert program("unprocess", "bare.jpg", "-o", "bare3.dng", "--kept-raw").returncode == 7
+    assert completed("unprocess", "bare.jpg", "-o", "bare3.dng", "--kept-raw").returncode == 7
 
-    assert program("render", "shot.dng", "--keep-raw", "best").returncode == 2
-    assert program("render", "shot.dng", "--keep-raw", "near", "-o", "shot.png").returncode == 2
+    assert completed("render", "shot.dng", "--keep-raw", "best").returncode == 2
+    assert completed("render", "shot.dng", "--keep-raw", "near", "-o", "shot.png").returncode == 2
