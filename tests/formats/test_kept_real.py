@@ -49,6 +49,12 @@ def middles(side: int) -> Iterator[tuple[str, RawImage, SrgbImage]]:
         yield path.name, raw, paramisp.render(raw, paramisp.Settings(model="parametric"))
 
 
+@pytest.fixture(autouse=True)
+def not_verified(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read each file once: the tests themselves compare all of it."""
+    monkeypatch.delenv("PARAMISP_VERIFY")
+
+
 def size_of(image: RawImage | SrgbImage, path: Path, options: WriteOptions, raw: RawImage | None = None) -> int:
     formats.write(image, path, options, raw=raw)
     return path.stat().st_size

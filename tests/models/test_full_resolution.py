@@ -6,6 +6,7 @@ files. In bf16 and fp16, which users must ask for, 60 dB from float32.
 
 import math
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -27,15 +28,17 @@ IDS = [f"{kind.name}-{direction}" for kind, direction in CASES]
 SIZES = [(118, 106), (86, 254), (262, 90)]
 """Twice a prime, and odd aspects; a mosaic's sides are even. Pictures of prime sides are made below, as files."""
 TILES = [40, 72, 160]
-_DEAR = 1e6
-"""Multiply-accumulates a pixel from which a network runs over pictures of few pixels: its tests take minutes."""
+FEW = [*zip(SIZES, TILES, strict=True), (SIZES[2], TILES[0])]
+"""Sizes and tiles for networks that are moderately dear, one for each CFA."""
+_MODERATE, _DEAR = 5e4, 1e6
+"""Multiply-accumulates a pixel from which a network runs over fewer pictures, or pictures of few pixels."""
 NARROW = [((262, 34), 72), ((34, 254), 72), ((118, 46), 40), ((46, 106), 40)]
 """Sizes and tiles for dear networks: longer than a tile and its surroundings, one for each CFA."""
 CUTS = [
     pytest.param(kind, direction, size, side, CFA_PATTERNS[number % 4], id=f"{name}-{size}-{side}")
     for (kind, direction), name in zip(CASES, IDS, strict=True)
     for number, (size, side) in enumerate(
-        NARROW if kind.macs >= _DEAR else [(size, side) for size in SIZES for side in TILES]
+        NARROW if kind.macs >= _DEAR else FEW if kind.macs >= _MODERATE else product(SIZES, TILES)
     )
 ]
 PLANS = {name: plans.PLANS[name] for name in plans.names(CPU)}

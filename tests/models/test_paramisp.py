@@ -236,8 +236,8 @@ def test_odd_sizes_are_refused():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("direction", ISP_DIRECTIONS)
-@pytest.mark.parametrize("size", [(88, 88), (92, 100), (150, 96)], ids=str)
-def test_streamed_equals_plain_at_any_strip_height(direction, size):
+@pytest.mark.parametrize(("size", "rows"), [((88, 88), 0), ((92, 100), 12), ((150, 96), 40), ((92, 100), 200)], ids=str)
+def test_streamed_equals_plain_at_any_strip_height(direction, size, rows):
     model = network(direction)
     assert model.localnet is not None
     with torch.no_grad():
@@ -246,10 +246,9 @@ def test_streamed_equals_plain_at_any_strip_height(direction, size):
             block.channel2.weight.mul_(5)
     x = torch.rand(1, 3 if direction == Direction.UNPROCESS else 1, *size)
     plain = model(x, shot()).detach()
-    for pixels in (1, 12 * size[1], 40 * size[1], 1 << 22):
-        model.strip_pixels = pixels
-        with torch.inference_mode():
-            torch.testing.assert_close(model(x, shot()), plain, atol=2e-5, rtol=1e-5)
+    model.strip_pixels = max(rows * size[1], 1)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(x, shot()), plain, atol=2e-5, rtol=1e-5)
 
 
 @pytest.mark.slow
