@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,15 +37,26 @@ LOSSLESS, NEAR = 512, 1024
 """Sides of the middle of each RAW that is carried: whole files take minutes (tests/bench/bench_kept_raw.py)."""
 
 
-def middles(side: int) -> Iterator[tuple[str, RawImage, SrgbImage]]:
-    """Yield name, middle and picture of every RAW; a middle's corner is on the same site of the CFA."""
+@pytest.fixture(scope="module")
+def large() -> list[tuple[str, RawImage]]:
+    """Name and largest middle of every RAW."""
+    found = []
     for path in RAWS:
         raw = paramisp.read(path)
         assert isinstance(raw, RawImage)
-        top, left = (max(length - side, 0) // 4 * 2 for length in raw.mosaic.shape)
-        mosaic = raw.mosaic[top : top + side, left : left + side]
-        raw = replace(raw, mosaic=mosaic, crop=Crop(0, 0, *mosaic.shape))
-        yield path.name, raw, paramisp.render(raw, paramisp.Settings(model="parametric"))
+        found.append((path.name, middle(raw, NEAR)))
+    return found
+
+
+def middle(raw: RawImage, side: int) -> RawImage:
+    """Return the middle of a RAW; its corner is on the same site of the CFA."""
+    top, left = (max(length - side, 0) // 4 * 2 for length in raw.mosaic.shape)
+    mosaic = raw.mosaic[top : top + side, left : left + side].copy()
+    return replace(raw, mosaic=mosaic, crop=Crop(0, 0, *mosaic.shape))
+
+
+def shown(raw: RawImage) -> SrgbImage:
+    return paramisp.render(raw, paramisp.Settings(model="parametric"))
 
 
 @pytest.fixture(autouse=True)
@@ -61,10 +71,12 @@ def size_of(image: RawImage | SrgbImage, path: Path, options: WriteOptions, raw:
 
 
 @needs_raws
-def test_lossless_is_the_same_mosaic(tmp_path: Path) -> None:
+def test_lossless_is_the_same_mosaic(large: list[tuple[str, RawImage]], tmp_path: Path) -> None:
     """Bit for bit, in three quarters of JPEG and DNG together, on the mean."""
     ratios = {}
-    for name, raw, picture in middles(LOSSLESS):
+    for name, larger in large:
+        raw = middle(larger, LOSSLESS)
+        picture = shown(raw)
         plain = size_of(picture, tmp_path / f"{name}.plain.jpg", WriteOptions())
         dng = size_of(raw, tmp_path / f"{name}.dng", WriteOptions(embed_jpeg=False))
         carrier = tmp_path / f"{name}.jpg"
@@ -78,10 +90,11 @@ def test_lossless_is_the_same_mosaic(tmp_path: Path) -> None:
 
 
 @needs_raws
-def test_near_is_below_the_noise(tmp_path: Path) -> None:
+def test_near_is_below_the_noise(large: list[tuple[str, RawImage]], tmp_path: Path) -> None:
     """At most 2.5 bits a sample, with every error below the noise."""
     bits = {}
-    for name, raw, picture in middles(NEAR):
+    for name, raw in large:
+        picture = shown(raw)
         plain = size_of(picture, tmp_path / f"{name}.plain.jpg", WriteOptions())
         carrier = tmp_path / f"{name}.jpg"
         bits[name] = 8 * (size_of(picture, carrier, WriteOptions(keep_raw="near"), raw) - plain) / raw.mosaic.size
