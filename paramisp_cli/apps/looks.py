@@ -171,8 +171,8 @@ def export(look: Look, path: Path, size: int, *, overwrite: bool = False) -> Err
     suffix = path.suffix.lower()
     neutral, shown = look.fit
     names = outputs(path)
-    if len(names) > 1 and not overwrite:
-        for each in names:  # before the first is written
+    if not overwrite:
+        for each in names:  # before the work, and before the first is written
             if os.path.lexists(each):
                 raise OutputExistsError(f"{each}: exists already; pass `on_exists` overwrite")
     if suffix == ".dcp":
