@@ -20,20 +20,25 @@ from paramisp_cli import color, look
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 JPEGS = sorted((SHARED / "jpegs").glob("*.JPG"))
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not JPEGS, reason=f"no photographs in {SHARED}")]
-PHOTOS = pytest.mark.parametrize("photo", JPEGS, ids=lambda p: p.stem)
 NETWORKS = pytest.mark.parametrize("model", ["fast", "paramisp"])
 LUMINANCE = color.SRGB_TO_XYZ[1]
 
 
-def reduced(photo: Path, megapixels: float) -> paramisp.SrgbImage:
-    """The photo with pixels of 8 bits and about this many of them."""
-    image = paramisp.read(photo)
+@pytest.fixture(scope="module", params=JPEGS, ids=lambda path: path.stem)
+def photo(request: pytest.FixtureRequest) -> tuple[str, paramisp.SrgbImage]:
+    """Name and picture of each photo; its tests follow one another, and it is read once for them."""
+    image = paramisp.read(request.param)
     assert isinstance(image, paramisp.SrgbImage)
     pixels = image.pixels if image.pixels.dtype == np.uint8 else np.rint(image.pixels / 257).astype(np.uint8)
+    return request.param.stem, paramisp.SrgbImage(pixels, camera=image.camera, optical=image.optical)
+
+
+def reduced(image: paramisp.SrgbImage, megapixels: float) -> paramisp.SrgbImage:
+    """The picture with about this many pixels."""
     height, width = image.size
     factor = (height * width / megapixels / 1e6) ** 0.5
     size = round(width / factor), round(height / factor)
-    small = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
+    small = np.asarray(Image.fromarray(image.pixels).resize(size, Image.Resampling.BOX))
     return paramisp.SrgbImage(small, camera=image.camera, optical=image.optical)
 
 
@@ -81,14 +86,14 @@ def psnr(linear: np.ndarray, shown: np.ndarray) -> float:
 
 
 @NETWORKS
-@PHOTOS
-def test_the_curve_shows_the_photo(photo: Path, model: str, tmp_path: Path) -> None:
+def test_the_curve_shows_the_photo(photo: tuple[str, paramisp.SrgbImage], model: str, tmp_path: Path) -> None:
     """Within 1 dB of the isotonic optimum, with the hue preserved and each channel by itself, and no step at black.
 
     In sRGB the optimum of a photo with colours outside sRGB lifts black to 40 codes and more, for these colours are
     zeros there; the curve does not. The iPhone's JPEG is toned locally, which no single curve follows.
     """
-    image = reduced(photo, 0.25 if model == "paramisp" else 0.5)
+    name, full = photo
+    image = reduced(full, 0.25 if model == "paramisp" else 0.5)
     raw = paramisp.unprocess(image, paramisp.Settings(model=model))
     assert raw.model == model
     assert raw.tone_curve is not None
@@ -97,7 +102,7 @@ def test_the_curve_shows_the_photo(photo: Path, model: str, tmp_path: Path) -> N
         curve = np.reshape(file.pages[0].tags["ProfileToneCurve"].value, (-1, 2))
     np.testing.assert_array_equal(curve, raw.tone_curve.astype(np.float32))
     linear, shown = sites(image, raw)
-    is_local = "iPhone" in photo.name
+    is_local = "iPhone" in name
     ways = [
         (look.toned, color.SRGB_TO_PROPHOTO, 1.0),
         (per_channel, color.SRGB_TO_PROPHOTO, 1.3 if is_local else 1.0),
@@ -106,19 +111,19 @@ def test_the_curve_shows_the_photo(photo: Path, model: str, tmp_path: Path) -> N
     for develop, space, loss in ways:
         best = optimum(linear, shown, space)
         reached, possible = psnr(develop(linear, curve), shown), psnr(develop(linear, best), shown)
-        print(f"{photo.stem:44} {develop.__name__:16} {reached:.2f} dB, optimum {possible:.2f} dB")
+        print(f"{name:44} {develop.__name__:16} {reached:.2f} dB, optimum {possible:.2f} dB")
         assert reached > possible - loss
     assert 255 * color.srgb_encode(np.interp(0.001, *curve.T)) < 5  # 25 to 67 on six photos with a running maximum
 
 
 @NETWORKS
-@PHOTOS
-def test_black_stays_black(photo: Path, model: str) -> None:
+def test_black_stays_black(photo: tuple[str, paramisp.SrgbImage], model: str) -> None:
     """A bar of black painted over an edge: it is developed as black, to 2 codes of luminance.
 
     None of the photos has a black of its own that is larger than a few pixels.
     """
-    image = reduced(photo, 0.1)
+    name, full = photo
+    image = reduced(full, 0.1)
     pixels = np.array(image.pixels)
     pixels[:, : pixels.shape[1] // 12] = 0
     image = paramisp.SrgbImage(pixels, camera=image.camera, optical=image.optical)
@@ -128,5 +133,5 @@ def test_black_stays_black(photo: Path, model: str) -> None:
     for develop in (per_channel, look.toned):
         black = develop(linear, raw.tone_curve)[shown.max(-1) == 0]
         floor = float(255 * color.srgb_encode(np.median(black @ LUMINANCE)))
-        print(f"{photo.stem:44} {develop.__name__:12} black at {floor:.1f} codes")
+        print(f"{name:44} {develop.__name__:12} black at {floor:.1f} codes")
         assert floor <= 2
