@@ -22,7 +22,7 @@ import typer
 
 import paramisp_cli
 from paramisp_cli import weights
-from paramisp_cli.cli.app import app
+from paramisp_cli.cli import app
 
 ROOT = Path(__file__).resolve().parents[1]
 MAN, LLMS = ROOT / "docs" / "paramisp.1", ROOT / "llms.txt"
@@ -49,7 +49,7 @@ class Page:
 
 def pages() -> Iterator[Page]:
     """Yield the program itself, then every command, and every command of a group after the group's name."""
-    root = typer.main.get_command(app)
+    root = app.command()
     context = root.make_context("paramisp", [], resilient_parsing=True)
 
     def below(group: Any, context: Any, words: tuple[str, ...]) -> Iterator[Page]:
