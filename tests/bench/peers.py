@@ -290,6 +290,17 @@ def groups(rows: Sequence[dict]) -> list[tuple[tuple[str, str], list[dict]]]:
     return sorted(found.items(), key=lambda item: float(np.mean([row["psnr"] for row in item[1]])))
 
 
+def by_time(found: list[tuple[tuple[str, str], list[dict]]]) -> list[tuple[tuple[str, str], list[dict]]]:
+    """Sort the result of ``groups`` by the time for a direction, so that equal times stand together."""
+    return sorted(found, key=lambda item: one_way(item[1][0]))
+
+
+def one_way(row: dict) -> float:
+    """Return the minutes of a direction; 0 for a baseline, and for a training of fixed steps."""
+    minutes: float = row["core_minutes"] / (2 if row["model"].endswith(" both") else 1)
+    return minutes
+
+
 def budget(row: dict) -> str:
     """Word the time of a training, or its steps if these were fixed; empty for a baseline."""
     if row["core_minutes"]:
@@ -312,7 +323,7 @@ def table(rows: Sequence[dict], direction: Direction) -> str:
     picture = direction == Direction.RENDER
     lines = [f"| model | seeds | steps | PSNR | SSIM |{' ΔE2000 |' if picture else ''} worst photograph |"]
     lines.append("|---" * (7 if picture else 6) + "|")
-    for (name, amount), group in groups(rows):
+    for (name, amount), group in by_time(groups(rows)):
         worst = min((row["worst"] for row in group), key=lambda each: each[1])
         steps = spread([row["steps"] for row in group], 0).split(" ")[0] if "steps" in group[0] else "–"
         cells = [
@@ -337,8 +348,7 @@ def order_table(results: Sequence[dict]) -> str:
             trained: dict[str, list[dict]] = {}
             for row in rows:
                 if "steps" in row:
-                    one_way = row["core_minutes"] / (2 if row["model"].endswith(" both") else 1)
-                    trained.setdefault(budget(row | {"core_minutes": one_way}), []).append(row)
+                    trained.setdefault(budget(row | {"core_minutes": one_way(row)}), []).append(row)
             for amount, some in trained.items():
                 if len({row["model"] for row in some}) > 1:
                     best_first = [
@@ -351,7 +361,7 @@ def order_table(results: Sequence[dict]) -> str:
 
 def edit_table(rows: Sequence[dict]) -> str:
     lines = [f"| model | {' | '.join(edit.name for edit in EDITS)} |", "|---" * (len(EDITS) + 1) + "|"]
-    for (name, amount), group in groups(rows):
+    for (name, amount), group in by_time(groups(rows)):
         means = np.mean([row["edits"] for row in group], 0)
         cells = [titled(name, amount, group), *(f"{psnr:.1f} / {delta:.2f}" for psnr, delta in means)]
         lines.append(f"| {' | '.join(cells)} |")
