@@ -272,6 +272,13 @@ def torch_free(code: str) -> None:
     assert json.loads(done.stdout.splitlines()[-1]) is False
 
 
+@pytest.mark.slow
+def test_the_torch_modules_load_no_compiler() -> None:
+    """torch._dynamo takes as long to load as torch."""
+    script = "import sys, paramisp_cli.torch; sys.exit('torch._dynamo' in sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
 def run_cli(*arguments: object) -> str:
     words = [str(argument) for argument in arguments]
     return f"""

@@ -250,6 +250,9 @@ def test_compiled_modules_give_the_same():
     torch.manual_seed(3)
     compiled = torch.compile(noise, backend="eager")(raw, shots)
     torch.testing.assert_close(compiled.noisy, plain.noisy)
+    make = Synthesize(cameras=["Nikon D90", "Canon EOS 60D"])  # draws shots
+    made = [one(batch, generator=seeded()) for one in (make, torch.compile(make, backend="eager"))]
+    torch.testing.assert_close(*made)
 
 
 @pytest.mark.parametrize("cfa", CFA_PATTERNS)

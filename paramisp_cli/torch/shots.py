@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import wraps
 from typing import TypeVar, cast
 
 import numpy as np
@@ -23,7 +25,18 @@ _Call = TypeVar("_Call", bound=Callable[..., object])
 
 def untraced(function: _Call) -> _Call:
     """Keep ``torch.compile`` out of a function that makes tensors of Python objects."""
-    return cast(_Call, torch.compiler.disable(function))  # type: ignore[no-untyped-call]
+    disabled: Callable[..., object] | None = None
+
+    @wraps(function)
+    def call(*arguments: object, **named: object) -> object:
+        nonlocal disabled
+        if disabled is None:
+            if "torch._dynamo" not in sys.modules:  # importing it takes as long as torch, and nothing is compiled yet
+                return function(*arguments, **named)
+            disabled = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
+        return disabled(*arguments, **named)
+
+    return cast(_Call, call)
 
 
 @dataclass(frozen=True)
@@ -55,6 +68,7 @@ class Shots:
         return self.canonical[0].cfa
 
     @classmethod
+    @untraced
     def draw(
         cls,
         count: int,
@@ -93,6 +107,7 @@ class Shots:
         return cls.cat(shots)
 
     @classmethod
+    @untraced
     def of(
         cls,
         camera: str,
@@ -114,6 +129,7 @@ class Shots:
         return _shot(facts, optical, light, cfa, exposure, headroom)
 
     @classmethod
+    @untraced
     def cat(cls, several: Sequence[Shots]) -> Shots:
         """Join shots of one CFA to a batch."""
         if len({shots.cfa for shots in several}) != 1:
