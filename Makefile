@@ -2,6 +2,8 @@
 # taken: without a GPU the CPU build of 0.2 GB, where PyPI's own for Linux x86-64 brings CUDA and 3 GB.
 TORCH ?=
 PYTHON ?= python3
+# Processes of the tests: one more than there are cores, for some tests wait for other programs.
+JOBS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )))
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --quiet --disable-pip-version-check
@@ -13,9 +15,10 @@ install: $(VENV)/.installed        ## a virtual environment with the paramisp co
 dev: $(VENV)/.dev                  ## ... and with what the tests and checks need
 
 quick: lint types                  ## style, types and the fast tests, in less than a minute
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(or $(JOBS),auto) --dist worksteal -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist worksteal -m "not slow"
 
-test check: lint types unit wheel  ## everything that CI checks
+test check: dev                    ## everything that CI checks; lint, types and wheel use one core, and waits of tests
+	@$(MAKE) --no-print-directory -j2 lint types unit wheel
 
 $(VENV)/.venv:
 	$(PYTHON) -m venv $(VENV)
@@ -57,9 +60,9 @@ hooks: dev                         ## checks before every commit
 types: dev
 	$(BIN)/mypy
 
-# A test on each core, each with one thread: torch's threads would wait for each other.
+# Each test has one thread: torch's threads would wait for each other.
 unit: dev
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(or $(JOBS),auto) --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist worksteal
 
 wheel: dev                         ## build the wheel, install it in an empty environment and use it
 	$(BIN)/python tests/distribution/try_wheel.py

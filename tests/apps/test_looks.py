@@ -134,8 +134,9 @@ def test_no_file_is_replaced(tmp_path: Path) -> None:
         with pytest.raises(OutputExistsError, match=path.name):
             looks.export(gathered, path, size)
         assert path.read_text() == "mine"
-        looks.export(gathered, path, size, overwrite=True)
-        assert path.stat().st_size > 100
+        if size:  # the fit of a profile takes seconds
+            looks.export(gathered, path, size, overwrite=True)
+            assert path.stat().st_size > 100
 
 
 # --- other programs ---------------------------------------------------------------------------------------------------

@@ -122,7 +122,7 @@ def test_near_stays_below_the_noise_and_keeps_clipped_samples() -> None:
 
 @pytest.mark.slow
 def test_near_is_smaller_and_a_size_is_met() -> None:
-    raw, pixels = shot(256, 384, white=16383)
+    raw, pixels = shot(192, 256, white=16383)
     jpeg = jpeg_of(pixels)
     lossless, near = len(kept.keep(jpeg, raw)), len(kept.keep(jpeg, raw, "near"))
     assert near - len(jpeg) < 0.6 * (lossless - len(jpeg))
