@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +18,7 @@ import pytest
 from PIL import Image
 
 from paramisp_cli import __version__, convert, formats, sources, weights
+from paramisp_cli.cli.console import interruptible
 
 CAMERA = ("--camera", "Canon EOS 60D")
 QUIET = ("--model", "parametric", *CAMERA)
@@ -245,6 +248,23 @@ def test_progress_on_a_terminal(photos, tmp_path, plain):
     assert "/3" in text
     assert text.rstrip().endswith("3 done, 0 skipped, 0 failed")
     assert bool(re.search(r"\x1b\[[0-9;]*3[0-9]", text)) is not plain
+
+
+def test_an_interrupt_that_becomes_an_error_of_c_code_is_an_interrupt():
+    """As in a callback of torch's writer of checkpoints."""
+
+    def work(*numbers):
+        with interruptible():
+            for number in numbers:
+                with contextlib.suppress(KeyboardInterrupt):
+                    signal.raise_signal(number)
+            raise RuntimeError("unexpected pos 30 vs 0")
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with pytest.raises(KeyboardInterrupt):
+            work(number)
+    with pytest.raises(RuntimeError):
+        work()
 
 
 # Options -------------------------------------------------------------------------------------------------------------

@@ -146,7 +146,9 @@ def interruptible() -> Iterator[Callable[[], None]]:
     """Make Ctrl-C, SIGTERM and SIGHUP raise KeyboardInterrupt; yield a check that raises it again if it was lost.
 
     Python drops an exception raised in a destructor or in a callback from C, and an interrupt may arrive there, so
-    call the check at every place where the work can stop. A signal ignored from outside (``nohup``) stays ignored.
+    call the check at every place where the work can stop. C code may also turn the interrupt into an error of its own,
+    as torch does while it writes a checkpoint; then KeyboardInterrupt takes the place of this error. A signal ignored
+    from outside (``nohup``) stays ignored.
     """
     interrupted = False
 
@@ -166,6 +168,10 @@ def interruptible() -> Iterator[Callable[[], None]]:
         signal.signal(number, interrupt)
     try:
         yield check
+    except (RuntimeError, SystemError) as error:
+        if interrupted:
+            raise KeyboardInterrupt from error
+        raise
     finally:
         for number in heeded:
             signal.signal(number, before[number])

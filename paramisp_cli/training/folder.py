@@ -78,3 +78,49 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Let ``write`` fill a temporary file, and give it the name ``path`` when it is complete; raises OSError."""
     with atomic.replacing(path, overwrite=True) as temporary, temporary.open("wb") as file:
         write(file)
+
+
+def write_state(path: Path, state: object) -> None:
+    """Write the state of a training by ``torch.save``, all of it or nothing; raises FileAccessError.
+
+    After an exception in ``write``, such as an interrupt or a full disk, torch raises an error of its own, which tells
+    of positions in the file. Here the exception itself is raised.
+    """
+    import torch
+
+    remembering: _Remembering | None = None
+
+    def write(file: BinaryIO) -> None:
+        nonlocal remembering
+        remembering = _Remembering(file)
+        torch.save(state, remembering)  # type: ignore[arg-type]
+
+    try:
+        try:
+            write_whole(path, write)
+        except RuntimeError:
+            if remembering is None or remembering.error is None:
+                raise
+            raise remembering.error from None
+    except OSError as error:
+        raise FileAccessError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+class _Remembering:
+    """A file that remembers the exception of a failed ``write``."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.error: BaseException | None = None
+
+    def write(self, data: bytes) -> int:
+        """Write data; return the number of bytes."""
+        try:
+            return self.file.write(data)
+        except BaseException as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        """Hand buffered bytes to the system."""
+        self.file.flush()

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from paramisp_cli import memory
 from paramisp_cli.directions import ISP_DIRECTIONS, Direction, Kind
-from paramisp_cli.errors import ConfigError, FormatError
+from paramisp_cli.errors import ConfigError, FileAccessError, FormatError
 from paramisp_cli.models import architecture
 from paramisp_cli.models.base import IspModel, Params
 from paramisp_cli.training.config import Recipe
 from paramisp_cli.training.crops import Batch, Sampler
-from paramisp_cli.training.folder import hold, write_whole
+from paramisp_cli.training.folder import hold, write_state
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.jsonl"
@@ -266,7 +266,7 @@ class Trainer:
         return copy.to(self.device).eval()
 
     def save_checkpoint(self) -> None:
-        """Write everything that resuming needs; raises OSError."""
+        """Write everything that resuming needs; raises FileAccessError."""
         state = {
             "step": self.step,
             "seconds": self.seconds,
@@ -277,7 +277,7 @@ class Trainer:
             "average": self.average,
             "optimizer": self.optimizer.state_dict(),
         }
-        write_whole(self.folder / CHECKPOINT, lambda file: torch.save(state, file))
+        write_state(self.folder / CHECKPOINT, state)
 
     def _resume(self) -> None:
         """Take the state of the checkpoint in the folder."""
@@ -296,8 +296,12 @@ class Trainer:
         self.core_seconds = state.get("core_seconds", 0.0)
 
     def _log(self, record: dict[str, float]) -> None:
-        with (self.folder / LOG).open("a", encoding="utf-8") as log:
-            log.write(json.dumps(record) + "\n")
+        path = self.folder / LOG
+        try:
+            with path.open("a", encoding="utf-8") as log:
+                log.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise FileAccessError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def _root(linear: Tensor) -> Tensor:

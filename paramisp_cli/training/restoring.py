@@ -15,7 +15,7 @@ from torch import Tensor
 from paramisp_cli.cameras import CameraFacts
 from paramisp_cli.models.base import Params
 from paramisp_cli.models.deblur import Deblur, root
-from paramisp_cli.training.folder import hold, write_whole
+from paramisp_cli.training.folder import hold, write_state
 from paramisp_cli.training.simulated import scenes, shaken
 from paramisp_cli.types import CanonicalParams, OpticalParams
 
@@ -191,7 +191,7 @@ class Training:
         return copy.eval()
 
     def save(self) -> None:
-        """Write all that resuming needs."""
+        """Write all that resuming needs; raises FileAccessError."""
         state = {
             "step": self.step,
             "core_seconds": self.core_seconds,
@@ -199,4 +199,4 @@ class Training:
             "average": self.average,
             "optimizer": self.optimizer.state_dict(),
         }
-        write_whole(self.folder / CHECKPOINT, lambda file: torch.save(state, file))
+        write_state(self.folder / CHECKPOINT, state)

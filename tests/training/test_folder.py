@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -115,3 +118,30 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(FileAccessError, match=r"file/run: cannot write to it: Not a directory"):
         folder.hold(tmp_path / "file" / "run", "wait")
+
+
+class Failing(io.BytesIO):
+    """A file whose ``number``-th write fails."""
+
+    def __init__(self, number: int, error: BaseException) -> None:
+        super().__init__()
+        self.left, self.error = number, error
+
+    def write(self, data) -> int:
+        self.left -= 1
+        if not self.left:
+            raise self.error
+        return super().write(data)
+
+
+@pytest.mark.parametrize("number", range(1, 31, 6))
+def test_errors_of_a_write_are_not_those_of_torch(number, tmp_path, monkeypatch):
+    """torch makes of most of them a RuntimeError, "unexpected pos"."""
+    path, state = tmp_path / loop.CHECKPOINT, {"a": torch.rand(100, 100), "b": torch.rand(30)}
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(folder, "write_whole", lambda path, write: write(Failing(number, full)))
+    with pytest.raises(FileAccessError, match=f"{path}: cannot be written: {full.strerror}"):
+        folder.write_state(path, state)
+    monkeypatch.setattr(folder, "write_whole", lambda path, write: write(Failing(number, KeyboardInterrupt())))
+    with pytest.raises(KeyboardInterrupt):
+        folder.write_state(path, state)

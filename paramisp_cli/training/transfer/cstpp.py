@@ -18,11 +18,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from paramisp_cli.errors import ConfigError, FileAccessError, FormatError
+from paramisp_cli.errors import ConfigError, FormatError
 from paramisp_cli.models.cstpp import Cstpp
 from paramisp_cli.models.cstpp.conformer import PATCH, Domain
 from paramisp_cli.models.cstpp.network import four
-from paramisp_cli.training.folder import hold, write_whole
+from paramisp_cli.training.folder import hold, write_state
 from paramisp_cli.training.transfer import stored
 from paramisp_cli.training.transfer.adversary import CYCLE, IDENTITY, Discriminator, Pool, false, real
 from paramisp_cli.training.transfer.shots import (
@@ -289,10 +289,7 @@ class Trainer:
             "critic_optimizer": None if self.critic_optimizer is None else self.critic_optimizer.state_dict(),
             "pools": [pool.pictures for pool in self.pools],
         }
-        try:
-            write_whole(self.folder / CHECKPOINT, lambda file: torch.save(state, file))
-        except OSError as error:
-            raise FileAccessError(f"{self.folder / CHECKPOINT} cannot be written: {error.strerror or error}") from error
+        write_state(self.folder / CHECKPOINT, state)
 
     def _resume(self) -> None:
         """Take the state of the checkpoint in the folder."""
