@@ -17,7 +17,7 @@ dev: $(VENV)/.dev                  ## ... and with what the tests and checks nee
 quick: lint types                  ## style, types and the fast tests, in less than a minute
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist worksteal -m "not slow"
 
-test check: dev                    ## everything that CI checks; lint, types and wheel use one core, and waits of tests
+test check: dev                    ## everything that CI checks, the tests beside the rest
 	@$(MAKE) --no-print-directory -j2 lint types unit wheel
 
 $(VENV)/.venv:

@@ -88,37 +88,30 @@ def write_state(path: Path, state: object) -> None:
     """
     import torch
 
-    remembering: _Remembering | None = None
-
-    def write(file: BinaryIO) -> None:
-        nonlocal remembering
-        remembering = _Remembering(file)
-        torch.save(state, remembering)  # type: ignore[arg-type]
-
+    failed: list[BaseException] = []
     try:
         try:
-            write_whole(path, write)
+            write_whole(path, lambda file: torch.save(state, _Remembering(file, failed)))  # type: ignore[arg-type]
         except RuntimeError:
-            if remembering is None or remembering.error is None:
-                raise
-            raise remembering.error from None
+            if failed:
+                raise failed[0] from None
+            raise
     except OSError as error:
         raise FileAccessError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 class _Remembering:
-    """A file that remembers the exception of a failed ``write``."""
+    """A file that adds the exceptions of ``write`` to a list."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-        self.error: BaseException | None = None
+    def __init__(self, file: BinaryIO, failed: list[BaseException]) -> None:
+        self.file, self.failed = file, failed
 
     def write(self, data: bytes) -> int:
         """Write data; return the number of bytes."""
         try:
             return self.file.write(data)
         except BaseException as error:
-            self.error = error
+            self.failed.append(error)
             raise
 
     def flush(self) -> None:
