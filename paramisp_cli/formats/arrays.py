@@ -167,7 +167,7 @@ _ZIP_ERRORS = (
 )  # fmt: skip
 """Errors of zipfile for damaged archives, beside OSErrors for offsets that do not exist.
 
-For an unknown compression it raises NotImplementedError, which is a RuntimeError.
+It reports an unknown compression by a kind of RuntimeError.
 """
 _NUMBERS = ("black_level", "white_level", "as_shot_neutral", "wb_gains", "color_matrix")
 

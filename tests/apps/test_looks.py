@@ -114,7 +114,8 @@ def test_the_profile_of_a_brightened_dng_cancels_its_exposure(tmp_path: Path) ->
     plain, gathered = looks.gather([tmp_path / "a.dng"], KNOWN), looks.gather([bright], settings)
     assert gathered.fit[0] == pytest.approx(plain.fit[0], abs=1e-6)
     assert gathered.fit[1] == pytest.approx(plain.fit[1], abs=1e-4)
-    looks.export(gathered, tmp_path / "a.dcp", 0)
+    (tmp_path / "a.dcp").write_text("an older one")
+    looks.export(gathered, tmp_path / "a.dcp", 0, overwrite=True)
     (tags,) = tiff.parse_ifds(b"II*\0" + (tmp_path / "a.dcp").read_bytes()[4:])
     assert tags[51109].values() == (-1.0,)
 
@@ -134,7 +135,7 @@ def test_no_file_is_replaced(tmp_path: Path) -> None:
         with pytest.raises(OutputExistsError, match=path.name):
             looks.export(gathered, path, size)
         assert path.read_text() == "mine"
-        if size:  # the fit of a profile takes seconds
+        if size:  # a profile is replaced in the test above: its fit takes seconds
             looks.export(gathered, path, size, overwrite=True)
             assert path.stat().st_size > 100
 
