@@ -57,6 +57,8 @@ TITLES = {
     PHOTOGRAPHS: "GoPro HERO7: trained on GOPR8508, measured on GOPR8513 whole",
     SIMULATED: "Simulated Nikon D90: 1650 shots of eleven scenes, measured on 99 shots of three others",
 }
+ABOUT = 0.2
+"""How far, relative to a fixed number of steps, the steps of a training of fixed time may lie to be compared."""
 FEW_STEPS = 1000
 """Steps below which a row is called undertrained: from 325 to 1310 steps ParamISP still gained 2.6 dB."""
 WORDS = {
@@ -345,11 +347,7 @@ def order_table(results: Sequence[dict]) -> str:
         for direction in ISP_DIRECTIONS:
             rows = [each for each in results if (each["data"], each["direction"]) == (data, str(direction))]
             fixed = [row for row in rows if "steps" not in row]
-            trained: dict[str, list[dict]] = {}
-            for row in rows:
-                if "steps" in row:
-                    trained.setdefault(budget(row | {"core_minutes": one_way(row)}), []).append(row)
-            for amount, some in trained.items():
+            for amount, some in equally_trained([row for row in rows if "steps" in row]).items():
                 if len({row["model"] for row in some}) > 1:
                     best_first = [
                         f"{WORDS.get(name, name)} {np.mean([row['psnr'] for row in group]):.1f}"
@@ -357,6 +355,20 @@ def order_table(results: Sequence[dict]) -> str:
                     ]
                     lines.append(f"| {data} | {direction} | {amount} | {' > '.join(best_first)} |")
     return "\n".join(lines) + "\n"
+
+
+def equally_trained(rows: Sequence[dict]) -> dict[str, list[dict]]:
+    """Group trainings of one data set and direction by equal time, and by equal steps within ``ABOUT``."""
+    found: dict[str, list[dict]] = {}
+    for row in rows:
+        if row["core_minutes"]:
+            found.setdefault(budget(row | {"core_minutes": one_way(row)}), []).append(row)
+    for steps in sorted({row["steps"] for row in rows if not row["core_minutes"]}):
+        exact = [row for row in rows if not row["core_minutes"] and row["steps"] == steps]
+        names = {row["model"] for row in exact}
+        near = [row for row in rows if row["model"] not in names and abs(row["steps"] - steps) <= ABOUT * steps]
+        found[f"about {steps} steps"] = exact + near
+    return found
 
 
 def edit_table(rows: Sequence[dict]) -> str:
