@@ -27,8 +27,8 @@ from paramisp_cli.parameters import CAMERA_LOOK, GAIN_MAP, KEPT_RAW, Conversion,
 from paramisp_cli.rendition import look
 from paramisp_cli.types import HdrImage, LinearImage, RawImage, SrgbImage
 
-GAINS = (0.1, 1.4, 2.7, 4.0)
-"""Gains of the exposures: those of the paper."""
+GAINS = (0.1, 0.4, 1.4, 2.7, 4.0)
+"""Gains of the exposures: those of the paper, and 0.4, without which white comes out darker than light grey."""
 KINDS = ("fused", "linear", "ultra-hdr")
 """Kinds of results: see ``Options``."""
 _MOST_EXPOSURES = 16

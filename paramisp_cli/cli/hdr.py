@@ -41,11 +41,11 @@ def register(app: typer.Typer) -> None:
 
 
 def numbers(text: str) -> tuple[float, ...]:
-    """Parse "0.1,1.4,2.7"."""
+    """Parse "0.4,1.4,2.7"."""
     try:
         return tuple(float(number) for number in text.replace(",", " ").split())
     except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is not a list of numbers such as 0.1,1.4,2.7,4") from error
+        raise typer.BadParameter(f"{text!r} is not a list of numbers such as 0.4,1.4,2.7,4") from error
 
 
 def hdr(

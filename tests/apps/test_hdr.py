@@ -234,6 +234,18 @@ def test_wrong_options(options, text):
         paramisp.hdr(SrgbImage(photo()), **options)
 
 
+def test_white_stays_lighter_than_grey():
+    """With the four gains of the paper alone, the card of code 235 comes out darker than that of code 170."""
+    cards = np.full((96, 160, 3), 30.0)
+    for place, code in enumerate((60, 110, 170, 235)):
+        cards[16:80, 40 * place + 4 : 40 * place + 36] = code + np.array([8, 0, -12])
+    noisy = np.random.default_rng(0).normal(cards, 2).clip(0, 255)  # flat grey has no contrast: all weights are equal
+    for gains in (hdr.GAINS, (0.1, 1.4, 2.7, 4.0)):
+        pixels = paramisp.hdr(SrgbImage(noisy.astype(np.uint8)), PARAMETRIC, gains=gains).pixels
+        shown = [float(pixels[32:64, 40 * place + 12 : 40 * place + 28].mean()) for place in range(4)]
+        assert (shown == sorted(shown)) == (gains == hdr.GAINS), shown
+
+
 # The command ---------------------------------------------------------------------------------------------------------
 
 
@@ -253,7 +265,7 @@ def test_command(shot, paramisp, tmp_path):
     assert exif.parse(result.metadata.exif).gps
     assert b"computed" in result.metadata.xmp
     assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == [
-        "photo-ev+0.5.jpg", "photo-ev+1.4.jpg", "photo-ev+2.0.jpg", "photo-ev-3.3.jpg",
+        "photo-ev+0.5.jpg", "photo-ev+1.4.jpg", "photo-ev+2.0.jpg", "photo-ev-1.3.jpg", "photo-ev-3.3.jpg",
     ]  # fmt: skip
 
 
