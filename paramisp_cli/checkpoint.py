@@ -135,7 +135,7 @@ def save(
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic.write_bytes(path, to_bytes(tensors, header))
     except OSError as error:
-        raise FileAccessError(f"{path} cannot be written: {error.strerror or error}") from error
+        raise FileAccessError.of(error, path, "write it") from error
     return path
 
 

@@ -50,6 +50,11 @@ class FileAccessError(ParamispError):
 
     exit_code = 4
 
+    @classmethod
+    def of(cls, error: OSError, path: object, task: str) -> FileAccessError:
+        """Word the system's error about ``path`` as "PATH: cannot TASK: reason"; ``task`` is such as "read it"."""
+        return cls(f"{path}: cannot {task}: {error.strerror or error}")
+
 
 class InputMissingError(ParamispError):
     """An input path that does not exist, or a folder without fitting files."""

@@ -69,7 +69,7 @@ def _exported(path: Path, target: Path, direction: Direction | str | None) -> Pa
     except FileExistsError as error:
         raise OutputExistsError(f"{target}: exists already; remove it, or pass another -o") from error
     except OSError as error:
-        raise FileAccessError(f"{target} cannot be written: {error.strerror or error}") from error
+        raise FileAccessError.of(error, target, "write it") from error
     return target
 
 

@@ -195,5 +195,5 @@ def test_mistakes_are_one_line(tmp_path):
         onnx_export.export(WEIGHTS / "fast" / "generic.render.safetensors", tmp_path, "unprocess")
     with pytest.raises(WeightsError, match="no such file or checkpoint"):
         onnx_export.export("nonsense", tmp_path)
-    with pytest.raises(FileAccessError, match="cannot be written"):
+    with pytest.raises(FileAccessError, match="cannot write it"):
         onnx_export.export("generic", tmp_path / "missing" / "one.onnx", "render")

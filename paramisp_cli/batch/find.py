@@ -90,7 +90,7 @@ def _inputs_of(
     except (FileNotFoundError, NotADirectoryError):
         return [Input(path, name, InputMissingError(f"{path}: no such file or folder"))]
     except OSError as error:
-        return [Input(path, name, FileAccessError(f"{path}: cannot be read: {error.strerror or error}"))]
+        return [Input(path, name, FileAccessError.of(error, path, "read it"))]
     errors: list[OSError] = []
     files = sorted(_files(path, recursive, errors))
     below: list[Path] = []

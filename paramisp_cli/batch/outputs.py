@@ -85,7 +85,7 @@ def created(folder: Path, earlier: Sequence[Path] = ()) -> Iterator[Sequence[Pat
         except (FileExistsError, NotADirectoryError) as error:
             raise FileAccessError(f"{folder}: cannot make the folder: a file is in its place") from error
         except OSError as error:
-            raise FileAccessError(f"{folder}: cannot make the folder: {error.strerror or error}") from error
+            raise FileAccessError.of(error, folder, "make the folder") from error
         yield created
     except BaseException:
         with suppress(OSError):
@@ -139,7 +139,7 @@ def _with_source(raw: RawImage, source: Path) -> RawImage:
         with source.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise FileAccessError(f"{source}: cannot be read again: {error.strerror or error}") from error
+        raise FileAccessError.of(error, source, "read it again") from error
     return replace(raw, metadata=replace(raw.metadata, source_name=source.name, source_sha256=sha256))
 
 
@@ -181,7 +181,7 @@ def _remove(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
-        raise FileAccessError(f"{path}: cannot be removed: {error.strerror or error}") from error
+        raise FileAccessError.of(error, path, "remove it") from error
 
 
 def _check_own(path: Path) -> None:

@@ -84,7 +84,7 @@ def _out(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would try again on exit
-        raise FileAccessError(f"stdout: cannot write to it: {error.strerror or error}") from error
+        raise FileAccessError.of(error, "stdout", "write to it") from error
 
 
 _SETTING = re.compile("`([a-z_]+)`")

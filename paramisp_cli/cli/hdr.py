@@ -278,4 +278,4 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise FileAccessError(f"{folder}: cannot make the folder: {error.strerror or error}") from error
+        raise FileAccessError.of(error, folder, "make the folder") from error

@@ -335,4 +335,4 @@ def _write(path: Path, text: str) -> None:
     try:
         path.write_text(text, "utf-8")
     except OSError as error:
-        raise FileAccessError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise FileAccessError.of(error, path, "write it") from error

@@ -120,7 +120,7 @@ def _plain_errors(path: Path, doing: str) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise FileAccessError(f"{path}: the disk is full; free some space or choose another -o") from error
-        raise FileAccessError(f"{path}: cannot {doing} it: {error.strerror or error}") from error
+        raise FileAccessError.of(error, path, f"{doing} it") from error
 
 
 def identify(path: str | Path) -> Format:

@@ -20,7 +20,7 @@ def read_bytes(path: Path) -> bytes:
     except FileNotFoundError as error:
         raise InputMissingError(f"{path}: no such file") from error
     except OSError as error:
-        raise FileAccessError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise FileAccessError.of(error, path, "read it") from error
 
 
 def read(path: Path) -> list[Record]:

@@ -123,7 +123,7 @@ def _of_files(folder: Path, record: Record) -> dict[str, np.ndarray]:
         try:
             found[kind] = np.load(path)
         except OSError as error:
-            raise FileAccessError(f"{path}: cannot be read: {error.strerror or error}") from error
+            raise FileAccessError.of(error, path, "read it") from error
         except (ValueError, EOFError) as error:
             raise FormatError(f"{path}: damaged ({error}); remove it, and `paramisp synth` makes it again") from error
     return found

@@ -54,7 +54,7 @@ def hold(folder: Path, remedy: str) -> FolderLock:
             return known
         descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
-        raise FileAccessError(f"{folder}: cannot write to it: {error.strerror or error}") from error
+        raise FileAccessError.of(error, folder, "write to it") from error
     lock = FolderLock(descriptor)
     if fcntl is not None:
         try:
@@ -97,7 +97,7 @@ def write_state(path: Path, state: object) -> None:
                 raise failed[0] from None
             raise
     except OSError as error:
-        raise FileAccessError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise FileAccessError.of(error, path, "write it") from error
 
 
 class _Remembering:

@@ -301,7 +301,7 @@ class Trainer:
             with path.open("a", encoding="utf-8") as log:
                 log.write(json.dumps(record) + "\n")
         except OSError as error:
-            raise FileAccessError(f"{path}: cannot be written: {error.strerror or error}") from error
+            raise FileAccessError.of(error, path, "write it") from error
 
 
 def _root(linear: Tensor) -> Tensor:

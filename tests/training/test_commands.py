@@ -183,7 +183,7 @@ def test_interrupted_and_resumed(dataset: Path, tmp_path: Path) -> None:
         (("evaluate", "DATASET", "--test", "three"), 2, "no pair's name contains it"),
         (("evaluate", "DATASET", "--hold-out", "1.5"), 2, "cannot hold out 1.5"),
         (("evaluate", "DATASET", "--test", "two", "--weights", "none.safetensors"), 8, "does not exist"),
-        (("evaluate", "DATASET", "--markdown", "no/such/file.md"), 4, "cannot be written"),
+        (("evaluate", "DATASET", "--markdown", "no/such/file.md"), 4, "cannot write it"),
         (("train", "DATASET", "--direction", "render", "-o", "out", "--hold-out", "0"), 2, "cannot hold out 0"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else None,

@@ -140,7 +140,7 @@ def test_errors_of_a_write_are_not_those_of_torch(number, tmp_path, monkeypatch)
     path, state = tmp_path / loop.CHECKPOINT, {"a": torch.rand(100, 100), "b": torch.rand(30)}
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     monkeypatch.setattr(folder, "write_whole", lambda path, write: write(Failing(number, full)))
-    with pytest.raises(FileAccessError, match=f"{path}: cannot be written: {full.strerror}"):
+    with pytest.raises(FileAccessError, match=f"{path}: cannot write it: {full.strerror}"):
         folder.write_state(path, state)
     monkeypatch.setattr(folder, "write_whole", lambda path, write: write(Failing(number, KeyboardInterrupt())))
     with pytest.raises(KeyboardInterrupt):

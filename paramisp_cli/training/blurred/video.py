@@ -71,7 +71,7 @@ class _opened:  # noqa: N801 – used as a function
         except av.error.FFmpegError as error:
             raise FormatError(f"{self.path}: not a readable video: {_text(error)}") from error
         except OSError as error:
-            raise FileAccessError(f"{self.path}: cannot read it: {error.strerror or error}") from error
+            raise FileAccessError.of(error, self.path, "read it") from error
         if not self.container.streams.video:
             self.container.close()
             raise FormatError(f"{self.path}: has no video stream")

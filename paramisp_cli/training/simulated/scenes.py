@@ -72,7 +72,7 @@ def load(path: Path | str) -> Scene:
     except FileNotFoundError as error:
         raise InputMissingError(f"{path}: no such file") from error
     except OSError as error:
-        raise FileAccessError(f"{path}: cannot read it: {error.strerror or error}") from error
+        raise FileAccessError.of(error, path, "read it") from error
     radiance = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
     if panorama:
         while radiance.shape[2] >= 2 * _SMALLEST and _detail(radiance) < _CRISP:
