@@ -1,13 +1,14 @@
 """Train the networks of other papers beside ours for equal time, measure all of them, and write docs/comparison.md.
 
     python tests/bench/peers.py train WORK --pairs PAIRS --simulated SIM [--minutes 30 | --steps 200] [--only WORD…]
-    python tests/bench/peers.py measure WORK --pairs PAIRS --simulated-test SIM_TEST
+    python tests/bench/peers.py measure WORK --pairs PAIRS --simulated SIM --simulated-test SIM_TEST [--only WORD…]
     python tests/bench/peers.py write
 
 ``train`` runs the recipes ``peer-…`` one after the other, ``--minutes`` of one core a direction (half an hour by
 default); the same command resumes. Each number of minutes takes a folder WORK of its own. ``measure`` scores every
 training that has ended and every baseline, and adds the new scores to peers.jsonl beside this script, so that trainings
-of several days make one table. ``write`` makes the page of peers.jsonl.
+of several days make one table. ``write`` makes the page of peers.jsonl. ``--only`` picks trainings whose names contain
+one of the words, for several processes side by side.
 
 PAIRS: made by ``paramisp pairs`` of the HERO7's two photographs; networks are trained on GOPR8508 and measured on
 GOPR8513 whole. SIM and SIM_TEST: shots of a simulated Nikon D90 whose processing follows the settings, of different
@@ -86,6 +87,10 @@ class Job:
         alone = "-alone" if self.architecture == "invisp" and self.direction != "joint" else ""
         return f"peer-{self.architecture}{alone}"
 
+    def among(self, words: Sequence[str]) -> bool:
+        """Return whether the name contains one of the words; without words, all are chosen."""
+        return not words or any(word in self.name for word in words)
+
 
 def jobs() -> Iterator[Job]:
     """Give every training, those of the first seed first."""
@@ -105,7 +110,7 @@ def train(work: Path, pairs: Path, simulated: Path, minutes: float, steps: int, 
     work.mkdir(parents=True, exist_ok=True)
     for job in jobs():
         folder = work / job.name
-        if (only and not any(word in job.name for word in only)) or (folder / "finished").exists():
+        if not job.among(only) or (folder / "finished").exists():
             continue
         with tempfile.TemporaryDirectory() as temporary:
             recipe = Path(temporary, "recipe.toml")
@@ -149,7 +154,9 @@ def add(record: dict) -> None:
         file.write(json.dumps(record) + "\n")
 
 
-def measure(work: Path, sets: dict[str, list[LoadedPair]], fitting: dict[str, list[LoadedPair]]) -> None:
+def measure(
+    work: Path, sets: dict[str, list[LoadedPair]], fitting: dict[str, list[LoadedPair]], only: Sequence[str]
+) -> None:
     """Score baselines and ended trainings that have no result, each on every photograph of its test set."""
     have = {tuple(each[key] for key in KEYS) for each in stored()}
     for data, items in sets.items():
@@ -160,7 +167,7 @@ def measure(work: Path, sets: dict[str, list[LoadedPair]], fitting: dict[str, li
                     print(*key, flush=True)
                     add(dict(zip(KEYS, key, strict=True)) | scored(items, direction, name, make()))
     for job in jobs():
-        if job.data not in sets or not (work / job.name / "finished").exists():
+        if job.data not in sets or not job.among(only) or not (work / job.name / "finished").exists():
             continue
         for path in sorted((work / job.name).glob("*.safetensors")):
             for direction in [Direction(job.direction)] if job.direction != "joint" else list(ISP_DIRECTIONS):
@@ -443,6 +450,7 @@ def main() -> None:
     verb.add_argument("--pairs", type=Path)
     verb.add_argument("--simulated", type=Path)
     verb.add_argument("--simulated-test", type=Path)
+    verb.add_argument("--only", nargs="*", default=[])
     verbs.add_parser("write")
     verb = verbs.add_parser("cost")
     verb.add_argument("path", type=Path)
@@ -460,7 +468,7 @@ def main() -> None:
         if chosen.simulated_test:
             sets[SIMULATED] = list(whole(load(chosen.simulated_test)))
             fitting[SIMULATED] = list(whole(load(chosen.simulated)))[::10]  # a tenth of the shots fits 30 numbers
-        measure(chosen.work, sets, fitting)
+        measure(chosen.work, sets, fitting, chosen.only)
     elif chosen.verb == "cost":
         print_cost(chosen.path, Direction(chosen.direction))
     if chosen.verb in ("measure", "write"):
