@@ -55,17 +55,13 @@ def main() -> None:
     print("| gains | reversed pairs, mean | worst photograph |\n|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         small = [reduced(photo, Path(folder)) for photo in chosen.photos]
+        shown = [lightness(ImageOps.exif_transpose(Image.open(photo))) for photo in small]
         for gains in chosen.gains or SETS:
+            factors = [float(each) for each in gains.split(",")]
             shares = []
-            for photo in small:
-                factors = [float(each) for each in gains.split(",")]
+            for photo, before in zip(small, shown, strict=True):
                 fused = paramisp.hdr(photo, paramisp.Settings(model=chosen.model), gains=factors)
-                with Image.open(photo) as before:
-                    shares.append(
-                        reversed_share(
-                            lightness(ImageOps.exif_transpose(before)), lightness(Image.fromarray(fused.pixels))
-                        )
-                    )
+                shares.append(reversed_share(before, lightness(Image.fromarray(fused.pixels))))
             worst = small[int(np.argmax(shares))].stem
             print(f"| {gains} | {np.mean(shares):.2%} | {max(shares):.1%} ({worst}) |", flush=True)
 

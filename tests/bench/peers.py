@@ -419,8 +419,8 @@ Net 32.62, UPI 26.57; RAW → sRGB ParamISP 30.83, InvISP 28.89, CIE XYZ Net 27.
 At equal time, ParamISP leads the papers' networks on both data sets and in both directions, as in its paper, and `fast`
 leads ParamISP.
 
-* **The simulated shots, thirty minutes: the paper's order** in both directions. ParamISP leads by 5.5 and 7.1 dB, more
-  than in the paper, because the others are further from their end. Behind it lie 1.2 dB between CycleISP, InvISP and
+* **The simulated shots, thirty minutes: the paper's order** in both directions. ParamISP leads by 5.5 and 7.1 dB, in
+  the paper by 1.2 and 1.9 dB. Behind it lie 1.2 dB between CycleISP, InvISP and
   CIE XYZ Net (sRGB → RAW), and 0.4 dB between InvISP and CIE XYZ Net (RAW → sRGB): with one seed, hints. CameraNet,
   which the paper does not have, stands with InvISP. For sRGB → RAW only ParamISP and `fast` beat the fitted regression;
   after edits, all do.
@@ -434,8 +434,8 @@ leads ParamISP.
 * After edits the order is another one: with thirty minutes on the simulated shots, InvISP (26.1 dB as shot) and CIE XYZ
   Net (25.0) lead CycleISP (23.4).
 * InvISP's network of both directions, given the time of both, is as good as a network a direction: 23.7 and 27.4 dB on
-  the simulated shots. It learns from JPEGs that it has rendered itself, so it needs this time: on the photograph, with
-  ten minutes, the camera's JPEG gives 15.4 dB.
+  the simulated shots. It learns from JPEGs that it has rendered itself. On the photograph, after ten minutes, the
+  camera's JPEG gives 15.4 dB.
 
 On the photograph, only ParamISP for RAW → sRGB has had its thirty minutes.
 
