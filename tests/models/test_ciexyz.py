@@ -121,6 +121,14 @@ def test_a_survey_in_strips_takes_the_sample_of_the_whole(direction, cfa, monkey
         other = replace(surveyed, thumbnail=surveyed.thumbnail * 0.5)
         assert not torch.allclose(model(x, other), model(x, params), atol=1e-3)
     assert len(read) > 2
+    if direction == Direction.UNPROCESS:
+        monkeypatch.setattr(ciexyz, "_WINDOWED", 0)
+        read.clear()
+        with torch.inference_mode():
+            windowed = model.surveyed(source, (206, 150), params)
+        assert len(read) == 128
+        assert max(read) == 33
+        torch.testing.assert_close(windowed.thumbnail, surveyed.thumbnail, atol=1e-6, rtol=0)
     model.train()
     assert model.surveyed(source, (206, 150), params) is params  # a sample of a crop changes with the weights
 
