@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from paramisp_cli.errors import FormatError
+from paramisp_cli.errors import ConfigError, FormatError
 from paramisp_cli.formats import gainmap, kept
 from paramisp_cli.formats.base import MAX_PIXELS
 from paramisp_cli.settings import Settings
@@ -29,29 +29,48 @@ def gain_map(image: SrgbImage, settings: Settings) -> tuple[gainmap.GainMap | No
     return found, []
 
 
-def kept_raw(image: SrgbImage, settings: Settings) -> tuple[kept.KeptRaw | None, list[str]]:
-    """Find the RAW that a JPEG carries → (its facts or None, notices); with notices it is not used.
+WITHOUT_RAW = "(`--no-kept-raw`, in Python `kept_raw=False`, unprocesses the picture alone)"
+"""Remedy for a JPEG whose RAW cannot be given back."""
 
-    Raises FormatError if it cannot be given back, or if there is none and the settings require one.
+
+def kept_raw(image: SrgbImage, settings: Settings) -> tuple[kept.KeptRaw | None, list[str]]:
+    """Find the RAW that a JPEG carries, and that the settings use → (its facts or None, notices).
+
+    A RAW that is lost or not used costs a notice. FormatError for one that is used and cannot be given back, and for a
+    missing one that the settings require; ConfigError for settings that contradict each other.
     """
-    jpeg = image.metadata.jpeg
+    jpeg, required = image.metadata.jpeg, settings.kept_raw is True
+    if required and settings.exposure is not None:
+        raise ConfigError("`exposure`: the RAW in a JPEG has its own; leave out `kept_raw`")
     if settings.kept_raw is False or jpeg is None:
-        found, removed = None, False
+        found, lost = None, False
     else:
+        chosen = "" if required else _chosen(settings)
         try:
             found = kept.find(jpeg)
         except FormatError as error:
-            raise FormatError(
-                f"{error} (`--no-kept-raw`, in Python `kept_raw=False`, unprocesses the picture alone)"
-            ) from error
-        removed = found is None and kept.lost(jpeg)
-    if found is None:
-        if settings.kept_raw:
-            raise FormatError("carries no RAW: it never did, or a program that edits or sends it removed it")
-        text = "the RAW that it carried was removed by a program that edited or sent it"
-        return None, [f"{text}: unprocessed the picture alone"] if removed else []
-    chosen = [name for name in ("model", "weights", "look", "like", "levels") if getattr(settings, name) is not None]
-    chosen += ["linear"] if settings.linear else []
-    if chosen and settings.kept_raw is None:
-        return found, [f"carries its RAW, which was not used because of `{chosen[0]}` (pass `kept_raw` to use it)"]
-    return found, []
+            if chosen:
+                return None, [f"carries a RAW, which was not used because of `{chosen}`, and is damaged"]
+            raise FormatError(f"{error} {WITHOUT_RAW}") from error
+        lost = found is None and kept.lost(jpeg)
+        if found is not None and kept.turned_back(image.pixels, found.raw).shape[:2] != found.raw.size:
+            text = "its pixels were changed after it was read"
+            if required:
+                raise FormatError(f"the RAW that it carries does not belong to it: {text}")
+            return None, [f"carries a RAW, which was not used: {text}"]
+        if found is not None and chosen:
+            return None, [f"carries its RAW, which was not used because of `{chosen}` (pass `kept_raw` to use it)"]
+    if found is None and required:
+        raise FormatError("carries no RAW: it never did, or a program that edits or sends it removed it")
+    text = "the RAW that it carried was removed by a program that edited or sent it: unprocessed the picture alone"
+    return found, [text] if lost else []
+
+
+def _chosen(settings: Settings) -> str:
+    """Return the first setting that tells how to make a RAW of the picture; empty if there is none."""
+    optional = ("model", "weights", "look", "like", "levels", "cfa", "exposure")
+    chosen = [name for name in optional if getattr(settings, name) is not None]
+    chosen += [
+        name for name, wish in (("linear", settings.linear), ("gain_map", settings.gain_map == "linear")) if wish
+    ]
+    return next(iter(chosen), "")

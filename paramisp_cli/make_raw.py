@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from paramisp_cli import confidence, flat_noise, look, weights
+from paramisp_cli import carried, confidence, flat_noise, look, weights
 from paramisp_cli import mosaic as bayer
-from paramisp_cli.errors import ConfigError
+from paramisp_cli.errors import ConfigError, FormatError
 from paramisp_cli.formats import jpeg, kept, provenance
+from paramisp_cli.formats.pixels import composed
 from paramisp_cli.machine import facts_of, is_free_of_torch, runner_of, stepped_down
 from paramisp_cli.parameters import GAIN_MAP, KEPT_RAW, Conversion, Settings
 from paramisp_cli.rendition import develop, highlights, parametric
@@ -36,9 +37,10 @@ def unprocessed(
     if conversion.architecture == KEPT_RAW:
         if settings.confidence:
             raise ConfigError(
-                "carries the camera's own RAW, which needs no `confidence`; turn `kept_raw` off to make one"
+                "carries the camera's own RAW, which needs no `confidence`; to make one, pass `--no-kept-raw` "
+                "(in Python `kept_raw=False`)"
             )
-        return _restored(image, conversion)
+        return _restored(image, conversion, settings)
     if settings.linear:
         return _linear(image, conversion, settings, progress)
     return _finished(image, _unfinished(image, conversion, settings, progress))
@@ -83,6 +85,7 @@ def _unfinished(
         notices = (*notices, _of_gain_map(stops))
     assert own is not None
     source = "JPEG" if image.metadata.jpeg else "picture"
+    own_jpeg = None if image.metadata.jpeg is None else kept.without(image.metadata.jpeg)
     xmp, remarks = provenance.unprocessed(image.metadata.xmp, source, facts_of(conversion, exposure))
     raw = RawImage(
         mosaic=own,
@@ -92,7 +95,7 @@ def _unfinished(
         orientation=image.orientation,
         crop=Crop(0, 0, height, width),
         origin=origin,
-        metadata=replace(image.metadata, xmp=xmp),
+        metadata=replace(image.metadata, xmp=xmp, jpeg=own_jpeg),
         baseline_exposure=exposure + stops,
         model=conversion.architecture,
         notes=notices + remarks + stepped_down(conversion, plan),
@@ -174,17 +177,26 @@ def _linear(
     return replace(_finished(image, made[own.cfa]), mosaic=bayer.sampled(linear, own.cfa), linear=linear)
 
 
-def _restored(image: SrgbImage, conversion: Conversion) -> RawImage:
-    """Give back the RAW that a JPEG carries; without a tone curve of its own it gets one that shows the JPEG."""
+def _restored(image: SrgbImage, conversion: Conversion, settings: Settings) -> RawImage:
+    """Give back the RAW that a JPEG carries, with the JPEG's metadata and a look that shows the JPEG."""
     assert image.metadata.jpeg is not None
+    try:
+        raw = kept.restore(image.metadata.jpeg)
+    except FormatError as error:
+        raise FormatError(f"{error} {carried.WITHOUT_RAW}") from error
     raw = replace(
-        kept.restore(image.metadata.jpeg),
+        raw,
         canonical=conversion.canonical,
         optical=conversion.optical,
         camera=conversion.camera,
         origin=conversion.origin,
         notes=conversion.notices,
+        metadata=replace(raw.metadata, exif=image.metadata.exif, xmp=image.metadata.xmp),
     )
-    if raw.tone_curve is not None or raw.orientation != image.orientation:
-        return raw
-    return look.matched(image.pixels, raw)
+    shown = look.matched(kept.turned_back(image.pixels, raw), raw)
+    # An orientation in the JPEG, which was written upright, is a turn by the user.
+    shown = replace(shown, orientation=composed(raw.orientation, image.orientation))
+    if settings.bit_depth != 32:
+        return shown
+    canonical = raw.canonical
+    return replace(shown, mosaic=bayer.linear(raw.mosaic, canonical.black_level, canonical.white_level))

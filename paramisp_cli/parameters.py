@@ -84,7 +84,7 @@ def _refuse_settings_of_render(settings: Settings) -> None:
 def _of_picture(image: SrgbImage, settings: Settings) -> Conversion:
     _refuse_settings_of_render(settings)
     kept_raw, remarks = carried.kept_raw(image, settings)
-    if kept_raw is not None and not remarks:
+    if kept_raw is not None:
         return _of_kept_raw(image, kept_raw, settings)
     found = references(settings)
     like = nearest(image, found)
@@ -131,6 +131,7 @@ def _of_kept_raw(image: SrgbImage, found: kept.KeptRaw, settings: Settings) -> C
     origin = dict.fromkeys(("cfa", "black_level", "white_level", "color_matrix", "wb", "model"), source)
     camera, origin["camera"] = _pick_camera(settings, raw.camera, None)
     optical = _pick_optical(settings, raw.optical, None, origin)
+    origin |= {name: source for name, where in origin.items() if where == "EXIF"}
     canonical = _with_flags(raw.canonical, settings, origin)
     facts = cameras.find(camera) or cameras.GENERIC
     notice = Notice(f"gave back the RAW that it carries: {found}", "gave back the RAW that the JPEG carries")

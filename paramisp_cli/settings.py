@@ -71,7 +71,8 @@ class Settings:
                    mosaic, black 0 and white 1, neither rounded nor clipped to the camera's codes
     max_pixels     pictures of more pixels are refused before they are decoded; None: ``formats.MAX_PIXELS``
     kept_raw       of an unprocessed JPEG that carries its RAW: True requires it; False ignores it; None: gives it back,
-                   unless a model, weights, a look or ``like`` are chosen
+                   unless a setting tells how to make one: ``model``, ``weights``, ``look``, ``like``, ``levels``,
+                   ``cfa``, ``exposure``, ``linear``, ``gain_map`` "linear"
     gain_map       of an unprocessed picture: "auto" puts the highlights of its gain map into the RAW, if it has one;
                    "linear" takes its whole HDR rendition as linear light, without a model, and requires a map; "off"
                    ignores the map
@@ -139,8 +140,9 @@ class Settings:
         if self.levels is not None and not _are_levels(self.levels):
             shown = ",".join(f"{level:g}" for level in self.levels)
             raise ConfigError(f"`levels` takes whole numbers BLACK,WHITE with 0 ≤ black < white ≤ 65535, got {shown}")
-        if self.levels is not None and self.kept_raw:
-            raise ConfigError("`levels`: the RAW in a JPEG has its own; leave out `kept_raw`")
+        for name in ("levels", "cfa"):
+            if getattr(self, name) is not None and self.kept_raw:
+                raise ConfigError(f"`{name}`: the RAW in a JPEG has its own; leave out `kept_raw`")
         if self.cfa is not None and self.cfa not in CFA_PATTERNS:
             raise ConfigError(f"`cfa` must be one of {', '.join(CFA_PATTERNS)}, got {self.cfa}")
         if self.exposure is not None and not abs(self.exposure) <= 10:

@@ -137,7 +137,7 @@ def run(plan: Plan, progress: Progress | None = None, keep: Keep | None = None) 
     steps = _Steps(plan, progress)
     if isinstance(plan.image, SrgbImage):
         prepared = convert.prepare(plan.image, plan.conversion, plan.settings)
-        deep = replace(plan.settings, bit_depth=32, exposure=None)
+        deep = replace(plan.settings, bit_depth=8 if prepared.architecture == KEPT_RAW else 32, exposure=None)
         raw = convert.run(plan.image, prepared, deep, steps.next())
         assert isinstance(raw, RawImage)
         rendering, settings = _rendering_of(raw, prepared, plan)

@@ -37,8 +37,11 @@ def placed_segments(jpeg: bytes | mmap.mmap) -> Iterator[tuple[int, int, bytes]]
         at += 2 + length
 
 
-_AFTER_SCAN = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]", re.DOTALL)
-"""A marker that ends the coded data of a scan: neither a stuffed byte nor a restart marker."""
+AFTER_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
+"""A marker that ends the coded data of a scan: neither a stuffed byte nor a restart marker.
+
+Fill bytes before it are not in the match: a pattern with a run of them takes time in the square of the run.
+"""
 
 
 def end_of_picture(jpeg: bytes) -> int | None:
@@ -53,7 +56,7 @@ def end_of_picture(jpeg: bytes) -> int | None:
             return at + 2
         at += 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
         if marker == _SOS:
-            found = _AFTER_SCAN.search(jpeg, at)
+            found = AFTER_SCAN.search(jpeg, at)
             if found is None:
                 return None
             at = found.start()

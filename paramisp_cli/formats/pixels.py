@@ -23,6 +23,13 @@ def apply_orientation(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return pixels[::rows, ::columns]
 
 
+def composed(first: int, then: int) -> int:
+    """Return the orientation 1–8 that turns pixels by ``first`` and then by ``then``."""
+    corners = np.arange(6).reshape(2, 3)
+    turned = apply_orientation(apply_orientation(corners, first), then)
+    return next(one for one in range(1, 9) if np.array_equal(apply_orientation(corners, one), turned))
+
+
 def to_depth(pixels: np.ndarray, bits: int) -> np.ndarray:
     """Convert to (H, W, 3) uint8 or uint16, rounded to nearest: v·257 and back for integers, [0, 1] floats scaled."""
     kind: Any = np.uint8 if bits == 8 else np.uint16

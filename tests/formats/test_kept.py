@@ -10,7 +10,7 @@ from kept_shots import NOISE, jpeg_of, shot
 
 from paramisp_cli.errors import ConfigError, FormatError
 from paramisp_cli.formats import kept
-from paramisp_cli.formats.kept import levels, rans
+from paramisp_cli.formats.kept import levels, rans, record
 from paramisp_cli.types import Crop, RawImage
 
 
@@ -20,10 +20,21 @@ def same(raw: RawImage, back: RawImage) -> None:
         assert getattr(raw.canonical, name) == getattr(back.canonical, name)
     for name in ("black_level", "as_shot_neutral", "color_matrix"):
         np.testing.assert_array_equal(getattr(raw.canonical, name), getattr(back.canonical, name))
-    for name in ("optical", "camera", "orientation", "crop", "baseline_exposure", "model"):
+    for name in (
+        "optical",
+        "camera",
+        "orientation",
+        "crop",
+        "baseline_exposure",
+        "profile_exposure",
+        "model",
+        "colours_of",
+    ):
         assert getattr(raw, name) == getattr(back, name), name
     np.testing.assert_array_equal(raw.noise_profile, back.noise_profile)
-    assert (raw.metadata.xmp, raw.metadata.source_name) == (back.metadata.xmp, back.metadata.source_name)
+    assert back.metadata.source_name == raw.metadata.source_name
+    assert back.metadata.exif is None  # those of the JPEG count
+    assert back.metadata.xmp is None
 
 
 # --- round trips ------------------------------------------------------------------------------------------------------
@@ -40,6 +51,7 @@ def same(raw: RawImage, back: RawImage) -> None:
 )
 def test_lossless_in_every_orientation_and_cfa(cfa: str, orientation: int) -> None:
     raw, pixels = shot(64, 96, cfa=cfa, orientation=orientation, crop=Crop(3, 5, 55, 86))
+    raw = replace(raw, colours_of="Other Camera", profile_exposure=-0.5)
     back = kept.restore(kept.keep(jpeg_of(pixels), raw, "lossless"))
     np.testing.assert_array_equal(raw.mosaic, back.mosaic)
     same(raw, back)
@@ -135,9 +147,38 @@ def test_near_is_smaller_and_a_size_is_met() -> None:
         shares.append(found.share)
         check_share(raw, kept.restore(data), found.share)
     assert shares[0] == 0
+    exact = kept.find(kept.keep(jpeg, raw, f"{lossless}B"))
+    assert exact is not None
+    assert str(exact).endswith("bits a pixel, exact")
     assert shares == sorted(shares)
-    with pytest.raises(FormatError, match=r"does not fit into 5000 bytes beside the picture: \d+ are needed"):
-        kept.keep(jpeg, raw, "5kB")
+    with pytest.raises(
+        FormatError, match=rf"does not fit into {len(jpeg) + 900} bytes beside the picture: \d+ are needed"
+    ):
+        kept.keep(jpeg, raw, f"{len(jpeg) + 900}B")
+    with pytest.raises(FormatError, match=rf"does not fit into 900 bytes: the picture alone takes {len(jpeg)}"):
+        kept.keep(jpeg, raw, "900B")
+
+
+def test_a_raw_that_cannot_be_read_back_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A far larger mosaic than its crop, a text too long, a value that is no number."""
+    raw, pixels = shot(64, 64)
+    jpeg = jpeg_of(pixels)
+    with pytest.raises(FormatError, match="cannot carry a RAW with a value that is not finite"):
+        kept.keep(jpeg, replace(raw, baseline_exposure=float("nan")))
+    small = replace(raw, crop=Crop(0, 0, 16, 16))
+    assert kept.find(kept.keep(jpeg_of(pixels[:16, :16]), small)) is not None
+    monkeypatch.setattr(record, "_MOST_BEYOND", 0)
+    with pytest.raises(FormatError, match=r"cannot carry this RAW: .*a mosaic of 64×64 for a picture of 16×16"):
+        kept.keep(jpeg_of(pixels[:16, :16]), small)
+    monkeypatch.setattr(record, "_MOST_JSON", 500)
+    with pytest.raises(FormatError, match=r"cannot carry this RAW: .*too long"):
+        kept.keep(jpeg, raw)
+
+
+@pytest.mark.parametrize("noise", [[[-1e-4, 1e-6]] * 3, [[1e9, 1e-6]] * 3])
+def test_noise_that_cannot_be_true_does_not_count(noise: list[list[float]]) -> None:
+    raw, _ = shot()
+    assert levels.noise(replace(raw, noise_profile=np.array(noise)))[1] == "measured in the shot"
 
 
 def check_share(raw: RawImage, back: RawImage, share: float) -> None:

@@ -7,10 +7,12 @@ import io
 import shutil
 import struct
 import subprocess
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,8 +24,15 @@ import paramisp_cli as paramisp
 from paramisp_cli import formats
 from paramisp_cli.errors import ConfigError, FormatError
 from paramisp_cli.formats import WriteOptions, kept
+from paramisp_cli.formats.jpeg import end_of_picture
 from paramisp_cli.formats.kept import codec, container, record
+from paramisp_cli.formats.pixels import apply_orientation
 from paramisp_cli.types import Metadata, RawImage
+
+XMP = (
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    b'<rdf:Description xmlns:dc="http://purl.org/dc/elements/1.1/" dc:source="?"/></rdf:RDF></x:xmpmeta>'
+)
 
 
 @pytest.fixture(scope="module")
@@ -165,9 +174,9 @@ def test_every_cut_and_every_flipped_byte_of_the_head() -> None:
     raw, pixels = shot(16, 16)
     data = kept.keep(jpeg_of(pixels), raw)
     begin = data.index(container.MAGIC)
-    for end in range(begin + len(container.MAGIC), len(data)):
+    for end in range(begin + 1, len(data)):
         refused(data[:end])
-    for at in range(begin + len(container.MAGIC), len(data)):
+    for at in range(begin, len(data)):
         changed = bytearray(data)
         changed[at] ^= 0x80
         refused(bytes(changed))
@@ -202,8 +211,6 @@ def test_hostile_sections(carrier: tuple[RawImage, bytes, bytes]) -> None:
 
 @pytest.mark.slow
 def test_a_bomb_in_the_record(carrier: tuple[RawImage, bytes, bytes]) -> None:
-    import zlib
-
     _, jpeg, data = carrier
     trailer = container.find(data)
     assert trailer is not None
@@ -219,16 +226,17 @@ def hostile_records() -> list[tuple[str, object]]:
         ("values", [[0]] * 3), ("values", [[0, 1]] * 4), ("values", [[0, 0, 5]] * 4), ("values", [[70000]] * 4),
         ("values", [[0, 1, 65537]] * 4), ("values", [[]] * 4), ("values", None), ("kind", "best"), ("share", -1),
         ("share", 1e300), ("white_level", 0), ("white_level", None), ("black_level", [[1, 2, 3]]), ("pixels", "zz"),
-        ("exif", "%%%"), ("camera", ["a", "b", "c"]), ("optical", {"iso": -5}), ("optical", {"zoom": 5}),
-        ("noise", [[1, 2, 3]]), ("tone_curve", [["x"]]), ("color_matrix", [[0] * 3] * 3),
-        ("noise_profile", [[1, 2]] * 4),
+        ("camera", ["a", "b", "c"]), ("optical", {"iso": -5}), ("optical", {"zoom": 5}),
+        ("noise", [[1, 2, 3]]), ("noise", [[1, 2]]), ("noise", [[-1, 0]] * 3), ("noise", [[float("nan"), 0]] * 3),
+        ("noise", [[1e300, 0]] * 3), ("color_matrix", [[0] * 3] * 3), ("noise_profile", [[1, 2]] * 4),
+        ("noise_profile", [[float("inf"), 0]] * 3), ("baseline_exposure", float("nan")), ("white_level", 1e300),
+        ("profile_exposure", float("nan")), ("other", [[]] * 2000), ("other", [{}] * 2000),
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "value"), hostile_records(), ids=str)
 def test_hostile_records(carrier: tuple[RawImage, bytes, bytes], name: str, value: object) -> None:
     import json
-    import zlib
 
     _, jpeg, data = carrier
     trailer = container.find(data)
@@ -236,6 +244,19 @@ def test_hostile_records(carrier: tuple[RawImage, bytes, bytes], name: str, valu
     fields = json.loads(zlib.decompress(trailer.record)) | {name: value}
     with pytest.raises(FormatError):
         kept.restore(signed(jpeg, zlib.compress(json.dumps(fields).encode()), trailer.body))
+
+
+def test_a_run_of_ff_is_read_once() -> None:
+    """A pattern that searched on from each of its bytes would take hours."""
+    _, pixels = shot(16, 16)
+    jpeg = jpeg_of(pixels)
+    run = b"\xff" * 1_000_000
+    for end in (b"\0", b"\xd0", b""):
+        data = jpeg[:-2] + run + end
+        assert container.layout(data).end is None
+        assert end_of_picture(data) is None
+        assert container.layout(data + b"\xff\xd9").end == len(data) + 2
+        assert end_of_picture(data + b"\xff\xd9") == len(data) + 2
 
 
 def test_another_decoder_is_told(carrier: tuple[RawImage, bytes, bytes]) -> None:
@@ -320,9 +341,88 @@ def test_settings_choose(tmp_path: Path) -> None:
     np.testing.assert_array_equal(paramisp.unprocess(path, both).mosaic, raw.mosaic)
     ignoring = paramisp.unprocess(path, replace(parametric, kept_raw=False))
     assert not any("carries" in note for note in ignoring.notes)
+    assert ignoring.metadata.jpeg == container.plain(path.read_bytes())  # the preview has no RAW in it
+    settings: list[dict[str, Any]] = [{"cfa": "GRBG"}, {"levels": (0, 1023)}, {"linear": True}, {"exposure": 1.0}]
+    for setting in settings:
+        (name,) = setting
+        made = paramisp.unprocess(
+            path, paramisp.Settings(**setting, model="parametric" if name == "exposure" else None)
+        )
+        assert any("carries its RAW, which was not used because of" in note for note in made.notes)
+        with pytest.raises(ConfigError, match=f"`{name}`: .*leave out `kept_raw`"):
+            paramisp.unprocess(path, paramisp.Settings(kept_raw=True, **setting))
+    floats = paramisp.unprocess(path, paramisp.Settings(bit_depth=32)).mosaic
+    np.testing.assert_array_equal(floats, (raw.mosaic.astype(np.float32) - 256) / np.float32(4095 - 256))
+    image = paramisp.read(path)
+    assert isinstance(image, paramisp.SrgbImage)
+    changed = paramisp.unprocess(replace(image, pixels=image.pixels[:50]))
+    assert any("its pixels were changed" in note for note in changed.notes)
+    data = path.read_bytes()
+    path.write_bytes(data[:-9])
+    with pytest.raises(FormatError, match="cut short"):
+        paramisp.unprocess(path)
+    made = paramisp.unprocess(path, parametric)  # no RAW is wanted
+    assert any("carries a RAW, which was not used because of `model`, and is damaged" in note for note in made.notes)
+    assert b"paramisp RAW" not in (made.metadata.jpeg or b"")
+    path.write_bytes(data)
     path.write_bytes(container.plain(path.read_bytes()))
     with pytest.raises(FormatError, match="carries no RAW"):
         paramisp.unprocess(path, paramisp.Settings(kept_raw=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_look_is_that_of_the_jpeg(tmp_path: Path, orientation: int) -> None:
+    """Also of a RAW on its side; a turn by another program joins that of the RAW."""
+    from piexif import dump, insert
+
+    raw = written(tmp_path / "shot.jpg", orientation=orientation)
+    plain = written(tmp_path / "plain.jpg")
+    back, upright = (paramisp.unprocess(tmp_path / name) for name in ("shot.jpg", "plain.jpg"))
+    assert (back.orientation, plain.orientation) == (orientation, 1)
+    assert back.tone_curve is not None
+    assert upright.tone_curve is not None
+    np.testing.assert_allclose(back.tone_curve, upright.tone_curve, atol=0.05)
+    for turn in range(1, 9):
+        insert(dump({"0th": {274: turn}}), str(tmp_path / "shot.jpg"))
+        turned = paramisp.unprocess(tmp_path / "shot.jpg")
+        np.testing.assert_array_equal(turned.mosaic, raw.mosaic)
+        np.testing.assert_array_equal(turned.tone_curve, back.tone_curve)
+        for shape in ((4, 6), (6, 4)):
+            numbers = np.arange(24).reshape(shape)
+            shown = apply_orientation(apply_orientation(numbers, orientation), turn)
+            np.testing.assert_array_equal(apply_orientation(numbers, turned.orientation), shown)
+
+
+@pytest.mark.slow
+def test_metadata_are_those_of_the_jpeg(tmp_path: Path) -> None:
+    """A position that somebody removes from the JPEG is gone from the RAW, and a new author is there."""
+    import piexif
+
+    raw, pixels = shot()
+    place = {1: b"N", 2: ((48, 1), (6, 1), (0, 1))}
+    block = piexif.dump({"0th": {315: b"Secretive"}, "GPS": place})[6:]
+    packet = XMP.replace(b"?", b"secretive")
+    metadata = Metadata(exif=block, xmp=packet)
+    raw = replace(raw, metadata=metadata)
+    path = tmp_path / "shot.jpg"
+    formats.write(paramisp.SrgbImage(pixels, metadata=metadata), path, WriteOptions(keep_raw="lossless"), raw=raw)
+    back = paramisp.unprocess(path)
+    assert back.metadata.xmp == packet
+    assert "GPS" in piexif.load(b"Exif\0\0" + (back.metadata.exif or b""))
+    assert piexif.load(b"Exif\0\0" + (back.metadata.exif or b""))["GPS"][1] == b"N"
+    piexif.insert(piexif.dump({"0th": {315: b"Somebody"}}), str(path))
+    path.write_bytes(path.read_bytes().replace(b"secretive", b"overtness"))
+    paramisp.write(paramisp.unprocess(path), tmp_path / "back.dng")
+    for data in (path.read_bytes(), (tmp_path / "back.dng").read_bytes()):
+        assert b"Somebody" in data
+        assert b"overtness" in data
+        assert b"ecretive" not in data
+    trailer = container.find(path.read_bytes())
+    assert trailer is not None
+    assert b"ecretive" not in zlib.decompress(trailer.record)
+    again = paramisp.read(tmp_path / "back.dng")
+    assert piexif.load(b"Exif\0\0" + (again.metadata.exif or b""))["GPS"] == {}
 
 
 def test_only_a_jpeg_of_a_raw(tmp_path: Path) -> None:

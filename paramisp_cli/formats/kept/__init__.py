@@ -20,7 +20,7 @@ from paramisp_cli.formats.kept.record import Record
 from paramisp_cli.formats.pixels import apply_orientation
 from paramisp_cli.types import RawImage
 
-__all__ = ["KeptRaw", "check", "find", "keep", "lost", "restore"]
+__all__ = ["KeptRaw", "check", "find", "keep", "lost", "restore", "turned_back", "without"]
 
 NEAR, NEAR_BITS = (0.5, 0.7, 1.0), 2.5
 """Largest errors of ``near`` in units of the noise's standard deviation; the first that needs no more bits a pixel.
@@ -49,7 +49,7 @@ class KeptRaw:
     def __str__(self) -> str:
         """Return the facts in one line."""
         text = f"{self.kind}, {self.bits:.2f} bits a pixel"
-        if self.kind == "lossless":
+        if not self.share:
             return f"{text}, exact"
         low, high = self.bound
         return f"{text}, error at most {low} to {high} raw units ({self.share:.2g} of the noise: {self.noise_origin})"
@@ -70,8 +70,8 @@ def check(how: str) -> int | None:
 def keep(jpeg: bytes, raw: RawImage, how: str = "lossless") -> bytes:
     """Return the JPEG with the RAW in it, whose crop it shows upright, pixel by pixel.
 
-    how  "lossless": bit for bit; "near": each sample within the noise's standard deviation, or within half of it if 2.5
-         bits a pixel suffice; a size such as "2MB": with the least error at which the whole file is no larger
+    how  "lossless": bit for bit; "near": each sample within the noise's standard deviation, or within 0.5 or 0.7 of it
+         if 2.5 bits a pixel suffice; a size such as "2MB": with the least error at which the whole file is no larger
 
     Raises FormatError for a RAW or a JPEG that do not fit each other, or a size that is too small.
     """
@@ -114,10 +114,16 @@ def lost(jpeg: bytes) -> bool:
     return container.lost(jpeg)
 
 
+def without(jpeg: bytes) -> bytes:
+    """Return a JPEG without any RAW in it, damaged ones included."""
+    return container.plain(jpeg)
+
+
 def restore(jpeg: bytes) -> RawImage:
     """Return the RAW that a JPEG carries; FormatError with the reason if there is none, or if it cannot be given back.
 
-    ``metadata.jpeg`` is the JPEG without the RAW, if its orientation is the mosaic's.
+    ``metadata.jpeg`` is the JPEG without the RAW, if its pixels lie as the mosaic's. EXIF and XMP are the JPEG's own:
+    the RAW has none.
     """
     trailer = container.find(jpeg)
     if trailer is None:
@@ -141,10 +147,15 @@ def restore(jpeg: bytes) -> RawImage:
     return replace(raw, mosaic=mosaic, metadata=replace(raw.metadata, jpeg=preview))
 
 
+def turned_back(pixels: np.ndarray, raw: RawImage) -> np.ndarray:
+    """Turn the pixels of a carrying JPEG, which are upright as stored, as the mosaic of its RAW lies: a view."""
+    back = {6: 8, 8: 6}.get(raw.orientation, raw.orientation)
+    return apply_orientation(pixels, back)
+
+
 def _laid_on(pixels: np.ndarray, raw: RawImage) -> np.ndarray:
     """Turn the JPEG's pixels as the mosaic lies, and repeat its edges around the crop."""
-    back = {6: 8, 8: 6}.get(raw.orientation, raw.orientation)
-    shown, crop, (height, width) = apply_orientation(pixels, back), raw.crop, raw.mosaic.shape
+    shown, crop, (height, width) = turned_back(pixels, raw), raw.crop, raw.mosaic.shape
     assert crop is not None
     if shown.shape[:2] != (crop.height, crop.width):
         raise FormatError(
@@ -197,10 +208,19 @@ def _kept(jpeg: bytes, raw: RawImage, kind: str, pixels: np.ndarray, shown: np.n
     record = Record(raw, raw.mosaic.shape, kind, share, noise, origin, values, digest, tiles.digest(mosaic))
     error = "exact" if not share else f"error at most {share:.2g} of the noise"
     about = f"{kind}, {error}, in {len(body)} bytes after the picture; `paramisp unprocess` gives it back"
-    return container.attach(jpeg, records.pack(record), body, about)
+    packed = records.pack(record)
+    try:
+        records.unpack(packed)
+    except FormatError as error:
+        raise FormatError(f"a JPEG cannot carry this RAW: {error}; leave out `keep_raw`") from error
+    return container.attach(jpeg, packed, body, about)
 
 
 _BANDS, _HEIGHT = 8, 64
+_ROOM_OF_VALUES = 2000
+"""Bytes that lists of values may take."""
+_SURE = 1.03
+"""An estimate beyond this many times the room is too large: estimates from bands are wrong by less."""
 
 
 def _sampled_rows(raw: RawImage) -> np.ndarray:
@@ -227,8 +247,10 @@ def _fitted(jpeg: bytes, raw: RawImage, pixels: np.ndarray, shown: np.ndarray, s
 
     The search runs on estimates; then the whole is coded, and coarser until it fits.
     """
-    room = size - len(jpeg) - len(records.pack(_record_without_values(raw))) - 2000
-    if room > 0 and _estimate(raw, shown, 0.0) <= room:
+    if size <= len(jpeg):
+        raise FormatError(f"its RAW does not fit into {size} bytes: the picture alone takes {len(jpeg)}")
+    room = size - len(jpeg) - len(records.pack(_record_without_values(raw))) - _ROOM_OF_VALUES
+    if _estimate(raw, shown, 0.0) <= _SURE * (size - len(jpeg)):
         whole = _kept(jpeg, raw, "size", pixels, shown, 0.0)
         if len(whole) <= size:
             return whole

@@ -7,14 +7,14 @@ length is checked against the file and against a limit before anything of that l
 from __future__ import annotations
 
 import hashlib
-import re
 import struct
 from dataclasses import dataclass
 
 from paramisp_cli.errors import FormatError
+from paramisp_cli.formats.jpeg import AFTER_SCAN, placed_segments
 
 MAGIC = b"paramisp RAW\r\n\x1a\n"
-"""Line ends and an end-of-file character: a transfer as text is noticed."""
+"""Line ends and an end-of-file character: a transfer as text changes them."""
 VERSION = 1
 _HEAD = struct.Struct("<16sHHIQ32s32s")  # magic, version, zero, lengths of record and body, both digests
 _MOST_RECORD, _MOST_BODY = 8 << 20, 1 << 32
@@ -24,7 +24,6 @@ _ALONE = {0x01, *range(0xD0, 0xD8)}
 """Markers without a length: TEM and RST0 to RST7."""
 _OF_PICTURE = {*range(0xC0, 0xD0), 0xDA, 0xDB, 0xDC, 0xDD, 0xEE}
 """Segments that decide how the picture is decoded: frames, tables, scans, restart interval, Adobe's transform."""
-_AFTER_SCAN = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +58,10 @@ def layout(jpeg: bytes) -> Layout:
         if head == at and marker in (0xE0, 0xE1):
             head = end
         if marker == _SOS:
-            found = _AFTER_SCAN.search(jpeg, end)
+            found = AFTER_SCAN.search(jpeg, end)
             if found is None:
                 break
-            end = found.end() - 2
+            end = found.start()
         if marker in _OF_PICTURE:
             digest.update(jpeg[at:end])
         at = end
@@ -106,12 +105,16 @@ def find(jpeg: bytes) -> Trailer | None:
     if begin < 0:
         if place.end is None and place.comment:
             raise FormatError("the file is cut short: the RAW inside and a part of the picture are lost")
+        if place.end is not None and place.comment and _resembles(jpeg[place.end : place.end + len(MAGIC)]):
+            raise FormatError("the RAW inside is damaged: its first bytes were altered or cut off")
         return None
     if begin + _HEAD.size > len(jpeg):
         raise FormatError("the file is cut short: the RAW inside is lost")
     _, version, zero, record, body, picture, content = _HEAD.unpack_from(jpeg, begin)
-    if version != VERSION or zero:
+    if version != VERSION:
         raise FormatError(f"the RAW inside has version {version}, this paramisp reads version {VERSION}: update it")
+    if zero:
+        raise FormatError("the RAW inside is damaged: a field of its head is not zero")
     if record > _MOST_RECORD or body > _MOST_BODY:
         raise FormatError("the RAW inside is damaged: its length is beyond all limits")
     middle = begin + _HEAD.size + record
@@ -126,20 +129,28 @@ def find(jpeg: bytes) -> Trailer | None:
     return found
 
 
+def _resembles(begin: bytes) -> bool:
+    """Tell whether the first bytes after a picture are a trailer's with errors, or the first few of them."""
+    same = sum(a == b for a, b in zip(begin, MAGIC, strict=False))
+    return bool(begin) and same >= max(len(begin) // 2, 1)
+
+
 def lost(jpeg: bytes) -> bool:
     """Tell whether the comment on a RAW inside is there and its trailer is not."""
     return layout(jpeg).comment is not None and jpeg.find(MAGIC) < 0
 
 
 def plain(jpeg: bytes) -> bytes:
-    """Return the JPEG without its trailer and comment; other trailers stay."""
-    found = find(jpeg)
-    if found is not None:
-        jpeg = jpeg[: found.begin] + jpeg[found.end :]
-    at = 2
-    while jpeg[at : at + 1] == b"\xff" and jpeg[at + 1] not in (_SOS, _EOI):
-        end = at + 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
-        if jpeg[at + 1] == _COM and jpeg[at + 4 : at + 4 + len(_COMMENT)] == _COMMENT:
-            return jpeg[:at] + jpeg[end:]
-        at = max(end, at + 2)
+    """Return the JPEG without its trailer and comment. Other trailers stay, but for those behind a damaged one."""
+    place = layout(jpeg)
+    begin = jpeg.find(MAGIC, place.end or 2) if jpeg[:2] == b"\xff\xd8" else -1
+    if begin >= 0:
+        try:
+            found = find(jpeg)
+        except FormatError:
+            found = None
+        jpeg = jpeg[:begin] + (jpeg[found.end :] if found else b"")
+    for marker, at, content in placed_segments(jpeg):
+        if marker == _COM and content.startswith(_COMMENT):
+            return jpeg[: at - 4] + jpeg[at + len(content) :]
     return jpeg

@@ -80,7 +80,7 @@ def noise(raw: RawImage) -> tuple[np.ndarray, str]:
     the shot has clearly less noise (some cameras filter it out of their RAW).
     """
     facts, (found, levels) = cameras.find(raw.camera), flat_noise.smoothest(raw)
-    if raw.noise_profile is not None and (raw.noise_profile >= 0).all() and (raw.noise_profile.sum(1) > 0).all():
+    if raw.noise_profile is not None and _is_sound(raw.noise_profile):
         profile, origin = raw.noise_profile, "the RAW file"
     elif facts is not None and (of_table := facts.noise_profile(raw.optical.iso)) is not None:
         profile, origin = of_table, f"camera table ({facts.name}, ISO {raw.optical.iso:g})"
@@ -89,6 +89,11 @@ def noise(raw: RawImage) -> tuple[np.ndarray, str]:
     if levels >= _ENOUGH and (found @ _MIDTONE).sum() < _CLEARLY * (profile @ _MIDTONE).sum():
         return found, f"measured in the shot, which has less noise than {origin}"
     return profile, origin
+
+
+def _is_sound(profile: np.ndarray) -> bool:
+    """Tell whether a file's noise can be true: no channel without any, none whose variance exceeds that of white."""
+    return bool(((profile >= 0) & (profile <= 1)).all() and (profile.sum(1) > 0).all())
 
 
 def check(values: np.ndarray) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import zlib
 from dataclasses import asdict, dataclass
@@ -15,16 +14,23 @@ from paramisp_cli.formats.base import MAX_PIXELS
 from paramisp_cli.formats.kept import levels
 from paramisp_cli.types import Camera, CanonicalParams, Crop, Metadata, OpticalParams, RawImage
 
-_MOST_JSON = 32 << 20
-_MOST_BEYOND = 1 << 22
-"""Samples that a mosaic may have besides its crop and as many again."""
+_MOST_JSON = 8 << 20
+_MOST_CONTAINERS = 1000
+"""Lists and objects in the JSON: an empty one takes 2 bytes there and 64 in memory."""
+_MOST_BEYOND, _CROPS = 1 << 22, 8
+"""Samples that a mosaic may have: so many, and so many times those of its crop."""
+_MOST_WHITE = (1 << 32) - 1
+"""Largest white level: a DNG's has 32 bits."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Record:
     """A RAW without its samples, and how they are coded.
 
-    raw          the RAW; its mosaic is 2×2 zeros until ``decoded``
+    EXIF and XMP are left out: those of the JPEG count, so that a position removed from it is gone. The look is left
+    out, too: it is fitted to the JPEG.
+
+    raw          the RAW; its mosaic is all zeros, in no memory
     size         (height, width) of the mosaic
     kind         "lossless", "near" or "size"
     share        largest error in units of the noise's standard deviation; 0 for lossless
@@ -69,14 +75,15 @@ def pack(record: Record) -> bytes:
         "crop": [crop.top, crop.left, crop.height, crop.width],
         "baseline_exposure": raw.baseline_exposure,
         "noise_profile": None if raw.noise_profile is None else raw.noise_profile.tolist(),
-        "tone_curve": None if raw.tone_curve is None else raw.tone_curve.tolist(),
+        "profile_exposure": raw.profile_exposure,
         "model": raw.model,
+        "colours_of": raw.colours_of,
         "source_name": raw.metadata.source_name,
-        "exif": _text(raw.metadata.exif),
-        "xmp": _text(raw.metadata.xmp),
-        "icc": _text(raw.metadata.icc),
     }
-    return zlib.compress(json.dumps(described, allow_nan=False, separators=(",", ":")).encode(), 9)
+    try:
+        return zlib.compress(json.dumps(described, allow_nan=False, separators=(",", ":")).encode(), 9)
+    except ValueError as error:
+        raise FormatError("a JPEG cannot carry a RAW with a value that is not finite; leave out `keep_raw`") from error
 
 
 def unpack(data: bytes) -> Record:
@@ -86,7 +93,9 @@ def unpack(data: bytes) -> Record:
         text = decompressor.decompress(data, _MOST_JSON)
         if not decompressor.eof:
             raise ValueError("too long or cut short")
-        return _record(json.loads(text))
+        if text.count(b"[") + text.count(b"{") > _MOST_CONTAINERS:
+            raise ValueError("too many lists")
+        return _record(json.loads(text, parse_constant=_refused))
     except (
         MetadataError, zlib.error, ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError,
     ) as error:  # fmt: skip
@@ -96,25 +105,27 @@ def unpack(data: bytes) -> Record:
 def _record(fields: dict[str, Any]) -> Record:
     height, width = (_whole(n, 2, 1 << 17) for n in fields["size"])
     crop = Crop(*(_whole(n, 0, 1 << 17) for n in fields["crop"]))
-    if height * width > min(MAX_PIXELS, 2 * crop.height * crop.width + _MOST_BEYOND) or height % 2 or width % 2:
-        raise ValueError("size")
+    if height * width > min(MAX_PIXELS, _CROPS * crop.height * crop.width + _MOST_BEYOND) or height % 2 or width % 2:
+        raise ValueError(f"a mosaic of {width}×{height} for a picture of {crop.width}×{crop.height}")
     kind, share = fields["kind"], float(fields["share"])
     if kind not in ("lossless", "near", "size") or not 0 <= share < 1e6:
         raise ValueError("kind")
     values = [_values(each) for each in fields["values"]]
     if len(values) != 4:
         raise ValueError("values")
-    optional = {
-        name: None if fields[name] is None else np.array(fields[name], np.float64).reshape(-1, 2)
-        for name in ("noise", "noise_profile", "tone_curve")
-    }
+    noise = _noise(fields["noise"])
+    if noise is not None and not ((noise >= 0) & (noise <= 1)).all():
+        raise ValueError("noise")
+    white_level = float(fields["white_level"])
+    if white_level > _MOST_WHITE:
+        raise ValueError("white level")
     blank = np.broadcast_to(np.uint16(0), (height, width))  # no memory
     raw = RawImage(
         mosaic=blank,
         canonical=CanonicalParams(
             str(fields["cfa"]),
             np.array(fields["black_level"], np.float64),
-            float(fields["white_level"]),
+            white_level,
             np.array(fields["as_shot_neutral"], np.float64),
             np.array(fields["color_matrix"], np.float64),
         ),
@@ -122,21 +133,16 @@ def _record(fields: dict[str, Any]) -> Record:
         camera=None if fields["camera"] is None else Camera(*map(str, fields["camera"])),
         orientation=_whole(fields["orientation"], 1, 8),
         crop=crop,
-        baseline_exposure=float(np.clip(float(fields["baseline_exposure"]), -10, 10)),
-        noise_profile=optional["noise_profile"],
-        tone_curve=optional["tone_curve"],
+        baseline_exposure=_stops(fields["baseline_exposure"]),
+        profile_exposure=_stops(fields.get("profile_exposure", 0)),
+        noise_profile=_noise(fields["noise_profile"]),
         model=None if fields["model"] is None else str(fields["model"]),
-        metadata=Metadata(
-            exif=_bytes(fields["exif"]),
-            xmp=_bytes(fields["xmp"]),
-            icc=_bytes(fields["icc"]),
-            source_name=None if fields["source_name"] is None else str(fields["source_name"]),
-        ),
+        colours_of=None if fields.get("colours_of") is None else str(fields["colours_of"])[:200],
+        metadata=Metadata(source_name=None if fields["source_name"] is None else str(fields["source_name"])[:255]),
     )
     pixels, mosaic = bytes.fromhex(fields["pixels"]), bytes.fromhex(fields["mosaic"])
-    return Record(
-        raw, (height, width), kind, share, optional["noise"], str(fields["noise_origin"])[:200], values, pixels, mosaic
-    )
+    origin = str(fields["noise_origin"])[:200]
+    return Record(raw, (height, width), kind, share, noise, origin, values, pixels, mosaic)
 
 
 def _described(values: np.ndarray) -> list[int]:
@@ -162,9 +168,21 @@ def _whole(value: Any, least: int, most: int) -> int:
     return value
 
 
-def _text(block: bytes | None) -> str | None:
-    return None if block is None else base64.b64encode(block).decode()
+def _stops(value: Any) -> float:
+    """Return an exposure [EV] within the limits of one read from a DNG."""
+    return float(np.clip(float(value), -10, 10))
 
 
-def _bytes(text: str | None) -> bytes | None:
-    return None if text is None else base64.b64decode(text, validate=True)
+def _noise(value: Any) -> np.ndarray | None:
+    """Return noise (3, 2) as float64; it may be None."""
+    if value is None:
+        return None
+    noise = np.array(value, np.float64)
+    if noise.shape != (3, 2) or not np.isfinite(noise).all():
+        raise ValueError("noise")
+    return noise
+
+
+def _refused(constant: str) -> None:
+    """Refuse NaN and Infinity, which Python's JSON allows."""
+    raise ValueError(f"{constant} is not a number")
