@@ -73,7 +73,7 @@ def gain_map(light: np.ndarray, shown: np.ndarray, scale: float) -> tuple[np.nda
 
     def work(first: int, last: int) -> None:
         rows = slice(first * factor, min(last * factor, height))
-        own = _means(light[rows] @ _LUMA, factor)
+        own = np.maximum(_means(light[rows] @ _LUMA, factor), 0)  # colours outside sRGB may have a luminance below 0
         target = _means(decoded(shown[rows]) @ _LUMA, factor)
         share = np.clip((target - _RISE[0]) / (_RISE[1] - _RISE[0]), 0, 1)
         share *= share * (3 - 2 * share)

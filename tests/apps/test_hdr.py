@@ -165,6 +165,9 @@ def test_scale_and_map():
     assert np.abs(gain - truth)[bright].mean() < 0.15
     assert gain[shown[20::40, 20::40, 0] < 0.15].max() < 0.15  # the shadows stay as they are
     assert brightness.gain_map(codes8 / np.float32(255) * 0, codes8, 1.0)[1] == 0
+    below = light.copy()
+    below[:20, :20] = -0.5  # a colour outside sRGB
+    assert brightness.gain_map(below, codes8, scale)[1] == pytest.approx(stops, abs=0.05)
 
 
 def test_ultra_hdr_of_a_photograph(tmp_path, make_jpeg, monkeypatch):
