@@ -1,4 +1,4 @@
-"""paramisp: a JPEG back to the RAW its camera must have seen, and a RAW to the picture it would have made.
+"""paramisp: estimates the RAW file behind a JPEG, and renders RAW files into pictures.
 
 ``import paramisp_cli as paramisp``; a name is loaded on first use, so the import costs nothing.
 

@@ -46,7 +46,7 @@ def unprocess(
     optical: OpticalParams | None = None,
     orientation: int | None = None,
 ) -> RawImage:
-    """Turn an sRGB picture into the RAW its camera must have seen.
+    """Estimate the RAW behind an sRGB picture.
 
     source       a path (JPEG, PNG, TIFF), an ``SrgbImage``, or sRGB-encoded pixels of any size, as stored:
                  a numpy array (H, W, 3), uint8 (0–255), uint16 (0–65535), float32 or float64 (0–1);

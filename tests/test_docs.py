@@ -39,7 +39,7 @@ COMMANDS = (
     "weights import", "weights export", "doctor", "deblur", "blur-dataset", "synth", "fit", "pairs", "simulate",
     "train", "evaluate", "look export", "report",
 )  # fmt: skip
-FOREIGN = ("pytest", "python ", "python3 ", "make", "pip ", "uv ", "find ", "ruff", "parallel ")
+FOREIGN = ("pytest", "python ", "python3 ", "make", "pip ", "uv ", "find ", "ruff", "parallel ", "exiftool ")
 """Beginnings of code whose options are another program's."""
 
 

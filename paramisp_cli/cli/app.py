@@ -33,7 +33,7 @@ from paramisp_cli.errors import FileAccessError, ParamispError
 app = typer.Typer(
     name="paramisp",
     cls=Group,
-    help="Turn a JPEG back into the RAW its camera must have seen, and render RAW files as that camera would.",
+    help="Estimate the RAW file (DNG) behind a JPEG, and render RAW files into pictures.",
     epilog="paramisp unprocess photo.jpg\nparamisp render shot.dng\nparamisp unprocess photos -r -o raws",
     # Help uses the terminal up to this width; longer lines are hard to read.
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},

@@ -45,7 +45,7 @@ def blur_dataset(
     raw: Annotated[bool, option(_SET, "--raw", help="Store the mosaics, too.")] = False,
     size: Annotated[int, option(_SET, "--size", help="Side of pictures of panoramas and RAW files, in pixels.")] = 512,
     frames: Annotated[
-        Any, option(_BLUR, "--frames", parser=span, metavar="A:B", help="Frames of a blur, odd. Default: 7:13.")
+        Any, option(_BLUR, "--frames", parser=span, metavar="A:B", help="Frames of a blur, odd.")
     ] = "7:13",
     exposure: Annotated[
         Any,
@@ -72,7 +72,7 @@ def blur_dataset(
     ] = False,
     length: Annotated[
         Any,
-        option(_BLUR, "--length", parser=span, metavar="A:B", help="Pixels of a synthetic shake. Default: 0:25."),
+        option(_BLUR, "--length", parser=span, metavar="A:B", help="Pixels of a synthetic shake."),
     ] = "0:25",
     saturation: Annotated[
         Any,
@@ -81,7 +81,7 @@ def blur_dataset(
             "--saturation",
             parser=span,
             metavar="A:B",
-            help="Light added where frames were clipped. Default: 0.25:1.75.",
+            help="Light added where frames were clipped.",
         ),
     ] = "0.25:1.75",
     camera: Annotated[
@@ -97,9 +97,7 @@ def blur_dataset(
     model: Annotated[
         str, option(_CAMERA, "--model", help="ISP: parametric, or an architecture with weights.")
     ] = "parametric",
-    iso: Annotated[
-        Any, option(_CAMERA, "--iso", parser=span, metavar="A:B", help="ISO speeds. Default: 100:1600.")
-    ] = "100:1600",
+    iso: Annotated[Any, option(_CAMERA, "--iso", parser=span, metavar="A:B", help="ISO speeds.")] = "100:1600",
     noise: Annotated[bool, option(_CAMERA, "--noise/--no-noise", help="Give blurred pictures noise.")] = True,
     json_lines: Annotated[bool, typer.Option("--json", help="Print one JSON object a line on stdout.")] = False,
 ) -> None:

@@ -37,7 +37,7 @@ _LINEAR_ONLY = (".exr", ".hdr")
 
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
-    app.command(cls=Command, epilog=_EXAMPLES, rich_help_panel="Convert")(grouped(hdr))
+    app.command(cls=Command, epilog=_EXAMPLES, rich_help_panel="Applications")(grouped(hdr))
 
 
 def numbers(text: str) -> tuple[float, ...]:
@@ -53,7 +53,10 @@ def hdr(
     batch: BatchOptions,
     settings: SettingsOptions,
     gains: Annotated[
-        Any, typer.Option("--gains", parser=numbers, metavar="LIST", help="Exposures: factors of the RAW's light.")
+        Any,
+        typer.Option(
+            "--gains", parser=numbers, metavar="LIST", help="Factors of the RAW's light. Default: 0.1,0.4,1.4,2.7,4."
+        ),
     ] = None,
     ev: Annotated[
         Any, typer.Option("--ev", parser=numbers, metavar="LIST", help="Exposures in EV, instead of --gains.")

@@ -162,7 +162,7 @@ Weights = Annotated[
         "--weights",
         metavar="NAME|FILE",
         autocompletion=complete_weights,
-        help="A checkpoint: a name of `weights list`, a .safetensors file, a published .ckpt or .pth, or a folder.",
+        help="A name of `weights list`, a .safetensors file, a published .ckpt, .pth or .pt, or a folder.",
     ),
 ]
 Model = Annotated[
@@ -281,7 +281,10 @@ class SettingsOptions:
             help="JPEG that shows the look of the RAW.",
         ),
     ] = None
-    exposure: Annotated[float | None, option(SHOT, "--exposure", metavar="EV", help="Digital gain.")] = None
+    exposure: Annotated[
+        float | None,
+        option(SHOT, "--exposure", metavar="EV", help="Digital gain. A trained network refuses it in `unprocess`."),
+    ] = None
 
 
 RayAddress = Annotated[

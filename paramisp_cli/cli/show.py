@@ -122,7 +122,7 @@ def _readable(key: str, value: Any) -> str:
 
 
 def cameras(pattern: Pattern = "", json_lines: Json = False) -> None:
-    """List the cameras whose colours are known."""
+    """List the cameras of the camera table."""
     from paramisp_cli import cameras as table
 
     shown = [facts for facts in table.all_cameras() if pattern.lower() in facts.name.lower()]

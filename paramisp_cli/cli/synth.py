@@ -26,7 +26,7 @@ _CAMERA, _SET, _NOISE = "Camera", "Data set", "Noise"
 
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
-    app.command("synth", cls=Command, epilog=_EXAMPLES, rich_help_panel="Training")(synth)
+    app.command("synth", cls=Command, epilog=_EXAMPLES, rich_help_panel="Applications")(synth)
 
 
 def _span(panel: str, name: str, text: str) -> Any:
@@ -51,16 +51,15 @@ def synth(
         ),
     ] = None,
     iso: Annotated[Any, _span(_CAMERA, "--iso", "ISO speeds. Default: those of the camera.")] = None,
-    exposure: Annotated[
-        Any, _span(_CAMERA, "--exposure", "Brightness of the RAW, in EV from the picture's. Default: 0.")
-    ] = "0",
-    headroom: Annotated[
-        Any, _span(_CAMERA, "--headroom", "From the picture's white to the RAW's, in EV. Default: 0.")
-    ] = "0",
+    exposure: Annotated[Any, _span(_CAMERA, "--exposure", "Brightness of the RAW, in EV from the picture's.")] = "0",
+    headroom: Annotated[Any, _span(_CAMERA, "--headroom", "From the picture's white to the RAW's, in EV.")] = "0",
     cfa: Annotated[str, option(_CAMERA, "--cfa", help="CFA of all RAWs.")] = "RGGB",
     layout: Annotated[str, option(_SET, "--layout", help="packed: (H/2, W/2, 4), or mosaic: (H, W).")] = "packed",
     patch: Annotated[
-        int, option(_SET, "--patch", help="Side of patches, in samples of the mosaic. 0: pictures in one piece.")
+        int,
+        option(
+            _SET, "--patch", help="Side of patches, in samples of the mosaic, also if packed. 0: pictures in one piece."
+        ),
     ] = 0,
     stride: Annotated[int, option(_SET, "--stride", help="Distance of patches. 0: their side.")] = 0,
     kind: Annotated[

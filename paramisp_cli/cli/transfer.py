@@ -36,7 +36,7 @@ paramisp transfer photo.jpg --to "Canon EOS 60D"    # writes photo-canon-eos-60d
 
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
-    app.command(cls=Command, epilog=_EXAMPLES, rich_help_panel="Convert")(grouped(transfer))
+    app.command(cls=Command, epilog=_EXAMPLES, rich_help_panel="Applications")(grouped(transfer))
 
 
 def transfer(

@@ -94,7 +94,7 @@ def weights_import(
     file: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE", help="A published checkpoint (.ckpt, .pth).", show_default=False, readable=False
+            metavar="FILE", help="A published checkpoint (.ckpt, .pth, .pt).", show_default=False, readable=False
         ),
     ],
     camera: Annotated[str, typer.Option("--camera", help="The camera it was trained for.")],

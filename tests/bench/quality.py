@@ -270,7 +270,7 @@ def machine() -> str:
 
 INTRODUCTION = """# Quality
 
-`make quality` writes this page. It measures the weights in this folder on real photographs: PSNR [dB], SSIM and median
+`make quality` writes this page. It measures the weights of the clone on real photographs: PSNR [dB], SSIM and median
 ΔE2000, means over photographs ± standard deviation. The main tables have only photographs that the weights of the line
 never saw; `parametric` with a fitted gain and the regression are fitted on the other photographs of the camera. Start,
 learning rate and steps of "own fast" were chosen on these photographs, so its rows are optimistic.
