@@ -16,6 +16,7 @@ import numpy as np
 from paramisp_cli import atomic
 from paramisp_cli.directions import ISP_DIRECTIONS, Direction
 from paramisp_cli.errors import ConfigError, FileAccessError, WeightsError
+from paramisp_cli.models.foreign import listed
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +28,8 @@ _REQUIRED = ("format_version", "architecture", "config", "camera", "direction")
 HEADER = (*_REQUIRED, "recipe", "training", "metrics", "licence", "source_hash")
 """Keys of the header; ``config``, ``training`` and ``metrics`` are JSON, an unknown value is an empty string."""
 _MAX_HEADER = 16 << 20
+PUBLISHED_SUFFIXES = (".ckpt", ".pth", ".pt")
+"""Suffixes of checkpoints that other programs published; ``published`` reads them."""
 
 
 def _read_header(path: Path) -> dict[str, Any]:
@@ -36,6 +39,8 @@ def _read_header(path: Path) -> dict[str, Any]:
             start = file.read(8)
             length = int.from_bytes(start, "little")
             size = path.stat().st_size
+            if path.suffix in PUBLISHED_SUFFIXES:
+                raise WeightsError(f"{path} is a published checkpoint: `paramisp weights import` converts it")
             if len(start) < 8 or not 2 <= length <= min(_MAX_HEADER, size - 8):
                 raise WeightsError(f"{path} is damaged: its header would be {length} of {size} bytes; fetch it again")
             header = json.loads(file.read(length))
@@ -133,10 +138,21 @@ def save(
         tensors = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        atomic.write_bytes(path, to_bytes(tensors, header))
+        atomic.write_bytes(path, _in_order(to_bytes(tensors, header), header))
     except OSError as error:
         raise FileAccessError.of(error, path, "write it") from error
     return path
+
+
+def _in_order(data: bytes, header: Mapping[str, str]) -> bytes:
+    """Return a safetensors file with its header in a fixed order: the library shuffles it, and hashes would differ."""
+    length = int.from_bytes(data[:8], "little")
+    table = json.loads(data[8 : 8 + length])
+    first = [key for key in HEADER if key in header]
+    table["__metadata__"] = {key: header[key] for key in [*first, *sorted(header.keys() - {*first})]}
+    text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[8 + length :]
 
 
 def load(path: Path | str, device: torch.device | str = "cpu", direction: Direction | str | None = None) -> IspModel:
@@ -256,10 +272,12 @@ def load_arrays(path: Path | str, kind: Callable[..., Shaped]) -> tuple[Shaped, 
 
 def _match(where: str, name: str, given: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> None:
     """Raise WeightsError unless two sets of shapes agree."""
-    for problem, names in (("lacks", wanted.keys() - given), ("has unknown", given.keys() - wanted)):
+    for problem, names in (
+        (f"lacks tensors of {name}", wanted.keys() - given),
+        (f"has tensors that {name} does not have", given.keys() - wanted),
+    ):
         if names:
-            some = ", ".join(sorted(names)[:4]) + (" …" if len(names) > 4 else "")
-            raise WeightsError(f"{where} {problem} {len(names)} of {name}'s tensors: {some}; fetch or convert it again")
+            raise WeightsError(f"{where} {problem}: {listed(names)}; fetch or convert it again")
     for key, shape in wanted.items():
         if given[key] != shape:
             raise WeightsError(f"{where}: {key} has shape {given[key]}, {name} needs {shape}")

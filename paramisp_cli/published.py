@@ -21,16 +21,15 @@ from paramisp_cli.directions import Direction
 from paramisp_cli.errors import WeightsError
 from paramisp_cli.models import REGISTRY, Entry
 from paramisp_cli.models.foreign import Foreign
-from paramisp_cli.torch_pickle import Container, TensorRef, content
+from paramisp_cli.torch_pickle import MAX_DIMENSIONS, Container, TensorRef, content
 
 if TYPE_CHECKING:
     from paramisp_cli.models.base import IspModel
     from paramisp_cli.models.cycleisp import GuidedRender
 
-__all__ = ["SUFFIXES", "architecture_of", "content", "guided_render", "read", "recognise"]
+__all__ = ["SUFFIXES", "architecture_of", "content", "guided_render", "licence_of", "read", "recognise"]
 
-SUFFIXES = (".ckpt", ".pth", ".pt")
-"""Suffixes of published checkpoints."""
+SUFFIXES = checkpoint.PUBLISHED_SUFFIXES
 
 
 def read(
@@ -87,13 +86,22 @@ def recognise(path: Path) -> str:
     return f"{path} is a checkpoint of {kind}: {len(foreign.tensors)} tensors, {numbers / 1e6:.2f} million numbers"
 
 
+def licence_of(path: Path) -> str:
+    """Return the licence of the weights that an architecture's authors published. Raises WeightsError."""
+    licence: str = _converter(_recognised(_opened(path))).LICENCE
+    return licence
+
+
 def _container(path: Path) -> Container:
     """Open a file of ``torch.save`` in the container that its first bytes tell. Raises WeightsError."""
-    head = content(path)[: len(torch_legacy.MAGIC)]
+    head = content(path, len(torch_legacy.MAGIC))
     if head.startswith(torch_zip.MAGIC):
         return torch_zip.Archive(path)
     if head == torch_legacy.MAGIC:
         return torch_legacy.Archive(path)
+    for magic, tool in ((b"BZh", "bunzip2"), (b"\x1f\x8b", "gunzip"), (b"\xfd7zXZ", "unxz")):
+        if head.startswith(magic):
+            raise WeightsError(f"{path} is compressed: run {tool} first")
     raise WeightsError(f"{path} is not a file of torch.save: it begins with {head[:4].hex(' ') or 'nothing'}")
 
 
@@ -101,11 +109,11 @@ def _opened(path: Path) -> Foreign:
     """Open a file; its tensors are read on request."""
     archive = _container(path)
     saved = archive.saved()
-    state = saved.get("state_dict") if isinstance(saved, dict) else None
-    if isinstance(saved, dict) and saved and all(isinstance(value, TensorRef) for value in saved.values()):
-        state = saved  # the tensors alone
-    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
-        raise WeightsError(f"{path} has no state_dict of named tensors; it is not a published checkpoint")
+    name, state = _state(saved)
+    if state is None:
+        keys = [_cut(key) for key in saved][:4] if isinstance(saved, dict) else []
+        has = f"its keys are {', '.join(keys)}" if keys else "it is no dictionary"
+        raise WeightsError(f"{path} has no state_dict of named tensors: {has}")
     if state and all(key.startswith(_PARALLEL) for key in state):  # saved from torch's DataParallel
         state = {key.removeprefix(_PARALLEL): value for key, value in state.items()}
 
@@ -114,17 +122,48 @@ def _opened(path: Path) -> Foreign:
 
     tensors = {key: reader(key, value) for key, value in state.items()}
     shapes = {key: _shape(value) for key, value in state.items() if isinstance(value, TensorRef)}
-    others = {} if state is saved else {key: value for key, value in saved.items() if key != "state_dict"}
+    others = {key: value for key, value in saved.items() if key != name and key not in state}
     return Foreign(str(path), tensors, others, shapes)
 
 
 _PARALLEL = "module."
+_SHOWN = 60
+"""Letters of a file's own texts in a message."""
+
+
+def _state(saved: object) -> tuple[str | None, dict[str, object] | None]:
+    """Return the table of named tensors in a saved object, and its key there; (None, None) without one.
+
+    It is ``state_dict``, or the tensors among the object's own values, or the only table of tensors in it.
+    """
+    if not isinstance(saved, dict):
+        return None, None
+
+    def is_table(value: object) -> bool:
+        return isinstance(value, dict) and bool(value) and all(isinstance(each, TensorRef) for each in value.values())
+
+    state, key = saved.get("state_dict"), "state_dict"
+    tables = [name for name, value in saved.items() if isinstance(name, str) and is_table(value)]
+    if not isinstance(state, dict):
+        key, state = "", {name: value for name, value in saved.items() if isinstance(value, TensorRef)}
+    if not state and len(tables) == 1:
+        key, state = tables[0], saved[tables[0]]
+    if (not state and key != "state_dict") or not all(isinstance(name, str) for name in state):
+        return None, None
+    return key, state
+
+
+def _cut(text: object) -> str:
+    shown = str(text)
+    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
 
 
 def _shape(tensor: TensorRef) -> tuple[int, ...]:
     """Return the shape that the file claims; () if it is no shape."""
     shape = tensor.shape
-    return shape if isinstance(shape, tuple) and all(type(v) is int and 0 <= v < 1 << 40 for v in shape) else ()
+    if not isinstance(shape, tuple) or len(shape) > MAX_DIMENSIONS:
+        return ()
+    return shape if all(type(v) is int and 0 <= v < 1 << 40 for v in shape) else ()
 
 
 def _array(archive: Container, path: Path, key: str, value: object) -> np.ndarray:
@@ -134,12 +173,12 @@ def _array(archive: Container, path: Path, key: str, value: object) -> np.ndarra
 
 
 def _recognised(foreign: Foreign) -> Entry:
-    """Return the architecture that recognises most of the tensors' names. Raises WeightsError if none does."""
+    """Return the architecture that knows most of the tensors' names. Raises WeightsError if none knows any."""
     known = {entry: _converter(entry).count_known(foreign.shapes) for entry in REGISTRY if entry.published}
     best = max(known, key=lambda entry: known[entry])
     if not known[best]:
         names = ", ".join(entry.name for entry in known)
-        some = ", ".join(f"{key} {foreign.shapes.get(key, ())}" for key in list(foreign.tensors)[:4])
+        some = ", ".join(_cut(f"{key} {foreign.shapes.get(key, ())}") for key in list(foreign.tensors)[:4])
         raise WeightsError(f"{foreign.where} is of an unknown architecture (known: {names}); its tensors are {some} …")
     return best
 

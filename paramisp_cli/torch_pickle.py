@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import stat
 import struct
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -27,12 +28,24 @@ from paramisp_cli.errors import WeightsError
 MAX_PICKLE = 16 << 20  # bytes
 _MAX_OPERATIONS = 500_000
 _MAX_GLOBALS = 1000
+MAX_DIMENSIONS = 8
+"""Most dimensions of a tensor."""
+_MAX_FILE = 1 << 30
+"""Largest file [bytes]; the published ones have 12 MB at most."""
 
 
-def content(path: Path) -> bytes:
-    """Return the file's bytes; WeightsError if it cannot be read."""
+def content(path: Path, most: int = -1) -> bytes:
+    """Return the file's bytes, or its first ``most``; WeightsError if it cannot be read, or is far too large."""
     try:
-        return path.read_bytes()
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode):
+            raise WeightsError(f"{path} is no regular file")
+        if facts.st_size > _MAX_FILE:
+            raise WeightsError(
+                f"{path} has {facts.st_size / 1e9:.1f} GB, and a checkpoint at most {_MAX_FILE / 1e9:.1f}"
+            )
+        with path.open("rb") as file:
+            return file.read(most)
     except FileNotFoundError as error:
         raise WeightsError(f"{path} does not exist") from error
     except OSError as error:
@@ -107,17 +120,20 @@ class TensorRef:
         start: Any = self.offset
         plain = isinstance(member, str) and isinstance(dtype, str) and dtype in STORAGES.values()
         numbers = (start, total, *shape, *stride)
-        sane = all(type(v) is int and 0 <= v < 1 << 40 for v in numbers) and len(shape) == len(stride) <= 8
+        sane = len(shape) == len(stride) <= MAX_DIMENSIONS and all(type(v) is int and 0 <= v < 1 << 40 for v in numbers)
+        if isinstance(member, str) and not plain:
+            raise WeightsError(f"{where} has numbers of a type that is not read, such as bfloat16; save it as float32")
         if not (plain and sane):
             raise WeightsError(f"{where} has an absurd shape or storage; the file is damaged or hostile")
-        contiguous = [math.prod(shape[i + 1 :]) for i in range(len(shape))]
-        if any(given != plain and size > 1 for given, plain, size in zip(stride, contiguous, shape, strict=True)):
-            raise WeightsError(f"{where} is not stored contiguously, unlike published checkpoints")
         data = archive.storage(member, where)
-        if data.size != total * np.dtype(dtype).itemsize or start + math.prod(shape) > total:
+        end = start + sum((size - 1) * step for size, step in zip(shape, stride, strict=True)) + 1
+        if data.size != total * np.dtype(dtype).itemsize or (math.prod(shape) and end > total):
             raise WeightsError(f"{where}: its storage of {data.size} bytes does not fit it; the file is damaged")
         archive.spend(math.prod(shape), where)
-        values: np.ndarray = data.view(dtype)[start : start + math.prod(shape)].reshape(shape)
+        if not math.prod(shape):
+            return np.empty(shape, np.float32)
+        steps = [step * np.dtype(dtype).itemsize for step in stride]
+        values = np.lib.stride_tricks.as_strided(data.view(dtype)[start:end], shape, steps, writeable=False)
         return values.copy() if dtype == "<f2" else values.astype(np.float32)
 
 

@@ -22,7 +22,7 @@ from paramisp_cli import published
 from paramisp_cli.cameras import slug
 from paramisp_cli.checkpoint import FORMAT_VERSION, HEADER, directions, info, load, load_arrays, save, verify
 from paramisp_cli.directions import ISP_DIRECTIONS, Direction
-from paramisp_cli.errors import ConfigError, WeightsError
+from paramisp_cli.errors import ConfigError, OutputExistsError, WeightsError
 from paramisp_cli.models import architecture as architecture_class
 from paramisp_cli.models import automatic
 from paramisp_cli.models import names as architectures
@@ -287,15 +287,19 @@ def import_checkpoint(
     direction             needed only if the file does not state it
     color_matrix_row_sum  rule of ParamISP's colour matrix; known for the five published cameras, needed for others
 
-    Code inside the file is not run. Raises WeightsError, or ConfigError for a missing argument.
+    licence               default: that of the weights that the architecture's authors published
+
+    Code inside the file is not run. Raises WeightsError, ConfigError for a missing argument, and OutputExistsError for
+    a file ``dest`` that exists.
     """
     path = Path(path)
-    if not slug(camera):
+    if not slug(camera) or not camera.isprintable():
         raise ConfigError(f"cannot derive a file name from `camera` {camera!r}; give make and model")
     dest = user_folder() if dest is None else Path(dest)
     source_hash = hashlib.sha256(published.content(path)).hexdigest()
     wanted = None if direction is None else Direction(direction)
     models = published.read(path, wanted, camera=camera, row_sum=color_matrix_row_sum)
+    licence = licence or f"of the authors' weights: {published.licence_of(path)}"
     is_file = dest.suffix == ".safetensors"
     names: dict[Direction, str] = {way: str(way) for way in models}
     both = len(models) > 1 and all(model.serves_both for model in models.values())
@@ -305,6 +309,8 @@ def import_checkpoint(
         raise ConfigError(f"{path} holds both directions, and {dest} is one file; pass `direction`, or a folder")
     if is_file and dest.is_dir():
         raise ConfigError(f"{dest} is a folder; give another name, or remove it")
+    if is_file and os.path.lexists(dest):
+        raise OutputExistsError(f"{dest}: exists already; give another name, or remove it")
     return [
         save(
             models[way],
@@ -313,7 +319,7 @@ def import_checkpoint(
             recipe="published",
             licence=licence,
             source_hash=source_hash,
-            extra={"source": path.name},
+            extra={"source": path.name.encode(errors="backslashreplace").decode()},
             both=both,
         )
         for way, name in names.items()

@@ -3,6 +3,7 @@
 import io
 import pickle
 import struct
+import zipfile
 from collections import OrderedDict
 
 import numpy as np
@@ -206,8 +207,15 @@ def test_one_file_for_both_directions(tmp_path, paramisp):
     target = tmp_path / "new" / "nikon.safetensors"
     code, out, err = paramisp("weights", "import", path, "--camera", "Nikon D700", "-o", target)
     assert (code, out) == (0, [str(target)])
-    assert err == [f"{path} is a checkpoint of invisp: 280 tensors, 1.41 million numbers"]
-    assert target.is_file()
+    assert err == [
+        f"{path} is a checkpoint of invisp: 280 tensors, 1.41 million numbers",
+        "licence of the authors' weights: MIT; trained on MIT-Adobe FiveK, whose licence is for research",
+    ]
+    before = target.read_bytes()
+    code, out, err = paramisp("weights", "import", path, "--camera", "Nikon D700", "-o", target)
+    assert (code, out) == (6, [])
+    assert f"{target}: exists already" in err[-1]
+    assert target.read_bytes() == before
     assert weights.info(target)["direction"] == "unprocess+render"
     assert weights.directions(weights.info(target)) == ISP_DIRECTIONS
     code, out, _ = paramisp("weights", "verify", target)
@@ -243,11 +251,57 @@ def test_two_results_do_not_fit_one_file(tmp_path, paramisp):
     assert "is a folder" in err[-1]
 
 
+def test_other_forms_of_a_checkpoint(tmp_path):
+    """Tensors in another order in memory, beside other values, under another key; names that are no UTF-8."""
+    state = state_of("invisp")
+    want = fresh("invisp").state_dict()
+    key = "operations.0.G.conv1.weight"
+    turned = state[key].permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0)
+    assert not turned.is_contiguous()
+    forms = [{**state, key: turned}, {**state, "epoch": 3}, {"model": dict(state), "n": [1]}]
+    for legacy in (True, False):
+        for saved in forms:
+            path = write(tmp_path / "a.pth", saved, legacy)
+            found = weights.load_model(path, "render").state_dict()
+            assert all(torch.equal(value, want[name]) for name, value in found.items())
+    strange = tmp_path / "b\udcffad.pth"
+    strange.write_bytes(path.read_bytes())
+    (file,) = weights.import_checkpoint(strange, tmp_path / "w", camera="x")
+    assert weights.info(file)["source"] == "b\\udcffad.pth"
+    with pytest.raises(ConfigError, match="cannot derive a file name"):
+        weights.import_checkpoint(path, tmp_path / "w", camera="N\udcff")
+
+
+class Claim:
+    """A tensor whose shape is only claimed."""
+
+    def __init__(self, shape):
+        self.shape = shape
+
+    def __reduce__(self):
+        from torch._utils import _rebuild_tensor_v2
+
+        return _rebuild_tensor_v2, (torch.zeros(1).untyped_storage(), 0, self.shape, (1,), False, OrderedDict())
+
+
+@pytest.mark.parametrize("shape", [(1 << 38,) * 40, (1,) * 20_000], ids=["huge", "long"])
+def test_absurd_shapes_take_no_time(tmp_path, shape):
+    """Also many tensors that share one endless shape."""
+    saved = {name: Claim(shape) for name in ["operations.0.F.conv1.bias", *(f"{i}" for i in range(2000))]}
+    path = tmp_path / "a.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", pickle.dumps(saved, 2))
+    assert "2001 tensors" in weights.recognise(path)
+    with pytest.raises(WeightsError) as caught:
+        weights.load_model(path, "render")
+    assert len(str(caught.value)) < 500
+
+
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
         ("invisp", {"operations.0.F.conv1.bias": None}, "lacks 1 of the tensors of InvISP: operations.0.F.conv1.bias"),
-        ("invisp", {"extra": torch.zeros(1)}, "has unknown 1 of the tensors of InvISP: extra"),
+        ("invisp", {"extra": torch.zeros(1)}, "has tensors that InvISP does not have: extra"),
         ("invisp", {"operations.0.F.conv1.bias": torch.zeros(31)}, r"shape \(31,\), invisp needs \(32,\)"),
         ("ciexyz", {"srgb2xyz_globa_net.net.out.bias": None}, "lacks 1 of the tensors of CIE XYZ Net"),
         ("ciexyz", {"srgb2xyz_local_net.net.conv3.bias": torch.full((32,), torch.nan)}, "not finite"),

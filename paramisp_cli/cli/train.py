@@ -288,6 +288,8 @@ def evaluate(
         fail_usage(f"{dataset}: no pair that is aligned as a whole: nothing to measure on")
     if markdown is not None:
         or_fail(partial(_write, markdown, ""))
+    for path in checkpoints.unused(directions):
+        say(f"note: {path} is not measured: it is not for {' or '.join(directions)}")
     scores = []
     try:
         for score in trials.run(arranged, directions, checkpoints, pictures, say):

@@ -63,8 +63,10 @@ def weights_info(checkpoint: Checkpoint, json_lines: Json = False) -> None:
             result("")
         if len(paths) > 1:
             result(f"{'file':<22} {path}")
-        for key, value in header.items():
-            result(f"{key:<22} {value}")
+        for key in sorted(
+            header, key=lambda key: store.HEADER.index(key) if key in store.HEADER else len(store.HEADER)
+        ):
+            result(f"{key:<22} {header[key]}")
 
 
 @app.command("verify", cls=Command, epilog="paramisp weights verify generic\nparamisp weights verify my.safetensors")
@@ -115,6 +117,7 @@ def weights_import(
         lambda: store.import_checkpoint(file, output, camera=camera, direction=direction, color_matrix_row_sum=row_sum)
     )
     say(recognised)  # after the import: a failure has one line
+    say(f"licence {or_fail(lambda: store.info(paths[0]))['licence']}")
     for path in paths:
         result(str(path))
     hint("paramisp", "weights", "verify", *paths)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from paramisp_cli.errors import WeightsError
+
+_SHOWN = 60
+"""Letters of a name in a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,16 +27,19 @@ class Foreign:
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
-def renamed(foreign: Foreign, names: Mapping[str, str], kind: str) -> dict[str, np.ndarray]:
+def listed(names: Collection[str]) -> str:
+    """Return the first names for a message, each cut to a readable length."""
+    some = [name if len(name) <= _SHOWN else f"{name[:_SHOWN]}…" for name in sorted(names)[:4]]
+    return ", ".join(some) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def renamed(foreign: Foreign, names: Mapping[str, str], title: str) -> dict[str, np.ndarray]:
     """Read all tensors, under our names; raises WeightsError unless they are exactly those of ``names``.
 
-    ``kind`` names the network in messages.
+    ``title`` names the network in messages.
     """
-    for problem, found in (
-        ("lacks", names.keys() - foreign.tensors.keys()),
-        ("has unknown", foreign.tensors.keys() - names.keys()),
-    ):
-        if found:
-            some = ", ".join(sorted(found)[:4]) + (" …" if len(found) > 4 else "")
-            raise WeightsError(f"{foreign.where} {problem} {len(found)} of the tensors of {kind}: {some}")
+    if missing := names.keys() - foreign.tensors.keys():
+        raise WeightsError(f"{foreign.where} lacks {len(missing)} of the tensors of {title}: {listed(missing)}")
+    if unknown := foreign.tensors.keys() - names.keys():
+        raise WeightsError(f"{foreign.where} has tensors that {title} does not have: {listed(unknown)}")
     return {ours: foreign.tensors[theirs]() for theirs, ours in names.items()}

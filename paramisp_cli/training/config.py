@@ -55,7 +55,8 @@ class Recipe:
     rmse            weight of a further term of the loss, the root of the mean square error of each crop
     edits           weight of a further term of the loss of unprocessing, on √ of light after a random exposure of −1 to
                     +2 EV and clipping: errors that an edit of the RAW shows
-    loss            "common" to all networks, with the terms above; "own": that of the network's authors, without them
+    loss            "common" to all networks, with the terms above; "own": that of the network's authors, without them;
+                    the optimiser is the same, AdamW with betas of 0.9 and 0.99
     extremes        share of the crops, 0 to 1, that are the one of four with most clipped whites and deep blacks
     exposures       share of the simulated crops, 0 to below 1, from computed exposures of −3.5 to 2 EV, if the data set
                     has them (``simulate --with-exposures``): the network learns to render a RAW that was made darker

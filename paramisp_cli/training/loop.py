@@ -156,13 +156,19 @@ class Trainer:
         return _Draw(batch, noise, gain)
 
     def _one(self, draw: _Draw) -> float:
-        """Train one step and return its loss; its dropout follows from the number of the step, too."""
+        """Train one step and return its loss; its dropout follows from the number of the step, too.
+
+        Raises ConfigError for a loss that is not finite.
+        """
         recipe = self.recipe
         self.dropout.manual_seed(recipe.seed * 1_000_003 + self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate(self.step)
         self.optimizer.zero_grad(set_to_none=True)
         loss = self._loss(draw, recipe.phase_at(self.step).part)
+        if not math.isfinite(float(loss.detach())):  # before it reaches the weights, which are the last good ones
+            text = f"the loss of step {self.step + 1} is not finite: the training diverged; take a lower lr"
+            raise ConfigError(f"recipe {recipe.name}: {text}")
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self.all.parameters(), recipe.grad_clip)
         self.optimizer.step()

@@ -91,7 +91,16 @@ def build(recipe: Recipe, direction: Direction) -> IspModel:
         if {**model.config(), **recipe.model} != model.config():
             raise ConfigError(f"recipe {recipe.name}: its [model] differs from that of {recipe.init}")
     else:
-        model = architecture(recipe.architecture)(direction, **recipe.model)
+        kind = architecture(recipe.architecture)
+        if direction not in kind.directions:
+            known = " or ".join(kind.directions)
+            raise ConfigError(
+                f"recipe {recipe.name}: {kind.name} has no direction {direction}; pass `direction` {known}"
+            )
+        try:
+            model = kind(direction, **recipe.model)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"recipe {recipe.name}: [model]: {error}") from error
         model.initialise(torch.Generator().manual_seed(recipe.seed))
     multiple, smallest = model.geometry.multiple, model.geometry.padded(2)
     for phase in recipe.phases:

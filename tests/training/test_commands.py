@@ -182,7 +182,7 @@ def test_interrupted_and_resumed(dataset: Path, tmp_path: Path) -> None:
         (("evaluate", "missing"), 5, "no data set"),
         (("evaluate", "DATASET", "--test", "three"), 2, "no pair's name contains it"),
         (("evaluate", "DATASET", "--hold-out", "1.5"), 2, "cannot hold out 1.5"),
-        (("evaluate", "DATASET", "--test", "two", "--weights", "none.safetensors"), 8, "does not exist"),
+        (("evaluate", "DATASET", "--test", "two", "--weights", "none.safetensors"), 8, "no such file or checkpoint"),
         (("evaluate", "DATASET", "--markdown", "no/such/file.md"), 4, "cannot write it"),
         (("train", "DATASET", "--direction", "render", "-o", "out", "--hold-out", "0"), 2, "cannot hold out 0"),
     ],

@@ -202,6 +202,18 @@ def test_what_is_measured_and_what_fitted_on() -> None:
     assert [trial.fitted_on_itself for trial in trials.arrange([a, b, only])] == [False, False, True]
     with pytest.raises(ConfigError, match="no pair's name"):
         trials.arrange([a], ["z"])
+    with pytest.raises(
+        ConfigError, match=r"a \(right 10 %\): an area of 12×32 is too small .* 22 pixels; hold out more"
+    ):
+        trials.arrange([a], [], 0.1)
+
+
+def test_names_of_checkpoints_are_unlike() -> None:
+    """Each file keeps its line in the table, also beside a baseline of its name."""
+    files = [Path(f"s{seed}/run/d90.both.safetensors") for seed in range(3)]
+    assert trials.labelled(files) == {f"s{seed}/run/d90.both": path for seed, path in enumerate(files)}
+    alone = [Path("a/regression.safetensors"), Path("b/x.render.safetensors")]
+    assert trials.labelled(alone) == {"a/regression": alone[0], "x.render": alone[1]}
 
 
 def test_many_photographs_share_four_fits_and_none_is_fitted_on_itself() -> None:
@@ -235,6 +247,7 @@ def test_weights_that_saw_the_photograph() -> None:
     assert not trials._was_trained_on(left, right)
     assert trials._was_trained_on(left, data.split(item, "test", 0.4))
     assert not trials._was_trained_on({"training": ""}, item)
+    assert not trials._was_trained_on({"training": '{"photographs": 3}'}, item)
 
 
 @pytest.fixture(scope="module")

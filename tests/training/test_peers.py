@@ -10,6 +10,7 @@ import torch
 from paramisp_cli import models, weights
 from paramisp_cli.directions import ISP_DIRECTIONS, Direction
 from paramisp_cli.errors import ConfigError
+from paramisp_cli.models.invisp import jpeg
 from paramisp_cli.training import config, loop, protocol
 from paramisp_cli.training import dataset as data
 
@@ -122,6 +123,38 @@ def test_a_network_without_a_loss_of_its_own_says_so(dataset: Path, tmp_path: Pa
     made = trainer(wrong, BOTH[:1], tmp_path)
     with pytest.raises(ConfigError, match="fast has no loss of its own"):
         made.run(protocol.sampler(made, data.load(dataset)), lambda progress: None, lambda t: None)
+
+
+def test_wrong_networks_are_refused_in_one_line(tmp_path: Path) -> None:
+    for name, way in (("cameranet", "unprocess"), ("cycleisp", "render")):
+        with pytest.raises(ConfigError, match=f"{name} has no direction {way}; pass `direction` "):
+            trainer(recipe(name), (Direction(way),), tmp_path / "run")
+    for words, message in (
+        ('jpeg = "foo"', r"tiny: \[model\]: jpeg must be one of"),
+        ("width = 3", r"tiny: \[model\]: .*unexpected keyword argument 'width'"),
+        ('jpeg = "diffjpeg"\nquality = 100', r"tiny: \[model\]: quality 100 has no steps"),
+    ):
+        text = f'architecture = "invisp"\n[[phases]]\nsteps = 2\ncrop = 16\nbatch = 1\n[model]\n{words}\n'
+        with pytest.raises(ConfigError, match=message):
+            trainer(config.parse(text, "tiny"), BOTH, tmp_path / "run")
+
+
+def test_a_training_that_diverges_ends_with_the_last_good_weights(dataset: Path, tmp_path: Path) -> None:
+    made = trainer(recipe("invisp"), BOTH, tmp_path / "run")
+    broken = made._loss
+    made._loss = lambda *args: broken(*args) * (float("nan") if made.step else 1)  # type: ignore[method-assign]
+    with pytest.raises(ConfigError, match=r"tiny: the loss of step 2 is not finite: the training diverged"):
+        made.run(protocol.sampler(made, data.load(dataset)), lambda progress: None, lambda t: None)
+    assert made.step == 1
+    assert all(torch.isfinite(value).all() for model in made.models.values() for value in model.state_dict().values())
+
+
+def test_diffjpeg_takes_any_crop() -> None:
+    x = torch.rand(1, 3, 20, 36, generator=torch.Generator().manual_seed(0))
+    simulate = jpeg.SIMULATORS["diffjpeg"]
+    assert simulate(x, 90).shape == x.shape
+    whole = x[..., :16, :32].contiguous()
+    torch.testing.assert_close(simulate(whole, 90), jpeg.diffjpeg(whole, 90))
 
 
 @pytest.mark.parametrize("name", [name for name in config.names() if name.startswith("peer-")])

@@ -212,7 +212,7 @@ def _kept(jpeg: bytes, raw: RawImage, kind: str, pixels: np.ndarray, shown: np.n
     try:
         records.unpack(packed)
     except FormatError as error:
-        raise FormatError(f"a JPEG cannot carry this RAW: {error}; leave out `keep_raw`") from error
+        raise FormatError(f"a JPEG cannot carry this RAW: {error.__cause__}; leave out `keep_raw`") from error
     return container.attach(jpeg, packed, body, about)
 
 

@@ -23,6 +23,9 @@ def _names(direction: Direction) -> dict[str, str]:
 NAMES = {direction: _names(direction) for direction in _PREFIXES}
 """Name of each published tensor → its name in the network of a direction."""
 
+LICENCE = "MIT; trained on MIT-Adobe FiveK, whose licence is for research"
+"""Licence of the weights that the authors published."""
+
 
 def count_known(shapes: Mapping[str, tuple[int, ...]]) -> int:
     """Count the tensors that belong to a published CIE XYZ Net."""

@@ -14,6 +14,7 @@ from paramisp_cli.directions import Direction
 from paramisp_cli.errors import ConfigError, WeightsError
 from paramisp_cli.models.foreign import Foreign
 
+LICENCE = "that of your training"
 _PARTS = ("backbone.", "heads_of_ways.")
 
 

@@ -58,6 +58,10 @@ def names(kind: str) -> dict[str, str]:
     return found | _both(f"body.{len(blocks)}", "trunk.conv") | {f"body.{len(blocks) + 1}.weight": _SLOPES}
 
 
+LICENCE = "Academic Public License: not for commercial use"
+"""Licence of the weights that the authors published."""
+
+
 def count_known(shapes: Mapping[str, tuple[int, ...]]) -> int:
     """Count the tensors that belong to a published CycleISP checkpoint, if its first convolution is CycleISP's."""
     if shapes.get("head.0.weight", ())[:1] != (96,):

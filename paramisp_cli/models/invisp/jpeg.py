@@ -180,8 +180,15 @@ def _matrix(rows: tuple[tuple[float, ...], ...], like: Tensor) -> Tensor:
     return like.new_tensor(rows).expand(len(like), 3, 3)
 
 
+def _of_any_size(x: Tensor, quality: int) -> Tensor:
+    """Run ``diffjpeg`` on a picture of any size, padded by its edges."""
+    height, width = x.shape[-2:]
+    padded = F.pad(x, (0, -width % 16, 0, -height % 16), mode="replicate")
+    return diffjpeg(padded, quality)[..., :height, :width]
+
+
 SIMULATORS: dict[str, Callable[[Tensor, int], Tensor]] = {
-    "diffjpeg": diffjpeg,
+    "diffjpeg": _of_any_size,
     **{name: partial(simulate, subsampling=name) for name in _SUBSAMPLING},
 }
 """Simulators by name: DiffJPEG, or the better simulator by its subsampling; each takes a picture and a quality."""

@@ -186,7 +186,7 @@ class InvISP(IspModel):
     """See the module's docstring.
 
     jpeg          simulated JPEG between rendering and unprocessing in joint training (``jpeg.SIMULATORS``)
-    quality       quality of this JPEG, 1 to 100
+    quality       quality of this JPEG, 1 to 100; of diffjpeg 1 to 99
     lens_shading  see ``IspModel``
     """
 
@@ -207,6 +207,8 @@ class InvISP(IspModel):
             raise ValueError(f"jpeg must be one of {', '.join(SIMULATORS)}, got {jpeg!r}")
         if not 1 <= quality <= 100:
             raise ValueError(f"quality must be in 1 to 100, got {quality}")
+        if jpeg == "diffjpeg" and quality == 100:
+            raise ValueError("quality 100 has no steps in diffjpeg, and gives no numbers: pass 99 or less")
         self.jpeg, self.quality, self.lens_shading = jpeg, quality, lens_shading
         self.flow = Flow()
 

@@ -29,6 +29,9 @@ def _names() -> dict[str, str]:
 NAMES = _names()
 """Name of each published tensor → its name in ``network``."""
 
+LICENCE = "MIT; trained on MIT-Adobe FiveK, whose licence is for research"
+"""Licence of the weights that the authors published."""
+
 
 def count_known(shapes: Mapping[str, tuple[int, ...]]) -> int:
     """Count the tensors that belong to a published InvISP checkpoint."""

@@ -11,6 +11,8 @@ from paramisp_cli.directions import ISP_DIRECTIONS, Direction
 from paramisp_cli.errors import ConfigError, WeightsError
 from paramisp_cli.models.foreign import Foreign
 
+LICENCE = "unknown: the authors state none"
+"""Licence of the weights that the authors published."""
 ROW_SUM_THREE = ("d7000", "d90", "d40", "a7r3", "a7r-iii", "a7riii", "ilce-7rm3")
 ROW_SUM_ONE = ("s7", "galaxy-s7", "sm-g930")
 """Words in a camera's or a file's slug, by the rule that scaled the colour matrix of the published weights."""

@@ -24,6 +24,10 @@ from paramisp_cli.types import Camera
 
 AUTO = "auto"
 """Word of ``--weights`` for the weights that ``unprocess`` and ``render`` would pick."""
+BASELINES = ("parametric", "parametric, gain fitted", "regression", "LibRaw", "LibRaw, gain fitted")
+"""Names of the baselines in the table."""
+_SMALLEST = 22
+"""Smallest side [px] of an area to measure: SSIM compares windows of 11 sites of one colour."""
 _SINGLE, _FOLDS = 8, 4
 """Photographs of a camera up to which each has its own baselines; number of groups into which more are divided."""
 
@@ -83,6 +87,14 @@ def arrange(pairs: Sequence[LoadedPair], test: Sequence[str] = (), hold_out: flo
             for fold in range(folds):
                 rest = tuple(other for number, other in enumerate(group) if number % folds != fold)
                 trials += [Trial(item, rest or (item,)) for item in group[fold::folds]]
+    for trial in trials:
+        height, width = trial.item.mosaic.shape
+        if min(height, width) < _SMALLEST:
+            remedy = "; hold out more" if hold_out is not None else ""
+            needs = f"a side of {_SMALLEST} pixels{remedy}"
+            raise ConfigError(
+                f"{trial.item.name}: an area of {width}×{height} is too small to measure; it needs {needs}"
+            )
     return trials
 
 
@@ -95,7 +107,8 @@ class Checkpoints:
     def __init__(self, names: Sequence[str], device: torch.device) -> None:
         self.auto = AUTO in names
         self.device = device
-        self.headers = {Path(name): weights.info(Path(name)) for name in names if name != AUTO}
+        files = [path for name in names if name != AUTO for path in weights.locate(name)]
+        self.headers = {path: weights.info(path) for path in files}
         self.loaded: dict[tuple[Path, Direction], Predictor] = {}
 
     def of(self, camera: Camera | None, direction: Direction) -> dict[str, Path]:
@@ -103,16 +116,29 @@ class Checkpoints:
         files = [path for path, header in self.headers.items() if direction in weights.directions(header)]
         if self.auto and (found := picked(camera, direction)) is not None and found not in files:
             files.append(found)
-        names: dict[str, Path] = {}
-        for path in files:  # files of two trainings may have the same name
-            names[path.stem if path.stem not in names else f"{path.parent.name}/{path.stem}"] = path
-        return names
+        return labelled(files)
+
+    def unused(self, directions: Sequence[Direction]) -> list[Path]:
+        """Return the files that serve none of these directions."""
+        return [path for path, header in self.headers.items() if not {*directions} & {*weights.directions(header)}]
 
     def predictor(self, path: Path, direction: Direction) -> Predictor:
         """Return the network of a checkpoint for a direction."""
         if (path, direction) not in self.loaded:
             self.loaded[path, direction] = network(weights.load(path, self.device, direction), self.device)
         return self.loaded[path, direction]
+
+
+def labelled(files: Sequence[Path]) -> dict[str, Path]:
+    """Return files by the shortest end of their path, without suffix, that no other file and no baseline has."""
+    whole = {path: path.absolute().with_suffix("").parts for path in files}
+    names = {}
+    for path, parts in whole.items():
+        others = [other for each, other in whole.items() if each != path]
+        ends = ("/".join(parts[-count:]) for count in range(1, len(parts) + 1))
+        free = (end for count, end in enumerate(ends, 1) if ["/".join(o[-count:]) for o in others].count(end) == 0)
+        names[next((end for end in free if end not in BASELINES), str(path))] = path
+    return names
 
 
 def picked(camera: Camera | None, direction: Direction) -> Path | None:
@@ -171,6 +197,8 @@ def _was_trained_on(header: dict[str, str], item: LoadedPair) -> bool:
     try:
         photographs = json.loads(header.get("training") or "{}").get("photographs", [])
     except (ValueError, AttributeError):
+        return False
+    if not isinstance(photographs, list):
         return False
     right = re.search(r"right (\d+) %", item.area)
     for photograph in photographs:
