@@ -105,6 +105,10 @@ def _of_picture(image: SrgbImage, settings: Settings) -> Conversion:
             notices.append(
                 Notice(f"{unknown}: used average colours {remedy}", f"camera unknown: used average colours {remedy}")
             )
+        elif known.color_matrix is None:
+            silent = "the camera table has no colour matrix of"
+            used = "used average colours (pass `like` RAW)"
+            notices.append(Notice(f"{silent} {known.name}: {used}", f"{silent} the camera: {used}"))
     canonical = _with_flags(canonical, settings, origin)
     if settings.gain_map == "linear":
         origin["model"] = "--gain-map linear"

@@ -90,6 +90,10 @@ def test_json(paramisp, photos):
     assert (first["model"], first["weights"], first["iso"], first["origin"]["iso"]) == ("parametric", None, 200, "flag")
     assert len(first["wb_gains"]) == 3
     assert "average colours" in first["notices"][0]
+    words = ("--dry-run", "--json", "--camera", "AgfaPhoto DC-833m")  # of the table, and without a matrix
+    _, out, _ = paramisp("unprocess", photos / "a.jpg", "-o", photos / "x.dng", "--model", "parametric", *words)
+    silent = "the camera table has no colour matrix of AgfaPhoto DC-833m: used average colours"
+    assert any(notice.startswith(silent) for notice in json.loads(out[0])["notices"])
     assert records[1]["notices"] == first["notices"]  # each line tells all of its file
     assert last["output"] is None
     assert last["error"] == f"{photos / 'bad.jpg'}: the file is empty"
@@ -477,8 +481,9 @@ def test_weights_import(paramisp, shared, tmp_path):
         "-o",
         tmp_path / "w",
     )
-    assert (code, len(err)) == (0, 1)
+    assert (code, len(err)) == (0, 2)
     assert "is a checkpoint of paramisp" in err[0]
+    assert err[1] == "licence of the authors' weights: unknown: the authors state none"
     assert paramisp("weights", "verify", out[0])[0] == 0
     (tmp_path / "bad.ckpt").write_bytes(b"no checkpoint")
     code, out, err = paramisp(

@@ -408,7 +408,10 @@ def test_import_to_a_file(paramisp, shared, tmp_path):
     words = ("--camera", "Nikon D90", "--direction", "unprocess", "-o", tmp_path / "new" / "X.safetensors")
     code, out, err = paramisp("weights", "import", source, *words)
     assert (code, out) == (0, [str(tmp_path / "new" / "X.safetensors")])
-    assert err == [f"{source} is a checkpoint of paramisp: 288 tensors, 1.39 million numbers"]
+    assert err == [
+        f"{source} is a checkpoint of paramisp: 288 tensors, 1.39 million numbers",
+        "licence of the authors' weights: unknown: the authors state none",
+    ]
     assert (tmp_path / "new" / "X.safetensors").is_file()
     assert weights.info(tmp_path / "new" / "X.safetensors")["camera"] == "Nikon D90"
 

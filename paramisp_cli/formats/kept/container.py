@@ -142,9 +142,7 @@ def lost(jpeg: bytes) -> bool:
 
 def plain(jpeg: bytes) -> bytes:
     """Return the JPEG without its trailer and comment. Other trailers stay, but for those behind a damaged one."""
-    place = layout(jpeg)
-    begin = jpeg.find(MAGIC, place.end or 2) if jpeg[:2] == b"\xff\xd8" else -1
-    if begin >= 0:
+    if MAGIC in jpeg and (begin := jpeg.find(MAGIC, layout(jpeg).end or 2)) >= 0:
         try:
             found = find(jpeg)
         except FormatError:
