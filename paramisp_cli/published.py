@@ -20,7 +20,7 @@ from paramisp_cli import checkpoint, torch_legacy, torch_zip
 from paramisp_cli.directions import Direction
 from paramisp_cli.errors import WeightsError
 from paramisp_cli.models import REGISTRY, Entry
-from paramisp_cli.models.foreign import Foreign
+from paramisp_cli.models.foreign import Foreign, cut
 from paramisp_cli.torch_pickle import MAX_DIMENSIONS, Container, TensorRef, content
 
 if TYPE_CHECKING:
@@ -86,9 +86,9 @@ def recognise(path: Path) -> str:
     return f"{path} is a checkpoint of {kind}: {len(foreign.tensors)} tensors, {numbers / 1e6:.2f} million numbers"
 
 
-def licence_of(path: Path) -> str:
-    """Return the licence of the weights that an architecture's authors published. Raises WeightsError."""
-    licence: str = _converter(_recognised(_opened(path))).LICENCE
+def licence_of(architecture: str) -> str:
+    """Return the licence of the weights that the authors of an architecture published."""
+    licence: str = _converter(next(entry for entry in REGISTRY if entry.name == architecture)).LICENCE
     return licence
 
 
@@ -111,7 +111,7 @@ def _opened(path: Path) -> Foreign:
     saved = archive.saved()
     name, state = _state(saved)
     if state is None:
-        keys = [_cut(key) for key in saved][:4] if isinstance(saved, dict) else []
+        keys = [cut(key) for key in saved][:4] if isinstance(saved, dict) else []
         has = f"its keys are {', '.join(keys)}" if keys else "it is no dictionary"
         raise WeightsError(f"{path} has no state_dict of named tensors: {has}")
     if state and all(key.startswith(_PARALLEL) for key in state):  # saved from torch's DataParallel
@@ -127,8 +127,6 @@ def _opened(path: Path) -> Foreign:
 
 
 _PARALLEL = "module."
-_SHOWN = 60
-"""Letters of a file's own texts in a message."""
 
 
 def _state(saved: object) -> tuple[str | None, dict[str, object] | None]:
@@ -153,11 +151,6 @@ def _state(saved: object) -> tuple[str | None, dict[str, object] | None]:
     return key, state
 
 
-def _cut(text: object) -> str:
-    shown = str(text)
-    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
-
-
 def _shape(tensor: TensorRef) -> tuple[int, ...]:
     """Return the shape that the file claims; () if it is no shape."""
     shape = tensor.shape
@@ -178,7 +171,7 @@ def _recognised(foreign: Foreign) -> Entry:
     best = max(known, key=lambda entry: known[entry])
     if not known[best]:
         names = ", ".join(entry.name for entry in known)
-        some = ", ".join(_cut(f"{key} {foreign.shapes.get(key, ())}") for key in list(foreign.tensors)[:4])
+        some = ", ".join(cut(f"{key} {foreign.shapes.get(key, ())}") for key in list(foreign.tensors)[:4])
         raise WeightsError(f"{foreign.where} is of an unknown architecture (known: {names}); its tensors are {some} …")
     return best
 

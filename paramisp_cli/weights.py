@@ -299,7 +299,7 @@ def import_checkpoint(
     source_hash = hashlib.sha256(published.content(path)).hexdigest()
     wanted = None if direction is None else Direction(direction)
     models = published.read(path, wanted, camera=camera, row_sum=color_matrix_row_sum)
-    licence = licence or f"of the authors' weights: {published.licence_of(path)}"
+    licence = licence or f"of the authors' weights: {published.licence_of(next(iter(models.values())).name)}"
     is_file = dest.suffix == ".safetensors"
     names: dict[Direction, str] = {way: str(way) for way in models}
     both = len(models) > 1 and all(model.serves_both for model in models.values())

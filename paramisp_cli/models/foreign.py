@@ -27,10 +27,15 @@ class Foreign:
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
+def cut(text: object) -> str:
+    """Return a file's own text for a message, cut to a readable length."""
+    shown = str(text)
+    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
+
+
 def listed(names: Collection[str]) -> str:
     """Return the first names for a message, each cut to a readable length."""
-    some = [name if len(name) <= _SHOWN else f"{name[:_SHOWN]}…" for name in sorted(names)[:4]]
-    return ", ".join(some) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    return ", ".join(map(cut, sorted(names)[:4])) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def renamed(foreign: Foreign, names: Mapping[str, str], title: str) -> dict[str, np.ndarray]:
