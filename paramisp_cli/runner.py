@@ -272,7 +272,7 @@ class Runner:
             where = frame or (0, 0, *size)
             source, sink = _shaded(source, sink, model.lens_shading, params.cfa, where, size[1], model.direction)
         if not model.geometry.pooled:
-            self._run_in_tiles(params, size, source, self._counted(sink, size[0]), tile or self._tile(size))
+            self._run_in_tiles(params, size, source, sink, tile or self._tile(size))
             return plan
         names, usable = model.plans(device), self._usable(size)
         plans = [plan, *(name for name in names[names.index(plan) + 1 :] if name in usable)]
@@ -291,21 +291,30 @@ class Runner:
             plans = plans[1:]
             devices.release(device)
 
-    def _counted(self, sink: Sink, height: int) -> Sink:
-        """Return a sink that reports the rows that it took; they come top to bottom."""
+    def _counted(self, source: Source, sink: Sink, size: tuple[int, int]) -> tuple[Source, Sink]:
+        """Return source and sink of a survey and of tiles that report the finished share of the work of both.
+
+        Rows come top to bottom.
+        """
         progress = self.progress
         if progress is None:
-            return sink
+            return source, sink
+        height, work = size[0], self.model.survey_pixels(size)
+        share = work / (work + size[0] * size[1])
+
+        def surveyed(first: int, end: int) -> Tensor:
+            progress(share * first / height)
+            return source(first, end)
 
         def counted(top: int, rows: Tensor) -> None:
             sink(top, rows)
-            progress((top + rows.shape[2]) / height)
+            progress(share + (1 - share) * (top + rows.shape[2]) / height)
 
-        return counted
+        return surveyed, counted
 
     def expected_seconds(self, size: tuple[int, int]) -> float:
         """Estimate the time for a picture of ``size``, within a factor of two; measures the device for some 50 ms."""
-        macs = self.model.macs * size[0] * size[1]
+        macs = self.model.macs * (size[0] * size[1] + self.model.survey_pixels(size))
         return macs / (_SHARE_OF_RATE * _rate(self.device, torch.get_num_threads())) if macs else 0.0
 
     # --- memory plans -------------------------------------------------------------------------------------------------
@@ -368,8 +377,9 @@ class Runner:
         """
         model, device, geometry = self.model, self.device, self.model.geometry
         lower = self.dtype != torch.float32
+        survey, sink = self._counted(source, sink, size)
         with torch.inference_mode():  # gradients would hold the features of the whole picture
-            params = model.surveyed(lambda first, end: source(first, end).to(device), size, params)
+            params = model.surveyed(lambda first, end: survey(first, end).to(device), size, params)
         padded_source = reflecting(source, size, (geometry.padded(size[0]), geometry.padded(size[1])))
         down, across = (
             spans(side, length, geometry.multiple, geometry.halo, geometry.smallest)

@@ -246,6 +246,10 @@ class IspModel(nn.Module):
         """
         return params
 
+    def survey_pixels(self, size: tuple[int, int]) -> float:
+        """Return the work of ``surveyed`` for a picture of ``size``, in pixels of ``compute``; 0: next to none."""
+        return 0.0
+
     def tone_curve(self) -> list[tuple[float, float]] | None:
         """Return the global curve, linear light → linear light, that unprocessing removes; None if there is none.
 

@@ -149,7 +149,7 @@ def test_near_is_smaller_and_a_size_is_met() -> None:
     assert shares[0] == 0
     exact = kept.find(kept.keep(jpeg, raw, f"{lossless}B"))
     assert exact is not None
-    assert str(exact).endswith("bits a pixel, exact")
+    assert str(exact).endswith("bits a sample, exact")
     assert shares == sorted(shares)
     with pytest.raises(
         FormatError, match=rf"does not fit into {len(jpeg) + 900} bytes beside the picture: \d+ are needed"

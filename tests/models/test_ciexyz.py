@@ -15,6 +15,7 @@ from paramisp_cli.models.base import Params
 from paramisp_cli.models.ciexyz import CieXyz
 from paramisp_cli.models.ciexyz import network as ciexyz
 from paramisp_cli.models.ciexyz.published import NAMES
+from paramisp_cli.runner import Runner
 from paramisp_cli.types import CFA_PATTERNS
 
 
@@ -131,6 +132,27 @@ def test_a_survey_in_strips_takes_the_sample_of_the_whole(direction, cfa, monkey
         torch.testing.assert_close(windowed.thumbnail, surveyed.thumbnail, atol=1e-6, rtol=0)
     model.train()
     assert model.surveyed(source, (206, 150), params) is params  # a sample of a crop changes with the weights
+
+
+@pytest.mark.parametrize("pixels", [2000, 1 << 30])
+@pytest.mark.parametrize("direction", ISP_DIRECTIONS)
+def test_the_progress_counts_the_survey(direction, pixels, monkeypatch):
+    """Otherwise a bar stands still for up to half of the time."""
+    monkeypatch.setattr(ciexyz, "_SURVEY_PIXELS", 1)
+    monkeypatch.setattr(ciexyz, "_WINDOWED", pixels)
+    size, shares, before_tiles = (300, 64), [], []
+    surveyed = min(pixels, 300 * 64) if direction == Direction.UNPROCESS else 0
+    model = fresh(direction)
+    assert model.survey_pixels(size) == surveyed
+    x = torch.rand(1, direction.input.channels, *size)
+    machine = Runner(model, torch.device("cpu"), progress=shares.append)
+    machine.run(
+        shot(), size, lambda first, end: x[:, :, first:end], lambda *_: before_tiles.append(len(shares)), tile=(16, 64)
+    )
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+    end_of_survey = surveyed / (surveyed + 300 * 64)
+    assert 0.7 * end_of_survey <= shares[before_tiles[0] - 1] <= end_of_survey
 
 
 @pytest.mark.parametrize("cfa", CFA_PATTERNS)

@@ -23,7 +23,8 @@ from paramisp_cli.types import RawImage
 __all__ = ["KeptRaw", "check", "find", "keep", "lost", "restore", "turned_back", "without"]
 
 NEAR, NEAR_BITS = (0.5, 0.7, 1.0), 2.5
-"""Largest errors of ``near`` in units of the noise's standard deviation; the first that needs no more bits a pixel.
+"""Largest errors of ``near`` in units of the noise's standard deviation; ``near`` takes the first that needs at most
+``NEAR_BITS`` bits a sample.
 
 The last is just below 1: ``levels.bounds`` rounds down. Small pictures may take as many bytes as a megapixel.
 """
@@ -48,7 +49,7 @@ class KeptRaw:
 
     def __str__(self) -> str:
         """Return the facts in one line."""
-        text = f"{self.kind}, {self.bits:.2f} bits a pixel"
+        text = f"{self.kind}, {self.bits:.2f} bits a sample"
         if not self.share:
             return f"{text}, exact"
         low, high = self.bound
@@ -71,7 +72,7 @@ def keep(jpeg: bytes, raw: RawImage, how: str = "lossless") -> bytes:
     """Return the JPEG with the RAW in it, whose crop it shows upright, pixel by pixel.
 
     how  "lossless": bit for bit; "near": each sample within the noise's standard deviation, or within 0.5 or 0.7 of it
-         if 2.5 bits a pixel suffice; a size such as "2MB": with the least error at which the whole file is no larger
+         if 2.5 bits a sample suffice; a size such as "2MB": with the least error at which the whole file is no larger
 
     Raises FormatError for a RAW or a JPEG that do not fit each other, or a size that is too small.
     """

@@ -35,7 +35,7 @@ _XYZ_WEIGHT = 1.5
 _SURVEY_PIXELS = 1 << 17
 """Pixels of a strip in the survey of a picture."""
 _WINDOWED = 3_000_000
-"""Pixels of a picture from which on windows around the sample's pixels take less time than the local network of all."""
+"""Pixels that take the local network as much time as all windows do; larger pictures are sampled in windows."""
 _BATCH = 16
 """Windows computed at a time: their features fit a core's cache."""
 
@@ -141,9 +141,13 @@ class CieXyz(IspModel):
         """Return the parameters with the sample of the whole picture; a training samples its crops instead."""
         if self.training or params.thumbnail is not None:
             return params
-        if self.direction.input == Kind.SRGB and size[0] * size[1] >= _WINDOWED:
+        if self.direction.input == Kind.SRGB and size[0] * size[1] > _WINDOWED:
             return replace(params, thumbnail=self._sampled_in_windows(source, size, params.iso.device))
         return replace(params, thumbnail=self._sampled_in_strips(source, size, params))
+
+    def survey_pixels(self, size: tuple[int, int]) -> float:
+        """Return the pixels that ``surveyed`` computes; windows count as the pixels that take their time."""
+        return min(size[0] * size[1], _WINDOWED) if self.direction.input == Kind.SRGB else 0
 
     def _sampled_in_strips(self, source: Source, size: tuple[int, int], params: Params) -> Tensor:
         """Compute the picture strip by strip, and return its sample: sRGB without local corrections, or XYZ."""

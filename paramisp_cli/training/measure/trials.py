@@ -26,6 +26,7 @@ AUTO = "auto"
 """Word of ``--weights`` for the weights that ``unprocess`` and ``render`` would pick."""
 BASELINES = ("parametric", "parametric, gain fitted", "regression", "LibRaw", "LibRaw, gain fitted")
 """Names of the baselines in the table."""
+_PARAMETRIC, _FITTED, _REGRESSION, _LIBRAW, _LIBRAW_FITTED = BASELINES
 _SMALLEST = 22
 """Smallest side [px] of an area to measure: SSIM compares windows of 11 sites of one colour."""
 _SINGLE, _FOLDS = 8, 4
@@ -166,10 +167,10 @@ def run(
             item = trial.item
             if (key := (direction, trial.fitting)) not in fitted:
                 fitted[key] = {
-                    "parametric, gain fitted": baselines.fitted_parametric(trial.fitting, direction),
-                    "regression": baselines.regression(trial.fitting, direction),
+                    _FITTED: baselines.fitted_parametric(trial.fitting, direction),
+                    _REGRESSION: baselines.regression(trial.fitting, direction),
                 }
-            predictors = {"parametric": plain, **fitted[key]}
+            predictors = {_PARAMETRIC: plain, **fitted[key]}
             if direction.output == Kind.SRGB:
                 predictors |= _libraw(item, say)
             for name, path in checkpoints.of(item.pair.camera, direction).items():
@@ -189,7 +190,7 @@ def _libraw(item: LoadedPair, say: Callable[[str], None]) -> dict[str, Predictor
     except ParamispError as error:
         say(f"LibRaw left out for {item.name}: {error}")
         return {}
-    return {"LibRaw": predict, "LibRaw, gain fitted": gain_fitted(predict)}
+    return {_LIBRAW: predict, _LIBRAW_FITTED: gain_fitted(predict)}
 
 
 def _was_trained_on(header: dict[str, str], item: LoadedPair) -> bool:
