@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["SUFFIXES", "architecture_of", "content", "guided_render", "licence_of", "read", "recognise"]
 
 SUFFIXES = checkpoint.PUBLISHED_SUFFIXES
+_SHOWN = 4
+"""Tensors that a message about an unknown architecture names."""
 
 
 def read(
@@ -171,8 +173,11 @@ def _recognised(foreign: Foreign) -> Entry:
     best = max(known, key=lambda entry: known[entry])
     if not known[best]:
         names = ", ".join(entry.name for entry in known)
-        some = ", ".join(cut(f"{key} {foreign.shapes.get(key, ())}") for key in list(foreign.tensors)[:4])
-        raise WeightsError(f"{foreign.where} is of an unknown architecture (known: {names}); its tensors are {some} …")
+        shown = [cut(f"{key} {foreign.shapes.get(key, ())}") for key in list(foreign.tensors)[:_SHOWN]]
+        if len(foreign.tensors) > _SHOWN:
+            shown.append(f"and {len(foreign.tensors) - _SHOWN} more")
+        have = f"its tensors are {', '.join(shown)}"
+        raise WeightsError(f"{foreign.where} is of an unknown architecture (known: {names}); {have}")
     return best
 
 

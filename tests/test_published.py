@@ -331,7 +331,10 @@ def test_an_unknown_architecture_gets_the_list(tmp_path):
     path = write(tmp_path / "a.pth", {"stem.weight": torch.zeros(8, 3)}, legacy=True)
     known = "paramisp, invisp, ciexyz, cycleisp, cstpp"
     said = rf"unknown architecture \(known: {known}\); its tensors are stem.weight \(8, 3\)"
-    with pytest.raises(WeightsError, match=said):
+    with pytest.raises(WeightsError, match=f"{said}$"):
+        weights.recognise(path)
+    path = write(tmp_path / "b.pth", {f"stem.{i}": torch.zeros(1) for i in range(6)}, legacy=True)
+    with pytest.raises(WeightsError, match=r"stem.3 \(1,\), and 2 more$"):
         weights.recognise(path)
 
 
