@@ -435,7 +435,7 @@ by 0.2 dB after thirty. By SSIM, ParamISP and InvISP's network of one direction 
   CycleISP is last. With the crops of their recipes, ParamISP, InvISP and CycleISP take about the same time a step:
   thirty minutes are 1061 to 1349 steps.
 * The photograph, five minutes: for sRGB → RAW CIE XYZ Net and InvISP follow ParamISP and CycleISP. For RAW → sRGB
-  InvISP leads CIE XYZ Net, as in the paper. About 200 steps: ParamISP leads CycleISP and InvISP; for RAW → sRGB it leads
+  InvISP leads CIE XYZ Net, as in the paper. About 200 steps: ParamISP leads CycleISP and InvISP, and for RAW → sRGB
   even `fast`.
 * After edits the order on the simulated shots is another one: with thirty minutes, InvISP (26.1 dB as shot) and CIE XYZ
   Net (25.0) lead CycleISP (23.4). On the photograph the order stays.
