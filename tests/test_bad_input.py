@@ -22,6 +22,8 @@ from PIL import Image
 
 from paramisp_cli import convert, formats, parameters
 from paramisp_cli.batch import run as batch_run
+from paramisp_cli.cli.console import interruptible
+from paramisp_cli.cli.report import Report
 from paramisp_cli.formats import dng, libraw
 
 EXIT = {
@@ -694,6 +696,40 @@ def test_interrupted_where_python_drops_it(photo, monkeypatch, paramisp):
     assert out == [str(photo.with_suffix(".dng"))]
     assert err[-1] == "interrupted: 1 done, 1 left; resume with --on-exists skip"
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("command", ["unprocess", pytest.param("deblur", marks=pytest.mark.slow)])
+def test_interrupted_in_a_report(command, photo, monkeypatch, paramisp):
+    """The file of this report counts, and so does a file that is being written meanwhile."""
+    inputs = [photo, *(photo.with_name(f"{number}.jpg") for number in range(6))]
+    for path in inputs[1:]:
+        path.write_bytes(photo.read_bytes())
+    shown, show = [], Report._show
+
+    def interrupted(self, outcome, *args):
+        shown.append(outcome)
+        if len(shown) == 2:
+            signal.raise_signal(signal.SIGINT)
+        show(self, outcome, *args)
+
+    monkeypatch.setattr(Report, "_show", interrupted)
+    out = photo.parent / "out"
+    code, told, err = paramisp(command, *inputs, "-o", out, "--model", "parametric", "--camera", "Canon EOS 60D")
+    assert code == 130
+    assert 2 <= len(told) < len(inputs)
+    assert {*told} == {str(path) for path in out.iterdir()}
+    left = len(inputs) - len(told)
+    assert err[-1] == f"interrupted: {len(told)} done, {left} left; resume with --on-exists skip"
+
+
+def test_a_second_interrupt_does_not_wait():
+    with interruptible() as interrupts:
+        with interrupts.held():
+            signal.raise_signal(signal.SIGINT)
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            interrupts()
 
 
 def test_interrupted_while_writing(photo, monkeypatch, tmp_path, paramisp):

@@ -141,8 +141,35 @@ def or_fail(work: Callable[[], T]) -> T:
         fail(error)
 
 
+class Interrupts:
+    """The signals that end the program; a call is a check for them."""
+
+    def __init__(self) -> None:
+        self.arrived = self.waits = False
+
+    def __call__(self) -> None:
+        """Raise KeyboardInterrupt if a signal arrived."""
+        if self.arrived:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let a first signal wait for the next call, so that a report comes to its end; a second one does not wait."""
+        self.waits = True
+        try:
+            yield
+        finally:
+            self.waits = False
+
+    def arrive(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal."""
+        first, self.arrived = not self.arrived, True
+        if not (self.waits and first):
+            signal.default_int_handler(number, frame)
+
+
 @contextmanager
-def interruptible() -> Iterator[Callable[[], None]]:
+def interruptible() -> Iterator[Interrupts]:
     """Make Ctrl-C, SIGTERM and SIGHUP raise KeyboardInterrupt; yield a check that raises it again if it was lost.
 
     Python drops an exception raised in a destructor or in a callback from C, and an interrupt may arrive there, so
@@ -150,26 +177,16 @@ def interruptible() -> Iterator[Callable[[], None]]:
     as torch does while it writes a checkpoint; then KeyboardInterrupt takes the place of this error. A signal ignored
     from outside (``nohup``) stays ignored.
     """
-    interrupted = False
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        nonlocal interrupted
-        interrupted = True
-        signal.default_int_handler(number, frame)
-
-    def check() -> None:
-        if interrupted:
-            raise KeyboardInterrupt
-
+    interrupts = Interrupts()
     signals = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     before = {number: signal.getsignal(number) for number in signals}
     heeded = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
     for number in heeded:
-        signal.signal(number, interrupt)
+        signal.signal(number, interrupts.arrive)
     try:
-        yield check
+        yield interrupts
     except (RuntimeError, SystemError) as error:
-        if interrupted:
+        if interrupts.arrived:
             raise KeyboardInterrupt from error
         raise
     finally:

@@ -21,7 +21,7 @@ from paramisp_cli.cli.options import (
     complete_weights,
     grouped,
 )
-from paramisp_cli.cli.report import Report, left_out
+from paramisp_cli.cli.report import Report, left_out, starting
 from paramisp_cli.errors import ConfigError, ParamispError
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def _run(
         say(left_out(found.left_out))
     policy = outputs.Policy(on_exists, batch.overwrite_foreign, batch.dry_run)
 
-    def outcomes(progress: Progress) -> Iterator[Outcome]:
+    def outcomes(progress: Progress, check: Callable[[], None]) -> Iterator[Outcome]:
         def work(job: Job, share: Callable[[float], None]) -> tuple[Conversion, SrgbImage | RawImage | None]:
             from paramisp_cli import parameters
 
@@ -142,7 +142,8 @@ def _run(
             made = app.deblur(image, settings, choices, share)
             return made.conversion, made.image
 
-        return apply.apply(jobs, work, settings, options, policy, started=progress.started, progress=progress.share)
+        started = starting(progress, check)
+        return apply.apply(jobs, work, settings, options, policy, started=started, progress=progress.share)
 
     return Report(batch, single, len(jobs)).follow(outcomes, lambda: None)
 

@@ -13,7 +13,7 @@ import typer
 from paramisp_cli.cli.console import fail, fail_usage, hint, say
 from paramisp_cli.cli.convert import settings_of
 from paramisp_cli.cli.options import OUTPUT, BatchOptions, Command, Inputs, SettingsOptions, grouped
-from paramisp_cli.cli.report import LONG, Report, left_out
+from paramisp_cli.cli.report import LONG, Report, left_out, starting
 from paramisp_cli.errors import ConfigError, ParamispError
 
 if TYPE_CHECKING:
@@ -218,7 +218,7 @@ def _run(
     report = Report(batch, single, len(jobs))
     policy = outputs.Policy(on_exists, batch.overwrite_foreign, batch.dry_run)
 
-    def outcomes(progress: Progress) -> Iterator[Outcome]:
+    def outcomes(progress: Progress, check: Callable[[], None]) -> Iterator[Outcome]:
         def work(
             job: Job, share: Callable[[float], None]
         ) -> tuple[Conversion, SrgbImage | LinearImage | HdrImage | None]:
@@ -233,9 +233,8 @@ def _run(
             keep = _keeper(keep_exposures, job, write_options, policy) if keep_exposures is not None else None
             return planned.conversion, app.run(planned, share, keep)
 
-        return apply.apply(
-            jobs, work, settings, write_options, policy, started=progress.started, progress=progress.share
-        )
+        started = starting(progress, check)
+        return apply.apply(jobs, work, settings, write_options, policy, started=started, progress=progress.share)
 
     def suggest() -> None:
         if options.kind == "fused" and jobs[0].target is not None and not batch.dry_run:

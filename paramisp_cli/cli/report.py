@@ -59,6 +59,23 @@ def left_out(files: Sequence[Path]) -> str:
     return f"left out {len(files)} {'file' if len(files) == 1 else 'files'}: {', '.join(shown)}"
 
 
+def starting(progress: Progress, check: Callable[[], None]) -> Callable[[Any], None]:
+    """Return a function that shows a job as the current one, unless ``check`` raises."""
+
+    def started(job: Any) -> None:
+        check()
+        progress.started(job)
+
+    return started
+
+
+def _checked(outcomes: Iterator[Outcome], check: Callable[[], None]) -> Iterator[Outcome]:
+    """Give outcomes, and call ``check`` after each."""
+    for outcome in outcomes:
+        yield outcome
+        check()
+
+
 @dataclass(slots=True)
 class Report:
     """Report of a batch: paths or JSON on stdout, messages on stderr, each notice once for all its files.
@@ -89,9 +106,9 @@ class Report:
         converted = {} if self.page is None else {"converted": self.page.taken}
         policy = outputs.Policy(OnExists(self.batch.on_exists), self.batch.overwrite_foreign, self.batch.dry_run)
 
-        def outcomes(progress: Progress) -> Iterator[Outcome]:
+        def outcomes(progress: Progress, check: Callable[[], None]) -> Iterator[Outcome]:
             if cluster is not None:
-                return self._on_ray(cluster, jobs, direction, settings, options, policy)
+                return _checked(self._on_ray(cluster, jobs, direction, settings, options, policy), check)
             return run.run(
                 jobs,
                 direction,
@@ -99,7 +116,7 @@ class Report:
                 options,
                 policy,
                 grid=self.grid,
-                started=progress.started,
+                started=starting(progress, check),
                 progress=progress.share,
                 prepared=self._announcer(settings, progress),
                 **converted,
@@ -123,23 +140,30 @@ class Report:
             grid=self.grid, one_by_one=self.batch.fail_fast, **seen,
         )  # fmt: skip
 
-    def follow(self, outcomes: Callable[[Progress], Iterator[Outcome]], hint: Callable[[], None]) -> int:
-        """Report outcomes as they come, ``hint`` after the last, and return the exit code."""
+    def follow(
+        self, outcomes: Callable[[Progress, Callable[[], None]], Iterator[Outcome]], hint: Callable[[], None]
+    ) -> int:
+        """Report outcomes as they come, ``hint`` after the last, and return the exit code.
+
+        An interrupt during a report waits until ``outcomes`` calls its second argument, between two files: there it
+        can still give the files that are being written.
+        """
         from paramisp_cli.batch.outcome import Tally
 
         batch, tally = self.batch, Tally()
         with Progress(self.total, quiet=batch.quiet) as progress:
             try:
-                with interruptible() as check:
-                    for outcome in outcomes(progress):
-                        tally.add(outcome)
-                        if self.page is not None:
-                            self.page.add(outcome)
-                        progress.finished()
-                        self._show(outcome, progress, "" if self.single else f"[{tally.count}/{self.total}] ")
+                with interruptible() as interrupts:
+                    for outcome in outcomes(progress, interrupts):
+                        with interrupts.held():
+                            tally.add(outcome)
+                            if self.page is not None:
+                                self.page.add(outcome)
+                            progress.finished()
+                            self._show(outcome, progress, "" if self.single else f"[{tally.count}/{self.total}] ")
                         if outcome.status == "failed" and batch.fail_fast:
                             break
-                        check()
+                    interrupts()
             except KeyboardInterrupt:
                 progress.stop()
                 say(f"interrupted: {tally.done} done, {self.total - tally.count} left; resume with --on-exists skip")
