@@ -408,7 +408,7 @@ INTRODUCTION = """# Networks of other papers, for equal time
 Each network was trained from random numbers for the minutes of one CPU core that its row tells (twice as many for one
 network of both directions), or for a number of steps, with the recipes `peer-…`. It was measured on scenes that it
 never saw. PSNR in dB, median ΔE2000; ± is the standard deviation over seeds. A row of fewer than 2000 steps is called
-undertrained: on the simulated shots ParamISP, InvISP and CycleISP gained 2.7 to 6.4 dB from about 200 to about 1200
+undertrained: on the simulated shots ParamISP, InvISP and CycleISP gained 2.5 to 6.4 dB from about 200 to about 1200
 steps, and InvISP's authors trained for 124 000. InvISP computes five times as much a pixel as ParamISP, and CycleISP
 eleven times, so their recipes take smaller crops. `tests/bench/peers.py` trains, measures and writes this page.
 
@@ -419,7 +419,7 @@ Net 32.62, UPI 26.57; RAW → sRGB ParamISP 30.83, InvISP 28.89, CIE XYZ Net 27.
 At equal time, `fast` leads by PSNR everywhere, and ParamISP leads the papers' other networks, as in its paper. One pair
 is equal: ParamISP and CycleISP for sRGB → RAW on the photograph. ParamISP leads by a quarter of a dB after five
 minutes, CycleISP after thirty. By SSIM, after thirty minutes, ParamISP and InvISP's network of one direction lead
-`fast` for RAW → sRGB. Three seeds of `fast` differ by 2.2 dB there after five minutes, on the photograph.
+`fast` for RAW → sRGB. In this direction three seeds of `fast` differ by 2.2 dB on the photograph, after five minutes.
 
 * **The simulated shots, thirty minutes: the paper's order** in both directions. ParamISP leads by 5.5 and 7.1 dB, in
   the paper by 1.2 and 1.9 dB. CycleISP, InvISP and CIE XYZ Net lie within 1.2 dB (sRGB → RAW), InvISP and CIE XYZ Net
@@ -440,7 +440,8 @@ minutes, CycleISP after thirty. By SSIM, after thirty minutes, ParamISP and InvI
   InvISP leads CIE XYZ Net, as in the paper. About 200 steps: ParamISP leads CycleISP and InvISP, and for RAW → sRGB
   even `fast`.
 * After edits the order on the simulated shots is another one: with thirty minutes, InvISP (26.1 dB as shot) and CIE XYZ
-  Net (25.0) lead CycleISP (23.4). On the photograph the order of the networks stays.
+  Net (25.0) lead CycleISP (23.4). On the photograph the networks keep their order, but InvISP falls below the
+  regression.
 * InvISP's network of both directions, given the time of both, is as good as a network a direction on the simulated
   shots: 23.7 and 27.4 dB. Its sRGB → RAW half learns from JPEGs that the network rendered itself. From the camera's own
   JPEG, the photograph's, it reaches 15.4 dB after ten minutes and 32.6 dB after an hour, 6.9 dB less than a network of
